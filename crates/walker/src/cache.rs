@@ -1,0 +1,428 @@
+//! Tables that stay mapped, for many translations.
+//!
+//! A leaf table (level 3) is kept together with the entry of its parent (level 2) that led to it and
+//! the descriptor seen there. The kernel clears that entry before it frees, moves or replaces the
+//! leaf table, and the source keeps both tables from being reused: an entry that still holds what was
+//! seen proves the leaf table current. So a warm translation is two loads, the parent's entry and the
+//! leaf's; for a block, one.
+//!
+//! Parents are kept apart, since many leaf tables have the same one. A parent needs no check of its
+//! own: the kernel empties it before it frees it, and `remap_page_table` promises that no level-2
+//! table is moved to another place with its entries in it (`HAVE_MOVE_PUD` is off).
+
+#![expect(
+    unsafe_code,
+    reason = "loads from tables that stay in the slots of its source"
+)]
+
+use core::fmt;
+
+use heapless::Vec;
+
+use crate::descriptor::AddressBits;
+use crate::table::EntryPointer;
+use crate::translate::translate_in;
+use crate::{
+    Descriptor, EntryMut, FrameNumber, Geometry, Kind, Level, PhysicalAddress, TableId,
+    TableSource, TableSourceMut, Translation, VirtualAddress,
+};
+
+/// A tag that no range has: tags have at most 52 - 21 bits.
+const NO_TAG: u64 = u64::MAX;
+
+/// The source of a cache has too few slots.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CacheError {
+    /// Slots that the source has.
+    pub slots: usize,
+    /// Slots that the cache needs.
+    pub needed: usize,
+}
+
+impl fmt::Display for CacheError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} slots, {} needed", self.slots, self.needed)
+    }
+}
+
+impl core::error::Error for CacheError {}
+
+/// What is known of the range that one level-2 entry translates.
+///
+/// # Invariants
+///
+/// If `tag` is not [`NO_TAG`], `entry` is the level-2 entry of the range, in a table that is in a slot
+/// of the cache's source, and so is the table that `table` begins, unless `seen` is 0.
+///
+/// One data cache line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Leaf {
+    /// Which range: its addresses without the bits that level 3 and the page translate.
+    tag: u64,
+    /// What the entry held when the leaf table was mapped; 0, which no table has, for a block.
+    seen: Descriptor,
+    /// The level-2 entry.
+    entry: EntryPointer,
+    /// The first entry of the leaf table.
+    table: EntryPointer,
+    /// The slot of the parent.
+    parent: usize,
+}
+
+impl Leaf {
+    const NONE: Self = Self {
+        tag: NO_TAG,
+        seen: Descriptor::ZERO,
+        entry: EntryPointer::DANGLING,
+        table: EntryPointer::DANGLING,
+        parent: 0,
+    };
+}
+
+/// What is known of a level-2 table.
+#[derive(Clone, Copy, Debug)]
+struct Parent {
+    /// Which range it translates: the addresses without the bits that level 2 and below translate.
+    tag: u64,
+    frame: FrameNumber,
+}
+
+impl Parent {
+    const NONE: Self = Self {
+        tag: NO_TAG,
+        frame: FrameNumber(0),
+    };
+}
+
+/// A cache of up to `LEAVES` leaf tables and blocks under up to `PARENTS` level-2 tables, both powers
+/// of two, on a source that it owns: nobody else maps anything into its slots.
+///
+/// Direct-mapped: two ranges whose numbers are equal modulo `LEAVES` evict each other.
+#[derive(Debug)]
+pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
+    source: S,
+    geometry: Geometry,
+    /// What the geometry says of a page, at hand for the warm path.
+    page: PageBits,
+    /// In slots `PARENTS..PARENTS + LEAVES`.
+    leaves: Vec<Leaf, LEAVES>,
+    /// In slots `0..PARENTS`.
+    parents: Vec<Parent, PARENTS>,
+}
+
+/// How an address is cut at level 3, and what a page descriptor makes of it.
+#[derive(Clone, Copy, Debug)]
+struct PageBits {
+    shift: u32,
+    range_shift: u32,
+    index_mask: usize,
+    offset_mask: u64,
+    output: AddressBits,
+}
+
+impl PageBits {
+    const fn new(geometry: &Geometry) -> Self {
+        Self {
+            shift: geometry.page_shift(),
+            range_shift: geometry.level_shift(Level::L2),
+            index_mask: geometry.entries(Level::L3) - 1,
+            offset_mask: geometry.page_size() - 1,
+            output: AddressBits::new(geometry, Level::L3),
+        }
+    }
+}
+
+impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, PARENTS> {
+    /// The slots that the source must have: one for each table, and one to translate what is not
+    /// cached.
+    pub const SLOTS: usize = Self::SCRATCH + 1;
+    const SCRATCH: usize = PARENTS + LEAVES;
+
+    /// An empty cache.
+    ///
+    /// # Errors
+    ///
+    /// [`CacheError`] if the source has fewer than [`Cache::SLOTS`] slots.
+    pub fn new(source: S) -> Result<Self, CacheError> {
+        const { assert!(LEAVES.is_power_of_two() && PARENTS.is_power_of_two()) };
+        let slots = source.slots();
+        if slots < Self::SLOTS {
+            return Err(CacheError {
+                slots,
+                needed: Self::SLOTS,
+            });
+        }
+        let geometry = source.geometry();
+        let page = PageBits::new(&geometry);
+        let mut cache = Self {
+            source,
+            geometry,
+            page,
+            leaves: Vec::new(),
+            parents: Vec::new(),
+        };
+        cache.clear();
+        Ok(cache)
+    }
+
+    /// The shape of the tables.
+    #[must_use]
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Translates `address` if its range is cached and current: two loads from tables, one for a
+    /// block, and no system call. `None` is a miss and says nothing about the address.
+    #[must_use]
+    #[inline]
+    pub fn lookup(&self, address: VirtualAddress) -> Option<Translation> {
+        let (level, descriptor) = self.leaf(address)?;
+        Some(Translation::of(&self.geometry, address, level, descriptor))
+    }
+
+    /// The physical address of `address` if its range is cached and current and a page is mapped
+    /// there: [`Cache::lookup`] for the most frequent case. `None` says nothing about the address.
+    #[must_use]
+    #[inline(always)]
+    pub fn physical(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
+        let (level, descriptor) = self.leaf(address)?;
+        // A page: both low bits (`Descriptor::kind`). What a block maps takes longer to work out.
+        if level == Level::L3 && descriptor.0 & 0b11 == 0b11 {
+            let start = self.page.output.address(descriptor);
+            return Some(PhysicalAddress(start.0 | address.0 & self.page.offset_mask));
+        }
+        self.physical_in_block(address)
+    }
+
+    /// The rest of [`Cache::physical`].
+    #[cold]
+    #[inline(never)]
+    fn physical_in_block(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
+        self.lookup(address)?.physical()
+    }
+
+    /// Translates `address`, and caches its range.
+    ///
+    /// Warm: as [`Cache::lookup`]. Cold: maps the leaf table, and the parent if it is not there. For
+    /// an address without a level-2 entry to cache: as [`translate`](crate::translate()), each time.
+    ///
+    /// # Errors
+    ///
+    /// The source's own.
+    pub fn translate(&mut self, address: VirtualAddress) -> Result<Translation, S::Error> {
+        if let Some(translation) = self.lookup(address) {
+            return Ok(translation);
+        }
+        if self.insert(address)?
+            && let Some(translation) = self.lookup(address)
+        {
+            return Ok(translation);
+        }
+        translate_in(&mut self.source, Self::SCRATCH, address)
+    }
+
+    /// Caches the range of `address`, in the place of the one that was there; whether it has a leaf
+    /// table or a block to cache. At most three tables are mapped.
+    ///
+    /// # Errors
+    ///
+    /// The source's own.
+    pub fn insert(&mut self, address: VirtualAddress) -> Result<bool, S::Error> {
+        self.evict(address);
+        if !self.geometry.contains(address) {
+            return Ok(false);
+        }
+        let Some(parent) = self.current_parent(address)? else {
+            return Ok(false);
+        };
+        let index = self.geometry.index(Level::L2, address);
+        let seen = self.source.table(parent).load(index);
+        let (seen, table) = match seen.kind(&self.geometry, Level::L2) {
+            Kind::Table => match self.map_leaf(address, seen)? {
+                Some(table) => (seen, table),
+                None => return Ok(false),
+            },
+            Kind::Block => (Descriptor::ZERO, EntryPointer::DANGLING),
+            Kind::Page | Kind::Invalid => return Ok(false),
+        };
+        let Some(entry) = self
+            .source
+            .table(parent)
+            .entry(index)
+            .map(EntryPointer::new)
+        else {
+            return Ok(false);
+        };
+        let tag = self.tag(address);
+        if let Some(leaf) = self.leaves.get_mut(Self::place(tag)) {
+            *leaf = Leaf {
+                tag,
+                seen,
+                entry,
+                table,
+                parent,
+            };
+        }
+        Ok(true)
+    }
+
+    /// Drops the range that `address` lies in, or whichever is in its place.
+    pub fn evict(&mut self, address: VirtualAddress) {
+        let place = Self::place(self.tag(address));
+        if let Some(leaf) = self.leaves.get_mut(place) {
+            *leaf = Leaf::NONE;
+        }
+    }
+
+    /// Drops all ranges. The tables stay mapped until others come in their places.
+    pub fn clear(&mut self) {
+        // Both resize to their capacity, which cannot fail.
+        self.leaves.clear();
+        let _filled = self.leaves.resize(LEAVES, Leaf::NONE);
+        self.parents.clear();
+        let _filled = self.parents.resize(PARENTS, Parent::NONE);
+    }
+
+    /// Gives the source back.
+    #[must_use]
+    pub fn into_source(self) -> S {
+        self.source
+    }
+
+    /// The leaf descriptor of `address` and its level, if the range is cached and current.
+    #[inline(always)]
+    fn leaf(&self, address: VirtualAddress) -> Option<(Level, Descriptor)> {
+        let tag = self.tag(address);
+        let leaf = self
+            .leaves
+            .get(Self::place(tag))
+            .filter(|leaf| leaf.tag == tag)?;
+        // The two loads may be made in either order: the leaf's entry is what it was at a moment of
+        // this call, and its table the one that translates the address, at another.
+        // SAFETY: the invariants of `Leaf`; the cache alone maps into the slots of its source.
+        let now = unsafe { leaf.entry.load(0) };
+        // 0 is what a block leaves behind when it is unmapped: there is no table then.
+        if now == leaf.seen && now != Descriptor::ZERO {
+            let index = Self::low_bits(address.0 >> self.page.shift) & self.page.index_mask;
+            // SAFETY: as above; the index is below the entries of a table.
+            return Some((Level::L3, unsafe { leaf.table.load(index) }));
+        }
+        // A block is the answer by itself, since a parent that was freed holds nothing.
+        (now.kind(&self.geometry, Level::L2) == Kind::Block).then_some((Level::L2, now))
+    }
+
+    /// The slot of the parent of the range of `address`, mapped if it is not there. `None` where there
+    /// is no level-2 table.
+    fn current_parent(&mut self, address: VirtualAddress) -> Result<Option<usize>, S::Error> {
+        let tag = address.0 >> self.geometry.span_shift(Level::L2);
+        let slot = Self::low_bits(tag) & (PARENTS - 1);
+        let index = self.geometry.index(Level::L2, address);
+        let id = |frame| TableId {
+            level: Level::L2,
+            address,
+            frame,
+        };
+        if let Some(&Parent { tag: cached, frame }) = self.parents.get(slot)
+            && cached == tag
+        {
+            // An entry in use is in a table in use. Otherwise nothing is mapped, or the table was
+            // freed, and emptied before: whether it is still the one in the tree tells.
+            if self.source.table(slot).load(index).is_valid()
+                || self.source.map(Self::SCRATCH, id(Some(frame)))?.is_some()
+            {
+                return Ok(Some(slot));
+            }
+        }
+        self.forget_parent(slot);
+        let Some(frame) = self.source.map(slot, id(None))? else {
+            return Ok(None);
+        };
+        if let Some(parent) = self.parents.get_mut(slot) {
+            *parent = Parent { tag, frame };
+        }
+        Ok(Some(slot))
+    }
+
+    /// Drops the parent in `slot` and the leaves under it.
+    fn forget_parent(&mut self, slot: usize) {
+        if let Some(parent) = self.parents.get_mut(slot) {
+            *parent = Parent::NONE;
+        }
+        for leaf in self.leaves.iter_mut().filter(|leaf| leaf.parent == slot) {
+            *leaf = Leaf::NONE;
+        }
+    }
+
+    /// Maps the leaf table that `seen` leads to into its slot; its first entry. `None` if it is gone
+    /// meanwhile.
+    fn map_leaf(
+        &mut self,
+        address: VirtualAddress,
+        seen: Descriptor,
+    ) -> Result<Option<EntryPointer>, S::Error> {
+        let slot = self.leaf_slot(address);
+        let frame = Some(seen.next_table(&self.geometry));
+        if self
+            .source
+            .map(
+                slot,
+                TableId {
+                    level: Level::L3,
+                    address,
+                    frame,
+                },
+            )?
+            .is_none()
+        {
+            return Ok(None);
+        }
+        let table = self.source.table(slot);
+        // All of it is there: the warm path does not look.
+        let whole = table.entry(self.page.index_mask).is_some();
+        Ok(table.entry(0).filter(|_| whole).map(EntryPointer::new))
+    }
+
+    const fn leaf_slot(&self, address: VirtualAddress) -> usize {
+        PARENTS + Self::place(self.tag(address))
+    }
+
+    #[inline(always)]
+    const fn tag(&self, address: VirtualAddress) -> u64 {
+        address.0 >> self.page.range_shift
+    }
+
+    #[inline(always)]
+    const fn place(tag: u64) -> usize {
+        Self::low_bits(tag) & (LEAVES - 1)
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the low bits are what is wanted"
+    )]
+    const fn low_bits(tag: u64) -> usize {
+        tag as usize
+    }
+}
+
+impl<S: TableSourceMut, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, PARENTS> {
+    /// The level-3 entry of `address`, for writing; `None` where there is no table for it. Warm: one
+    /// load. Cold: as [`Cache::translate`].
+    ///
+    /// # Errors
+    ///
+    /// The source's own.
+    pub fn entry_mut(&mut self, address: VirtualAddress) -> Result<Option<EntryMut<'_>>, S::Error> {
+        let is_table = |cache: &Self| {
+            cache
+                .leaf(address)
+                .is_some_and(|(level, _)| level == Level::L3)
+        };
+        if !(is_table(self) || self.insert(address)? && is_table(self)) {
+            return Ok(None);
+        }
+        let index = self.geometry.index(Level::L3, address);
+        Ok(self.source.table_mut(self.leaf_slot(address)).entry(index))
+    }
+}

@@ -1,0 +1,261 @@
+//! The 64-bit words of a table.
+//!
+//! Bit positions: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats", and for the bits that hardware
+//! ignores Linux 6.1, `arch/arm64/include/asm/pgtable-prot.h`.
+
+use core::fmt;
+
+use crate::{FrameNumber, Geometry, Level, PhysicalAddress};
+
+/// A copy of a descriptor: any 64 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Descriptor(pub u64);
+
+/// What a descriptor is at its level.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Translates nothing. Linux keeps swap entries and the like in the other bits.
+    Invalid,
+    /// Leads to a table of the next lower level.
+    Table,
+    /// Maps a block of memory.
+    Block,
+    /// Maps a page.
+    Page,
+}
+
+/// Defines a named bit and the question whether it is set.
+macro_rules! bits {
+    ($($(#[$doc:meta])* $name:ident $is:ident = $bit:literal;)*) => {
+        impl Descriptor {
+            $(
+                $(#[$doc])*
+                #[doc = concat!("\n\nBit ", stringify!($bit), ".")]
+                pub const $name: u64 = 1 << $bit;
+
+                #[doc = concat!("Whether [`Self::", stringify!($name), "`] is set.")]
+                #[must_use]
+                pub const fn $is(self) -> bool {
+                    self.0 & Self::$name != 0
+                }
+            )*
+        }
+    };
+}
+
+bits! {
+    /// The descriptor is valid.
+    VALID is_valid = 0;
+    /// AP\[1\]: accessible at EL0. Linux: `PTE_USER`.
+    AP_EL0 is_user = 6;
+    /// AP\[2\]: read-only. Linux: `PTE_RDONLY`.
+    AP_READ_ONLY is_read_only = 7;
+    /// AF, the access flag. Linux: `PTE_AF`.
+    AF is_accessed = 10;
+    /// nG: the translation belongs to one address space. Linux: `PTE_NG`.
+    NG is_not_global = 11;
+    /// GP: a page guarded by branch target identification. Linux: `PTE_GP`.
+    GP is_guarded = 50;
+    /// DBM, dirty bit modifier: a write may clear AP\[2\]. Linux: `PTE_WRITE`.
+    DBM is_writable = 51;
+    /// Contiguous: one of a run of entries with contiguous output. Linux: `PTE_CONT`.
+    CONTIGUOUS is_contiguous = 52;
+    /// PXN: not executable at EL1. Linux: `PTE_PXN`.
+    PXN is_pxn = 53;
+    /// UXN: not executable at EL0. Linux: `PTE_UXN`.
+    UXN is_uxn = 54;
+    /// Linux: `PTE_DIRTY`, dirty as software knows it.
+    LINUX_DIRTY is_software_dirty = 55;
+    /// Linux: `PTE_SPECIAL`, no `struct page` is behind it.
+    LINUX_SPECIAL is_special = 56;
+    /// Linux: `PTE_DEVMAP`.
+    LINUX_DEVMAP is_devmap = 57;
+    /// Linux: `PTE_PROT_NONE`, in a descriptor that is not valid: a page is there, without access.
+    LINUX_PROT_NONE is_prot_none = 58;
+}
+
+impl Descriptor {
+    /// Nothing: the word of an entry that was never used.
+    pub const ZERO: Self = Self(0);
+
+    /// What the descriptor is in a table of `level`: a block only where there can be one.
+    #[must_use]
+    pub const fn kind(self, geometry: &Geometry, level: Level) -> Kind {
+        match (self.0 & 0b11, level) {
+            (0b11, Level::L3) => Kind::Page,
+            (0b11, _) => Kind::Table,
+            (0b01, _) if geometry.has_blocks(level) => Kind::Block,
+            _ => Kind::Invalid,
+        }
+    }
+
+    /// The output address of a table descriptor: that of the next table.
+    #[must_use]
+    pub const fn next_table(self, geometry: &Geometry) -> FrameNumber {
+        self.output_address(geometry, Level::L3).frame(geometry)
+    }
+
+    /// The output address of a leaf of `level`: that of the first byte it maps.
+    #[must_use]
+    pub const fn output_address(self, geometry: &Geometry, level: Level) -> PhysicalAddress {
+        // Bits 47:n, n being log2 of what the descriptor maps.
+        let low = self.0 & ((1 << 48) - 1) & !(geometry.entry_size(level) - 1);
+        // With 52 bits and a 64K granule, bits 15:12 are OA[51:48].
+        let high = if geometry.oa_bits() == 52 {
+            (self.0 >> 12 & 0xf) << 48
+        } else {
+            0
+        };
+        PhysicalAddress(high | low)
+    }
+
+    /// Whether Linux counts the page as dirty: by software, or writable and written by hardware
+    /// (`pte_dirty`).
+    #[must_use]
+    pub const fn is_dirty(self) -> bool {
+        self.is_software_dirty() || (self.is_writable() && !self.is_read_only())
+    }
+
+    /// Whether Linux has a page behind it: valid, or `PROT_NONE` (`pte_present`).
+    #[must_use]
+    pub const fn is_present(self) -> bool {
+        self.is_valid() || self.is_prot_none()
+    }
+
+    /// AttrIndx\[2:0\], bits 4:2: which byte of `MAIR_EL1` says the memory type.
+    #[must_use]
+    pub const fn attr_index(self) -> u8 {
+        (self.0 >> 2 & 0b111) as u8
+    }
+
+    /// SH\[1:0\], bits 9:8: 0 non-shareable, 2 outer shareable, 3 inner shareable.
+    #[must_use]
+    pub const fn shareability(self) -> u8 {
+        (self.0 >> 8 & 0b11) as u8
+    }
+}
+
+/// Where in a descriptor the output address is, for one level of one geometry.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct AddressBits {
+    low: u64,
+    high: u64,
+}
+
+impl AddressBits {
+    pub(crate) const fn new(geometry: &Geometry, level: Level) -> Self {
+        // Bits 47:n, n being log2 of what the descriptor maps.
+        let low = ((1 << 48) - 1) & !(geometry.entry_size(level) - 1);
+        // With 52 bits and a 64K granule, bits 15:12 are OA[51:48].
+        let high = if geometry.oa_bits() == 52 {
+            0xf << 12
+        } else {
+            0
+        };
+        Self { low, high }
+    }
+
+    #[inline(always)]
+    pub(crate) const fn address(self, descriptor: Descriptor) -> PhysicalAddress {
+        PhysicalAddress(descriptor.0 & self.low | (descriptor.0 & self.high) << 36)
+    }
+}
+
+impl fmt::Debug for Descriptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Descriptor({:#x})", self.0)
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic fails the test")]
+mod tests {
+    use super::*;
+
+    const LEVELS: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L3];
+
+    fn geometry(page_shift: u32, va_bits: u32, oa_bits: u32) -> Geometry {
+        Geometry::new(page_shift, va_bits, oa_bits).unwrap()
+    }
+
+    #[test]
+    fn the_low_two_bits_and_the_level_make_the_kind() {
+        use Kind::{Block, Invalid, Page, Table};
+        for (page_shift, va_bits, oa_bits, blocks) in [
+            (12, 48, 48, [Invalid, Block, Block, Invalid]),
+            (14, 48, 48, [Invalid, Invalid, Block, Invalid]),
+            (16, 48, 48, [Invalid, Invalid, Block, Invalid]),
+            (16, 52, 52, [Invalid, Block, Block, Invalid]),
+        ] {
+            let geometry = geometry(page_shift, va_bits, oa_bits);
+            let kinds = |bits| LEVELS.map(|level| Descriptor(bits).kind(&geometry, level));
+            assert_eq!(kinds(!0b11), [Invalid; 4]);
+            assert_eq!(kinds(0b10), [Invalid; 4]);
+            assert_eq!(kinds(0b01), blocks, "{page_shift} {oa_bits}");
+            assert_eq!(kinds(0b11), [Table, Table, Table, Page]);
+        }
+    }
+
+    #[test]
+    fn output_addresses_are_cut_to_what_the_descriptor_maps() {
+        let all = Descriptor(!0);
+        let g = geometry(12, 39, 48);
+        assert_eq!(all.output_address(&g, Level::L3).0, 0xffff_ffff_f000);
+        assert_eq!(all.output_address(&g, Level::L2).0, 0xffff_ffe0_0000);
+        assert_eq!(all.output_address(&g, Level::L1).0, 0xffff_c000_0000);
+        let g = geometry(14, 47, 48);
+        assert_eq!(all.output_address(&g, Level::L3).0, 0xffff_ffff_c000);
+        assert_eq!(all.output_address(&g, Level::L2).0, 0xffff_fe00_0000);
+        let g = geometry(16, 42, 48);
+        assert_eq!(all.output_address(&g, Level::L3).0, 0xffff_ffff_0000);
+        assert_eq!(all.output_address(&g, Level::L2).0, 0xffff_e000_0000);
+    }
+
+    #[test]
+    fn bits_15_to_12_are_the_top_of_a_52_bit_address() {
+        let g = geometry(16, 52, 52);
+        let descriptor = Descriptor(0x1234_5678_a003);
+        assert_eq!(
+            descriptor.output_address(&g, Level::L3).0,
+            0xa_1234_5678_0000
+        );
+        assert_eq!(
+            descriptor.output_address(&g, Level::L2).0,
+            0xa_1234_4000_0000
+        );
+        assert_eq!(descriptor.next_table(&g), FrameNumber(0xa_1234_5678));
+        let g = geometry(16, 48, 48);
+        assert_eq!(descriptor.output_address(&g, Level::L3).0, 0x1234_5678_0000);
+    }
+
+    #[test]
+    fn dirty_and_present_are_as_linux_says() {
+        // The table above `__check_racy_pte_update` in arch/arm64/include/asm/pgtable.h.
+        let (read_only, write, dirty) = (
+            Descriptor::AP_READ_ONLY,
+            Descriptor::DBM,
+            Descriptor::LINUX_DIRTY,
+        );
+        assert!(!Descriptor(read_only).is_dirty());
+        assert!(!Descriptor(read_only | write).is_dirty());
+        assert!(Descriptor(read_only | dirty).is_dirty());
+        assert!(Descriptor(write).is_dirty());
+        assert!(Descriptor(write | dirty).is_dirty());
+        assert!(Descriptor(Descriptor::VALID).is_present());
+        assert!(Descriptor(Descriptor::LINUX_PROT_NONE).is_present());
+        assert!(!Descriptor(0b10).is_present());
+    }
+
+    #[test]
+    fn fields_are_where_the_arm_arm_has_them() {
+        assert_eq!(Descriptor(0b111 << 2).attr_index(), 7);
+        assert_eq!(Descriptor(!(0b111 << 2)).attr_index(), 0);
+        assert_eq!(Descriptor(0b11 << 8).shareability(), 3);
+        assert_eq!(Descriptor(!(0b11 << 8)).shareability(), 0);
+        assert!(Descriptor(1 << 6).is_user() && Descriptor(1 << 7).is_read_only());
+        assert!(Descriptor(1 << 10).is_accessed() && Descriptor(1 << 11).is_not_global());
+        assert!(Descriptor(1 << 50).is_guarded() && Descriptor(1 << 52).is_contiguous());
+        assert!(Descriptor(1 << 53).is_pxn() && Descriptor(1 << 54).is_uxn());
+        assert!(Descriptor(1 << 56).is_special() && Descriptor(1 << 57).is_devmap());
+    }
+}

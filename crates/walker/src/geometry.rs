@@ -1,0 +1,367 @@
+//! The shape of a tree: granule, address widths, levels.
+
+use core::fmt;
+
+use crate::{Level, VirtualAddress};
+
+/// log2 of the bytes of a descriptor.
+const DESCRIPTOR_SHIFT: u32 = 3;
+
+/// The shape of the page tables of a kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Geometry {
+    page_shift: u32,
+    va_bits: u32,
+    oa_bits: u32,
+    root_level: Level,
+}
+
+/// Numbers that are not the geometry of an arm64 Linux 6.1.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GeometryError {
+    /// No granule has this page shift: it is 12, 14 or 16.
+    PageShift(u32),
+    /// Tables of this granule do not translate that many bits: it is 36 to 48, with the 64K granule
+    /// to 52.
+    VaBits {
+        /// log2 of the granule in bytes.
+        page_shift: u32,
+        /// The width that is out of range.
+        va_bits: u32,
+    },
+    /// Descriptors of this granule do not hold that many address bits: it is 48, with the 64K granule
+    /// also 52.
+    OaBits {
+        /// log2 of the granule in bytes.
+        page_shift: u32,
+        /// The width that is neither.
+        oa_bits: u32,
+    },
+}
+
+impl fmt::Display for GeometryError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PageShift(page_shift) => write!(f, "page shift {page_shift}: no such granule"),
+            Self::VaBits {
+                page_shift,
+                va_bits,
+            } => write!(f, "{va_bits} VA bits with page shift {page_shift}"),
+            Self::OaBits {
+                page_shift,
+                oa_bits,
+            } => write!(
+                f,
+                "{oa_bits} output address bits with page shift {page_shift}"
+            ),
+        }
+    }
+}
+
+impl core::error::Error for GeometryError {}
+
+impl Geometry {
+    /// The geometry with pages of 2^`page_shift` bytes, where user addresses have `va_bits` bits and
+    /// descriptors hold output addresses of `oa_bits` bits.
+    ///
+    /// # Errors
+    ///
+    /// [`GeometryError::PageShift`], [`GeometryError::VaBits`], [`GeometryError::OaBits`], checked in
+    /// this order.
+    pub const fn new(page_shift: u32, va_bits: u32, oa_bits: u32) -> Result<Self, GeometryError> {
+        // FEAT_LVA and FEAT_LPA; Linux 6.1 does not know FEAT_LPA2, which brings 52 bits to the
+        // smaller granules.
+        let widest = match page_shift {
+            12 | 14 => 48,
+            16 => 52,
+            _ => return Err(GeometryError::PageShift(page_shift)),
+        };
+        if va_bits < 36 || va_bits > widest {
+            return Err(GeometryError::VaBits {
+                page_shift,
+                va_bits,
+            });
+        }
+        if oa_bits != 48 && oa_bits != widest {
+            return Err(GeometryError::OaBits {
+                page_shift,
+                oa_bits,
+            });
+        }
+        // ARM64_HW_PGTABLE_LEVELS, arch/arm64/include/asm/pgtable-hwdef.h
+        let root_level = match (va_bits - 4) / (page_shift - DESCRIPTOR_SHIFT) {
+            2 => Level::L2,
+            3 => Level::L1,
+            _ => Level::L0,
+        };
+        Ok(Self {
+            page_shift,
+            va_bits,
+            oa_bits,
+            root_level,
+        })
+    }
+
+    /// log2 of the translation granule, which is the page size, in bytes.
+    #[inline]
+    #[must_use]
+    pub const fn page_shift(&self) -> u32 {
+        self.page_shift
+    }
+
+    /// Bytes of a page.
+    #[inline]
+    #[must_use]
+    pub const fn page_size(&self) -> u64 {
+        1 << self.page_shift
+    }
+
+    /// Bits of a user address.
+    #[inline]
+    #[must_use]
+    pub const fn va_bits(&self) -> u32 {
+        self.va_bits
+    }
+
+    /// Bits of an output address. 52 means that bits 15:12 of a descriptor are bits 51:48 of it.
+    #[inline]
+    #[must_use]
+    pub const fn oa_bits(&self) -> u32 {
+        self.oa_bits
+    }
+
+    /// The initial lookup level.
+    #[inline]
+    #[must_use]
+    pub const fn root_level(&self) -> Level {
+        self.root_level
+    }
+
+    /// The number of lookup levels, 2 to 4.
+    #[inline]
+    #[must_use]
+    pub const fn levels(&self) -> u8 {
+        4 - self.root_level.number()
+    }
+
+    /// What Linux calls tables of `level`: the root is the PGD and level 3 the PTE; of those between,
+    /// the lower is the PMD and the upper the PUD.
+    #[must_use]
+    pub const fn level_name(&self, level: Level) -> &'static str {
+        match level {
+            Level::L3 => "PTE",
+            _ if level.number() == self.root_level.number() => "PGD",
+            Level::L2 => "PMD",
+            Level::L1 => "PUD",
+            Level::L0 => "P4D",
+        }
+    }
+
+    /// log2 of the bytes that one entry of `level` translates.
+    #[inline]
+    #[must_use]
+    pub const fn level_shift(&self, level: Level) -> u32 {
+        let below = Level::L3.number() - level.number();
+        self.page_shift + below as u32 * self.table_shift()
+    }
+
+    /// Bytes that one entry of `level` translates.
+    #[inline]
+    #[must_use]
+    pub const fn entry_size(&self, level: Level) -> u64 {
+        1 << self.level_shift(level)
+    }
+
+    /// Descriptors in a table of `level`: a page full of them, except in the root; 1 above the root,
+    /// where there are no tables.
+    #[inline]
+    #[must_use]
+    pub const fn entries(&self, level: Level) -> usize {
+        1 << self
+            .span_shift(level)
+            .saturating_sub(self.level_shift(level))
+    }
+
+    /// log2 of the bytes that a whole table of `level` translates.
+    #[inline]
+    #[must_use]
+    pub const fn span_shift(&self, level: Level) -> u32 {
+        let full = self.level_shift(level) + self.table_shift();
+        if full < self.va_bits {
+            full
+        } else {
+            self.va_bits
+        }
+    }
+
+    /// Bytes that a whole table of `level` translates.
+    #[inline]
+    #[must_use]
+    pub const fn table_span(&self, level: Level) -> u64 {
+        1 << self.span_shift(level)
+    }
+
+    /// Whether user tables translate `address` at all.
+    #[inline]
+    #[must_use]
+    pub const fn contains(&self, address: VirtualAddress) -> bool {
+        address.0 >> self.va_bits == 0
+    }
+
+    /// The entry of a table of `level` that translates `address`; less than `entries(level)`.
+    #[inline]
+    #[must_use]
+    pub const fn index(&self, level: Level, address: VirtualAddress) -> usize {
+        // The mask leaves at most 13 bits.
+        #[expect(clippy::cast_possible_truncation, reason = "masked")]
+        let low = (address.0 >> self.level_shift(level)) as usize;
+        low & (self.entries(level) - 1)
+    }
+
+    /// Whether descriptors of `level` can be blocks: where one would hold more address bits than
+    /// there are, the encoding is reserved (Arm ARM DDI 0487, "VMSAv8-64 Block descriptor").
+    #[inline]
+    #[must_use]
+    pub const fn has_blocks(&self, level: Level) -> bool {
+        match level {
+            Level::L0 | Level::L3 => false,
+            Level::L1 => self.page_shift == 12 || self.oa_bits == 52,
+            Level::L2 => true,
+        }
+    }
+
+    /// Entries of `level` that one TLB entry can cover when each has the Contiguous bit (Arm ARM DDI
+    /// 0487, shared pseudocode, `ContiguousSize`); 1 where the bit has no meaning.
+    #[must_use]
+    pub const fn contiguous_entries(&self, level: Level) -> usize {
+        match (self.page_shift, level) {
+            (12, Level::L1 | Level::L2 | Level::L3) => 16,
+            (14, Level::L3) => 128,
+            (_, Level::L2 | Level::L3) => 32,
+            _ => 1,
+        }
+    }
+
+    /// log2 of the descriptors in a page.
+    #[inline]
+    const fn table_shift(&self) -> u32 {
+        self.page_shift - DESCRIPTOR_SHIFT
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic fails the test")]
+mod tests {
+    use super::*;
+
+    const LEVELS: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L3];
+
+    fn geometry(page_shift: u32, va_bits: u32, oa_bits: u32) -> Geometry {
+        Geometry::new(page_shift, va_bits, oa_bits).unwrap()
+    }
+
+    #[test]
+    fn every_kernel_configuration_has_its_shape() {
+        let shifts_4k = [39, 30, 21, 12];
+        let shifts_16k = [47, 36, 25, 14];
+        let shifts_64k = [55, 42, 29, 16];
+        for (page_shift, va_bits, oa_bits, root_level, root_entries, shifts) in [
+            (12, 39, 48, Level::L1, 512, shifts_4k),
+            (12, 48, 48, Level::L0, 512, shifts_4k),
+            (14, 36, 48, Level::L2, 2048, shifts_16k),
+            (14, 47, 48, Level::L1, 2048, shifts_16k),
+            (14, 48, 48, Level::L0, 2, shifts_16k),
+            (16, 42, 48, Level::L2, 8192, shifts_64k),
+            (16, 48, 48, Level::L1, 64, shifts_64k),
+            (16, 52, 48, Level::L1, 1024, shifts_64k),
+            (16, 52, 52, Level::L1, 1024, shifts_64k),
+        ] {
+            let geometry = geometry(page_shift, va_bits, oa_bits);
+            assert_eq!(geometry.page_size(), 1 << page_shift);
+            assert_eq!((geometry.va_bits(), geometry.oa_bits()), (va_bits, oa_bits));
+            assert_eq!(geometry.root_level(), root_level);
+            assert_eq!(geometry.levels(), 4 - root_level.number());
+            assert_eq!(geometry.entries(root_level), root_entries);
+            assert_eq!(geometry.table_span(root_level), 1 << va_bits);
+            assert_eq!(geometry.entries(Level::L3), 1 << (page_shift - 3));
+            assert_eq!(LEVELS.map(|level| geometry.level_shift(level)), shifts);
+        }
+    }
+
+    #[test]
+    fn an_index_is_less_than_the_entries_at_any_level_even_one_that_does_not_exist() {
+        for va_bits in 36..=48 {
+            for page_shift in [12, 14, 16] {
+                let geometry = geometry(page_shift, va_bits, 48);
+                for level in LEVELS {
+                    for address in [0, 1 << 35, u64::MAX].map(VirtualAddress) {
+                        assert!(geometry.index(level, address) < geometry.entries(level));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn indices_are_the_fields_of_an_address() {
+        let geometry = geometry(12, 48, 48);
+        let address = VirtualAddress(1 << 39 | 2 << 30 | 3 << 21 | 4 << 12 | 5);
+        let indices = LEVELS.map(|level| geometry.index(level, address));
+        assert_eq!(indices, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_level_has_the_name_that_linux_gives_it() {
+        let names = |page_shift, va_bits| {
+            let geometry = geometry(page_shift, va_bits, 48);
+            LEVELS.map(|level| geometry.level_name(level))
+        };
+        assert_eq!(names(12, 48), ["PGD", "PUD", "PMD", "PTE"]);
+        assert_eq!(names(12, 39)[1..], ["PGD", "PMD", "PTE"]);
+        assert_eq!(names(16, 42)[2..], ["PGD", "PTE"]);
+    }
+
+    #[test]
+    fn blocks_and_contiguous_runs_depend_on_the_granule() {
+        let blocks = |page_shift, oa_bits| {
+            LEVELS.map(|level| geometry(page_shift, 48, oa_bits).has_blocks(level))
+        };
+        assert_eq!(blocks(12, 48), [false, true, true, false]);
+        assert_eq!(blocks(14, 48), [false, false, true, false]);
+        assert_eq!(blocks(16, 48), [false, false, true, false]);
+        assert_eq!(blocks(16, 52), [false, true, true, false]);
+        let runs =
+            |page_shift| LEVELS.map(|level| geometry(page_shift, 48, 48).contiguous_entries(level));
+        assert_eq!(runs(12), [1, 16, 16, 16]);
+        assert_eq!(runs(14), [1, 1, 32, 128]);
+        assert_eq!(runs(16), [1, 1, 32, 32]);
+    }
+
+    #[test]
+    fn an_address_is_contained_up_to_its_width() {
+        let geometry = geometry(12, 39, 48);
+        assert!(geometry.contains(VirtualAddress((1 << 39) - 1)));
+        assert!(!geometry.contains(VirtualAddress(1 << 39)));
+        assert!(!geometry.contains(VirtualAddress(u64::MAX)));
+    }
+
+    #[test]
+    fn what_is_no_geometry_is_refused_with_the_number() {
+        let refused = Err(GeometryError::PageShift(13));
+        assert_eq!(Geometry::new(13, 48, 48), refused);
+        for (page_shift, va_bits) in [(12, 35), (12, 49), (14, 52), (16, 53), (16, 0)] {
+            let refused = Err(GeometryError::VaBits {
+                page_shift,
+                va_bits,
+            });
+            assert_eq!(Geometry::new(page_shift, va_bits, 48), refused);
+        }
+        for (page_shift, oa_bits) in [(12, 52), (14, 52), (16, 47), (16, 50), (16, 0)] {
+            let refused = Err(GeometryError::OaBits {
+                page_shift,
+                oa_bits,
+            });
+            assert_eq!(Geometry::new(page_shift, 48, oa_bits), refused);
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Walks, translates and caches the stage 1 page tables of arm64 Linux (VMSAv8-64), seen from user
+//! space.
+//!
+//! The walker makes no system calls and follows no address that it finds in a table. A
+//! [`TableSource`] makes one table at a time readable in one of its slots: on a live system that is a
+//! page that `remap_page_table(2)` replaces, in tests it is memory of the test. On top of it:
+//!
+//! - [`Walk`] visits every table and every entry of a tree, or of one table and what is below it;
+//! - [`translate()`] follows one address down to its page;
+//! - [`entry`] and [`entry_mut`] give the level-3 entry of one address;
+//! - [`Cache`] keeps tables mapped, and translates with two loads while they are current.
+//!
+//! Every granule, address width and number of levels is data, in [`Geometry`].
+//!
+//! The tables belong to a kernel and change at any time. An answer tells what was true at some moment
+//! during the call, and may be stale when it is returned.
+
+#![no_std]
+
+mod address;
+mod barrier;
+mod cache;
+mod descriptor;
+mod geometry;
+mod level;
+mod source;
+mod table;
+mod translate;
+mod walk;
+
+pub use address::{FrameNumber, PhysicalAddress, VirtualAddress};
+pub use cache::{Cache, CacheError};
+pub use descriptor::{Descriptor, Kind};
+pub use geometry::{Geometry, GeometryError};
+pub use level::{InvalidLevel, Level};
+pub use source::{TableId, TableSource, TableSourceMut};
+pub use table::{Entry, EntryMut, FlushOwed, Table, TableMut};
+pub use translate::{Translation, entry, entry_mut, translate};
+pub use walk::{Found, TableVisit, Visit, Walk};

@@ -1,0 +1,277 @@
+//! Views of table pages: the only file that loads from and stores to them.
+//!
+//! A table is changed by the kernel, by hardware and by other processes while it is read. So it is a
+//! slice of atomic words, never of plain ones; each word is read once and the copy is decoded. Loads
+//! are relaxed and followed by an acquire fence, so that what the entry published (the next table)
+//! is seen as complete.
+//!
+//! Stores change what memory every thread of the process sees. They are `unsafe`, and each says what
+//! it may break.
+
+#![expect(
+    unsafe_code,
+    reason = "what a store to a live table may break is for the caller to rule out"
+)]
+
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU64, Ordering, fence};
+
+use crate::barrier::publish;
+use crate::{Descriptor, VirtualAddress};
+
+/// A table that can be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a>(&'a [AtomicU64]);
+
+/// One entry of a table that can be read.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a>(&'a AtomicU64);
+
+/// A table that can be written too.
+#[derive(Clone, Copy, Debug)]
+pub struct TableMut<'a>(&'a [AtomicU64]);
+
+/// One entry of a table that can be written.
+#[derive(Clone, Copy, Debug)]
+pub struct EntryMut<'a>(&'a AtomicU64);
+
+/// A valid descriptor is gone from a table, and TLBs may still hold it.
+///
+/// Until the address is flushed, accesses to it may reach the old frame: no other descriptor may be
+/// installed for it, nothing else mapped at it, and the frame not given to anybody else.
+#[must_use = "the TLB entries of the address have to be invalidated"]
+#[derive(PartialEq, Eq, Debug)]
+pub struct FlushOwed(VirtualAddress);
+
+impl FlushOwed {
+    /// Takes the debt over: the caller invalidates the address, alone or in a range with others.
+    #[must_use]
+    pub const fn address(self) -> VirtualAddress {
+        self.0
+    }
+}
+
+/// An entry without the borrow of its source: for a cache, which owns the source.
+///
+/// # Invariants
+///
+/// Points to an entry of a table in a slot of a [`TableSource`](crate::TableSource), or to nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EntryPointer(NonNull<AtomicU64>);
+
+// SAFETY: what it points to is an atomic word.
+unsafe impl Send for EntryPointer {}
+// SAFETY: as above.
+unsafe impl Sync for EntryPointer {}
+
+impl EntryPointer {
+    /// Points to nothing: may not be loaded from.
+    pub(crate) const DANGLING: Self = Self(NonNull::dangling());
+
+    pub(crate) fn new(entry: Entry<'_>) -> Self {
+        Self(NonNull::from(entry.0))
+    }
+
+    /// Reads the descriptor `index` entries further on: one load, ordered with nothing.
+    ///
+    /// # Safety
+    ///
+    /// The entry is of a table that is in its slot still, and `index` entries further on is one of
+    /// the same table.
+    #[inline(always)]
+    pub(crate) unsafe fn load(self, index: usize) -> Descriptor {
+        // SAFETY: the caller's: inside one table.
+        let entry = unsafe { self.0.add(index) };
+        // SAFETY: `TableSource` promises that the words of a table stay until its slot is reused.
+        let word = unsafe { entry.as_ref() };
+        Descriptor(word.load(Ordering::Relaxed))
+    }
+}
+
+impl<'a> Table<'a> {
+    /// A table of these words. One with fewer than its level has is read as zeros beyond the end.
+    #[must_use]
+    pub const fn new(words: &'a [AtomicU64]) -> Self {
+        Self(words)
+    }
+
+    /// Reads the descriptor at `index`, 0 beyond the end: one load.
+    #[must_use]
+    #[inline]
+    pub fn load(self, index: usize) -> Descriptor {
+        self.entry(index).map_or(Descriptor::ZERO, Entry::load)
+    }
+
+    /// The entry at `index`.
+    #[must_use]
+    #[inline]
+    pub fn entry(self, index: usize) -> Option<Entry<'a>> {
+        self.0.get(index).map(Entry)
+    }
+}
+
+impl Entry<'_> {
+    /// Reads the descriptor: one load.
+    #[must_use]
+    #[inline]
+    pub fn load(self) -> Descriptor {
+        let word = self.0.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        Descriptor(word)
+    }
+}
+
+impl<'a> TableMut<'a> {
+    /// A table of these words, in memory that can be written.
+    #[must_use]
+    pub const fn new(words: &'a [AtomicU64]) -> Self {
+        Self(words)
+    }
+
+    /// The same table, for reading.
+    #[must_use]
+    pub const fn as_table(self) -> Table<'a> {
+        Table(self.0)
+    }
+
+    /// The entry at `index`.
+    #[must_use]
+    #[inline]
+    pub fn entry(self, index: usize) -> Option<EntryMut<'a>> {
+        self.0.get(index).map(EntryMut)
+    }
+}
+
+impl EntryMut<'_> {
+    /// Reads the descriptor: one load.
+    #[must_use]
+    #[inline]
+    pub fn load(self) -> Descriptor {
+        Entry(self.0).load()
+    }
+
+    /// Installs `descriptor` if the entry holds 0. When it returns, accesses to the address see it.
+    ///
+    /// # Errors
+    ///
+    /// What the entry holds, if it is not 0: somebody else was first, and nothing is changed.
+    ///
+    /// # Safety
+    ///
+    /// What the descriptor maps becomes memory of the process, with the permissions it says.
+    ///
+    /// * Its contents are complete, and nobody relies on being the only one to write them.
+    /// * If another entry maps the frame too (an alias), this one is cleared and flushed before the
+    ///   kernel unmaps either: it counts references, and finds one too few (`Bad page map`).
+    /// * If the descriptor was taken from another entry (a move), both places are private anonymous
+    ///   memory of the same process with the same protection, and the mapping it was taken from
+    ///   stays until the page is gone: the page's reverse map names it.
+    #[inline]
+    pub unsafe fn install(self, descriptor: Descriptor) -> Result<(), Descriptor> {
+        self.0
+            .compare_exchange(0, descriptor.0, Ordering::Release, Ordering::Relaxed)
+            .map_err(Descriptor)?;
+        publish();
+        Ok(())
+    }
+
+    /// Takes the descriptor of `address` out: the entry holds 0 then. One atomic exchange: what is
+    /// returned is what was there at that instant, not at an earlier look.
+    ///
+    /// # Safety
+    ///
+    /// The memory is gone: no thread relies on what was mapped at `address`. A frame whose descriptor
+    /// is not installed elsewhere is lost until the process ends, and then missing from its counts.
+    #[inline]
+    pub unsafe fn take(self, address: VirtualAddress) -> (Descriptor, FlushOwed) {
+        (
+            Descriptor(self.0.swap(0, Ordering::AcqRel)),
+            FlushOwed(address),
+        )
+    }
+
+    /// Takes `descriptor` out again after [`EntryMut::install`]: the entry of `address` holds 0 then,
+    /// if it mapped that frame. Bits that hardware or the kernel changed meanwhile do not matter.
+    ///
+    /// # Errors
+    ///
+    /// What the entry holds, if it is another frame or none; nothing is changed.
+    ///
+    /// # Safety
+    ///
+    /// As [`EntryMut::take`].
+    pub unsafe fn remove(
+        self,
+        descriptor: Descriptor,
+        address: VirtualAddress,
+    ) -> Result<FlushOwed, Descriptor> {
+        let mut found = self.0.load(Ordering::Relaxed);
+        // Output address and validity: bits 47:12 and 1:0.
+        const SAME: u64 = ((1 << 48) - 1) & !0xffc;
+        while (found ^ descriptor.0) & SAME == 0 {
+            match self
+                .0
+                .compare_exchange_weak(found, 0, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return Ok(FlushOwed(address)),
+                Err(changed) => found = changed,
+            }
+        }
+        Err(Descriptor(found))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ADDRESS: VirtualAddress = VirtualAddress(0x5000);
+
+    #[test]
+    fn a_table_is_zeros_beyond_its_end() {
+        let words = [AtomicU64::new(7)];
+        assert_eq!(Table::new(&words).load(0), Descriptor(7));
+        assert_eq!(Table::new(&words).load(1), Descriptor::ZERO);
+        assert!(Table::new(&words).entry(1).is_none());
+        assert!(TableMut::new(&words).entry(usize::MAX).is_none());
+    }
+
+    #[test]
+    fn install_changes_only_an_entry_that_holds_0() {
+        let word = AtomicU64::new(0);
+        // SAFETY: a word of this test.
+        let first = unsafe { EntryMut(&word).install(Descriptor(3)) };
+        // SAFETY: as above.
+        let second = unsafe { EntryMut(&word).install(Descriptor(5)) };
+        assert_eq!((first, second), (Ok(()), Err(Descriptor(3))));
+        assert_eq!(EntryMut(&word).load(), Descriptor(3));
+    }
+
+    #[test]
+    fn take_leaves_0_and_a_debt() {
+        let word = AtomicU64::new(3);
+        // SAFETY: a word of this test.
+        let (descriptor, owed) = unsafe { EntryMut(&word).take(ADDRESS) };
+        assert_eq!((descriptor, owed.address()), (Descriptor(3), ADDRESS));
+        assert_eq!(EntryMut(&word).load(), Descriptor::ZERO);
+    }
+
+    #[test]
+    fn remove_takes_the_same_frame_whatever_its_attributes_and_no_other() {
+        let installed = Descriptor(0x1234_5000 | Descriptor::AP_READ_ONLY | 0b11);
+        let dirtied = 0x1234_5000 | Descriptor::AF | Descriptor::LINUX_DIRTY | 0b11;
+        let word = AtomicU64::new(dirtied);
+        // SAFETY: a word of this test.
+        let removed = unsafe { EntryMut(&word).remove(installed, ADDRESS) };
+        assert_eq!(removed.map(FlushOwed::address), Ok(ADDRESS));
+        assert_eq!(EntryMut(&word).load(), Descriptor::ZERO);
+
+        for other in [0x1234_6000 | 0b11, 0x1234_5000, 0] {
+            let word = AtomicU64::new(other);
+            // SAFETY: as above.
+            let removed = unsafe { EntryMut(&word).remove(installed, ADDRESS) };
+            assert_eq!(removed, Err(Descriptor(other)));
+            assert_eq!(EntryMut(&word).load(), Descriptor(other));
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What the Arm ARM says about descriptors, once more, in plain integers.
+
+/// A geometry by its three numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Shape {
+    pub(crate) page_shift: u32,
+    pub(crate) va_bits: u32,
+    pub(crate) oa_bits: u32,
+}
+
+const fn shape(page_shift: u32, va_bits: u32, oa_bits: u32) -> Shape {
+    Shape {
+        page_shift,
+        va_bits,
+        oa_bits,
+    }
+}
+
+/// The geometries of arch/arm64/Kconfig.
+pub(crate) const SHAPES: [Shape; 9] = [
+    shape(12, 39, 48),
+    shape(12, 48, 48),
+    shape(14, 36, 48),
+    shape(14, 47, 48),
+    shape(14, 48, 48),
+    shape(16, 42, 48),
+    shape(16, 48, 48),
+    shape(16, 52, 48),
+    shape(16, 52, 52),
+];
+
+/// What a word says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    Nothing,
+    /// The frame of the next table.
+    Table(u64),
+    /// The address of the first byte.
+    Leaf(u64),
+}
+
+impl Shape {
+    /// Bits of the index into a full table.
+    fn stride(self) -> u32 {
+        self.page_shift - 3
+    }
+
+    /// The lookup level of the root.
+    pub(crate) fn first(self) -> u32 {
+        let mut level = 4;
+        let mut bits = self.page_shift;
+        while bits < self.va_bits {
+            bits += self.stride();
+            level -= 1;
+        }
+        level
+    }
+
+    /// Bits of an address below the index of `level`.
+    pub(crate) fn shift(self, level: u32) -> u32 {
+        self.page_shift + self.stride() * (3 - level)
+    }
+
+    /// Words in a table of `level`.
+    pub(crate) fn words(self, level: u32) -> usize {
+        if level == self.first() {
+            1 << (self.va_bits - self.shift(level))
+        } else {
+            1 << self.stride()
+        }
+    }
+
+    pub(crate) fn index(self, level: u32, address: u64) -> usize {
+        (address >> self.shift(level)) as usize % self.words(level)
+    }
+
+    /// Levels with blocks: Arm ARM DDI 0487, "VMSAv8-64 Block descriptor and Page descriptor".
+    pub(crate) fn block_levels(self) -> &'static [u32] {
+        match (self.page_shift, self.oa_bits) {
+            (12, 48) | (16, 52) => &[1, 2],
+            _ => &[2],
+        }
+    }
+
+    /// The address in `word` from bit `lowest` on.
+    fn address(self, word: u64, lowest: u32) -> u64 {
+        let low = word % (1 << 48);
+        let low = low - low % (1 << lowest);
+        match self.oa_bits {
+            52 => low + (word / (1 << 12) % 16) * (1 << 48),
+            _ => low,
+        }
+    }
+
+    pub(crate) fn meaning(self, level: u32, word: u64) -> Meaning {
+        match word % 4 {
+            1 if self.block_levels().contains(&level) => {
+                Meaning::Leaf(self.address(word, self.shift(level)))
+            }
+            3 if level == 3 => Meaning::Leaf(self.address(word, self.page_shift)),
+            3 => Meaning::Table(self.address(word, self.page_shift) >> self.page_shift),
+            _ => Meaning::Nothing,
+        }
+    }
+
+    /// The address field of a descriptor for `address`.
+    pub(crate) fn field(self, address: u64) -> u64 {
+        address % (1 << 48) + address / (1 << 48) * (1 << 12)
+    }
+
+    /// The translation of `address`: the level of the last word, that word, and the address it leads
+    /// to if it is a leaf. `word` reads a word of the table in a frame, `None` if there is none.
+    pub(crate) fn translate(
+        self,
+        root: u64,
+        address: u64,
+        word: impl Fn(u64, usize) -> Option<u64>,
+    ) -> (u32, u64, Option<u64>) {
+        if address >> self.va_bits != 0 {
+            return (self.first(), 0, None);
+        }
+        let mut frame = root;
+        let mut last = (self.first(), 0, None);
+        for level in self.first()..4 {
+            let Some(found) = word(frame, self.index(level, address)) else {
+                break;
+            };
+            last = (level, found, None);
+            match self.meaning(level, found) {
+                Meaning::Table(next) => frame = next,
+                Meaning::Leaf(start) => {
+                    let offset = address % (1 << self.shift(level));
+                    return (level, found, Some(start + offset));
+                }
+                Meaning::Nothing => break,
+            }
+        }
+        last
+    }
+}

@@ -1,0 +1,283 @@
+//! Trees made by hand, and a source of their tables.
+
+#![expect(unsafe_code, reason = "vouches for the words that the cache reads")]
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tablewalk_walker::{
+    FrameNumber, Geometry, Table, TableId, TableMut, TableSource, TableSourceMut,
+};
+
+use crate::model::{Meaning, Shape};
+
+/// AF and inner shareable, as most leaves have them.
+pub(crate) const ATTRIBUTES: u64 = 1 << 10 | 3 << 8;
+
+/// Tables in the frames of a machine. Clones are the same machine.
+#[derive(Clone)]
+pub(crate) struct Tree {
+    pub(crate) shape: Shape,
+    pub(crate) root: u64,
+    frames: Rc<RefCell<BTreeMap<u64, Page>>>,
+    /// The highest frame so far. A frame is not used twice: what is mapped is pinned.
+    last_frame: Rc<Cell<u64>>,
+    views: Rc<RefCell<Vec<View>>>,
+}
+
+type Page = Rc<[AtomicU64]>;
+
+/// A page that shows what is in a frame, as the pages of an arena do.
+struct View {
+    page: Page,
+    frame: Page,
+}
+
+fn empty_page(shape: Shape) -> Page {
+    let words = 1 << (shape.page_shift - 3);
+    (0..words).map(|_| AtomicU64::new(0)).collect()
+}
+
+impl Tree {
+    /// A tree with an empty root.
+    pub(crate) fn new(shape: Shape) -> Self {
+        // So that frame numbers use every bit that they have.
+        let root = (0b1010 << (shape.oa_bits - 4) >> shape.page_shift) + 1;
+        Self::with_root(shape, root)
+    }
+
+    /// A tree with an empty root in this frame.
+    pub(crate) fn with_root(shape: Shape, root: u64) -> Self {
+        let tree = Self {
+            shape,
+            root,
+            frames: Rc::default(),
+            last_frame: Rc::default(),
+            views: Rc::default(),
+        };
+        tree.add_frame(root);
+        tree
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        let Shape {
+            page_shift,
+            va_bits,
+            oa_bits,
+        } = self.shape;
+        Geometry::new(page_shift, va_bits, oa_bits).unwrap()
+    }
+
+    /// A page full of zeros in `frame`.
+    pub(crate) fn add_frame(&self, frame: u64) {
+        let page = empty_page(self.shape);
+        self.frames.borrow_mut().insert(frame, page);
+        self.last_frame.set(self.last_frame.get().max(frame));
+    }
+
+    pub(crate) fn remove_frame(&self, frame: u64) {
+        self.frames.borrow_mut().remove(&frame);
+    }
+
+    pub(crate) fn word(&self, frame: u64, index: usize) -> Option<u64> {
+        let page = self.frames.borrow().get(&frame)?.clone();
+        Some(page[index].load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_word(&self, frame: u64, index: usize, word: u64) {
+        self.store(&self.frames.borrow()[&frame], index, word);
+    }
+
+    /// Writes a word of a frame, which is seen wherever the frame is mapped.
+    fn store(&self, page: &Page, index: usize, word: u64) {
+        page[index].store(word, Ordering::Relaxed);
+        for view in self.views.borrow().iter() {
+            if Rc::ptr_eq(&view.frame, page) {
+                view.page[index].store(word, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Shows `frame` in the page of a slot.
+    fn show(&self, page: &Page, frame: u64) {
+        let frame = self.frames.borrow()[&frame].clone();
+        for (to, from) in page.iter().zip(frame.iter()) {
+            to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        let mut views = self.views.borrow_mut();
+        views.retain(|view| !Rc::ptr_eq(&view.page, page));
+        views.push(View {
+            page: page.clone(),
+            frame,
+        });
+    }
+
+    /// The frame of the table of `level` that translates `address`.
+    pub(crate) fn table(&self, level: u32, address: u64) -> Option<u64> {
+        let mut frame = self.root;
+        for above in self.shape.first()..level {
+            let word = self.word(frame, self.shape.index(above, address))?;
+            match self.shape.meaning(above, word) {
+                Meaning::Table(next) => frame = next,
+                _ => return None,
+            }
+        }
+        let exists = level >= self.shape.first() && address >> self.shape.va_bits == 0;
+        (exists && self.frames.borrow().contains_key(&frame)).then_some(frame)
+    }
+
+    /// Writes the entry of `level` that translates `address`, with the tables above it.
+    pub(crate) fn set(&self, level: u32, address: u64, word: u64) {
+        for level in self.shape.first() + 1..=level {
+            if self.table(level, address).is_none() {
+                let frame = self.last_frame.get() + 1;
+                self.add_frame(frame);
+                self.write(level - 1, address, self.table_word(frame));
+            }
+        }
+        self.write(level, address, word);
+    }
+
+    /// Empties the entry of `level` that translates `address`, and, as a kernel does, the table
+    /// behind it and those below, which it frees.
+    pub(crate) fn unmap(&self, level: u32, address: u64) {
+        let Some(frame) = self.table(level, address) else {
+            return;
+        };
+        let word = self.word(frame, self.shape.index(level, address)).unwrap();
+        self.write(level, address, 0);
+        if let Meaning::Table(next) = self.shape.meaning(level, word) {
+            self.free(level + 1, next);
+        }
+    }
+
+    fn free(&self, level: u32, frame: u64) {
+        let Some(page) = self.frames.borrow_mut().remove(&frame) else {
+            return;
+        };
+        for index in 0..page.len() {
+            let word = page[index].load(Ordering::Relaxed);
+            self.store(&page, index, 0);
+            if let Meaning::Table(next) = self.shape.meaning(level, word) {
+                self.free(level + 1, next);
+            }
+        }
+    }
+
+    fn write(&self, level: u32, address: u64, word: u64) {
+        let frame = self.table(level, address).unwrap();
+        self.set_word(frame, self.shape.index(level, address), word);
+    }
+
+    pub(crate) fn table_word(&self, frame: u64) -> u64 {
+        self.shape.field(frame << self.shape.page_shift) | 0b11
+    }
+
+    /// A leaf of `level` that leads to `address`.
+    pub(crate) fn leaf_word(&self, level: u32, address: u64) -> u64 {
+        let kind = if level == 3 { 0b11 } else { 0b01 };
+        self.shape.field(address) | ATTRIBUTES | kind
+    }
+
+    /// What the model says of `address`.
+    pub(crate) fn translate(&self, address: u64) -> (u32, u64, Option<u64>) {
+        self.shape
+            .translate(self.root, address, |frame, index| self.word(frame, index))
+    }
+}
+
+/// What the source was told to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refused;
+
+/// Called with the tree before a table is mapped.
+type Hook = Box<dyn FnMut(&Tree, TableId)>;
+
+/// Maps the tables of a [`Tree`].
+pub(crate) struct Source {
+    pub(crate) tree: Tree,
+    slots: Vec<Page>,
+    calls: Rc<Cell<usize>>,
+    refusing: Rc<Cell<bool>>,
+    hook: Option<Hook>,
+}
+
+impl Source {
+    pub(crate) fn new(tree: &Tree, slots: usize) -> Self {
+        Self {
+            tree: tree.clone(),
+            slots: (0..slots).map(|_| empty_page(tree.shape)).collect(),
+            calls: Rc::default(),
+            refusing: Rc::default(),
+            hook: None,
+        }
+    }
+
+    /// Has the tree change before a table is mapped.
+    pub(crate) fn before_map(mut self, hook: impl FnMut(&Tree, TableId) + 'static) -> Self {
+        self.hook = Some(Box::new(hook));
+        self
+    }
+
+    /// Counts the calls of `map`.
+    pub(crate) fn calls(&self) -> Rc<Cell<usize>> {
+        self.calls.clone()
+    }
+
+    /// While it is true, `map` fails.
+    pub(crate) fn refusing(&self) -> Rc<Cell<bool>> {
+        self.refusing.clone()
+    }
+}
+
+// SAFETY: the page of a slot stays where it is as long as the source is there.
+unsafe impl TableSource for Source {
+    type Error = Refused;
+
+    fn geometry(&self) -> Geometry {
+        self.tree.geometry()
+    }
+
+    fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, Refused> {
+        self.calls.set(self.calls.get() + 1);
+        if let Some(hook) = &mut self.hook {
+            hook(&self.tree, id);
+        }
+        if self.refusing.get() || slot >= self.slots.len() {
+            return Err(Refused);
+        }
+        let level = u32::from(id.level.number());
+        let Some(frame) = self.tree.table(level, id.address.0) else {
+            return Ok(None);
+        };
+        // Like the system call, this replaces what is in the slot even by the wrong table.
+        self.tree.show(&self.slots[slot], frame);
+        let frame = FrameNumber(frame);
+        Ok(id
+            .frame
+            .is_none_or(|expected| expected == frame)
+            .then_some(frame))
+    }
+
+    fn table(&self, slot: usize) -> Table<'_> {
+        Table::new(self.words(slot))
+    }
+}
+
+impl TableSourceMut for Source {
+    fn table_mut(&self, slot: usize) -> TableMut<'_> {
+        TableMut::new(self.words(slot))
+    }
+}
+
+impl Source {
+    fn words(&self, slot: usize) -> &[AtomicU64] {
+        self.slots.get(slot).map_or(&[], |page| page)
+    }
+}
