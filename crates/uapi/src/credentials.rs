@@ -1,0 +1,78 @@
+//! Who the calling process is, and giving up what it may do.
+
+#![expect(
+    unsafe_code,
+    reason = "the kernel reads the arguments by their address"
+)]
+
+use core::ptr;
+
+use linux_raw_sys::general as sys;
+pub use linux_raw_sys::general::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO};
+
+use crate::errno::Errno;
+use crate::syscall::int;
+
+/// getuid(2): the real user ID.
+#[must_use]
+pub fn uid() -> u32 {
+    // SAFETY: touches no memory.
+    int(unsafe { raw_syscall!(sys::__NR_getuid as usize) }).cast_unsigned()
+}
+
+/// setresuid(2) of all three user IDs.
+///
+/// # Errors
+///
+/// As setresuid(2).
+pub fn set_uids(uid: u32) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_setresuid, uid, uid, uid) }.map(drop)
+}
+
+/// setresgid(2) of all three group IDs.
+///
+/// # Errors
+///
+/// As setresgid(2).
+pub fn set_gids(gid: u32) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_setresgid, gid, gid, gid) }.map(drop)
+}
+
+/// setgroups(2).
+///
+/// # Errors
+///
+/// As setgroups(2).
+pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads the slice.
+    unsafe { syscall!(sys::__NR_setgroups, groups.len(), groups.as_ptr()) }.map(drop)
+}
+
+/// capset(2): the capabilities whose bits (`CAP_*`, below 64) are set stay permitted and effective,
+/// and none is inheritable.
+///
+/// # Errors
+///
+/// `EPERM` for a capability that the caller does not have.
+pub fn set_capabilities(capabilities: u64) -> Result<(), Errno> {
+    let mut header = sys::__user_cap_header_struct {
+        version: sys::_LINUX_CAPABILITY_VERSION_3,
+        pid: 0,
+    };
+    let data = [low_half(capabilities), low_half(capabilities >> 32)].map(|half| {
+        sys::__user_cap_data_struct {
+            effective: half,
+            permitted: half,
+            inheritable: 0,
+        }
+    });
+    // SAFETY: version 3 has two data structs; the kernel reads them, and writes to the header only.
+    unsafe { syscall!(sys::__NR_capset, ptr::from_mut(&mut header), data.as_ptr()) }.map(drop)
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the half that is wanted")]
+const fn low_half(value: u64) -> u32 {
+    value as u32
+}

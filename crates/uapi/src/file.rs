@@ -1,0 +1,148 @@
+//! File descriptors.
+
+#![expect(
+    unsafe_code,
+    reason = "the kernel reads and writes buffers by their address"
+)]
+
+use core::ffi::CStr;
+
+use linux_raw_sys::general as sys;
+pub use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY};
+use linux_raw_sys::ioctl::TCSBRK;
+
+use crate::errno::Errno;
+use crate::syscall::{Argument, int};
+
+/// An open file descriptor, closed when dropped.
+#[derive(PartialEq, Eq, Debug)]
+pub struct OwnedFd(i32);
+
+impl OwnedFd {
+    /// Takes over what a system call returned.
+    pub(crate) const fn from_return_value(value: usize) -> Self {
+        Self(int(value))
+    }
+
+    /// The number, good for as long as this value lives.
+    #[must_use]
+    pub const fn number(&self) -> i32 {
+        self.0
+    }
+}
+
+impl Argument for &OwnedFd {
+    fn register(self) -> usize {
+        self.0.register()
+    }
+}
+
+impl Drop for OwnedFd {
+    /// Closes the descriptor, which is gone whatever close(2) returns.
+    fn drop(&mut self) {
+        // SAFETY: nobody uses it from here on.
+        let _ = unsafe { syscall!(sys::__NR_close, self.0) };
+    }
+}
+
+/// openat(2) of `path` from the current folder, close-on-exec; `flags` are `O_*`.
+///
+/// # Errors
+///
+/// As open(2).
+pub fn open(path: &CStr, flags: u32) -> Result<OwnedFd, Errno> {
+    let flags = flags | O_CLOEXEC;
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_openat, sys::AT_FDCWD, path.as_ptr(), flags, 0_u32) }
+        .map(OwnedFd::from_return_value)
+}
+
+/// read(2); the number of bytes, 0 at the end.
+///
+/// # Errors
+///
+/// As read(2).
+pub fn read(fd: &OwnedFd, bytes: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes to the slice only.
+    unsafe { syscall!(sys::__NR_read, fd, bytes.as_mut_ptr(), bytes.len()) }
+}
+
+/// pread(2) from `offset` on; the number of bytes, 0 at the end.
+///
+/// # Errors
+///
+/// As pread(2).
+pub fn pread(fd: &OwnedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes to the slice only.
+    unsafe {
+        syscall!(
+            sys::__NR_pread64,
+            fd,
+            bytes.as_mut_ptr(),
+            bytes.len(),
+            offset
+        )
+    }
+}
+
+/// write(2); the number of bytes taken.
+///
+/// # Errors
+///
+/// As write(2).
+pub fn write(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
+    write_to(fd.0, bytes)
+}
+
+/// write(2) to descriptor number `fd`, which the program was started with; the bytes taken.
+///
+/// # Errors
+///
+/// As write(2); `EBADF` if it was started without.
+pub fn write_to(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel reads the slice.
+    unsafe { syscall!(sys::__NR_write, fd, bytes.as_ptr(), bytes.len()) }
+}
+
+/// pipe2(2), close-on-exec: the end to read from and the end to write to.
+///
+/// # Errors
+///
+/// As pipe(2).
+pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let mut ends = [0_i32; 2];
+    // SAFETY: the kernel writes two numbers.
+    unsafe { syscall!(sys::__NR_pipe2, ends.as_mut_ptr(), O_CLOEXEC) }?;
+    let [reader, writer] = ends;
+    Ok((OwnedFd(reader), OwnedFd(writer)))
+}
+
+/// dup3(2): number `to` becomes a copy of `fd` that is kept over execve(2).
+///
+/// # Errors
+///
+/// As dup3(2); `EINVAL` if they are the same.
+pub fn duplicate_to(fd: &OwnedFd, to: i32) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_dup3, fd, to, 0_u32) }.map(drop)
+}
+
+/// tcdrain(3): waits until the terminal at descriptor number `fd` has sent all that was written.
+///
+/// # Errors
+///
+/// `ENOTTY` if it is no terminal.
+pub fn drain_terminal(fd: i32) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_ioctl, fd, TCSBRK, 1_usize) }.map(drop)
+}
+
+/// mkdirat(2) from the current folder.
+///
+/// # Errors
+///
+/// As mkdir(2); `EEXIST` if it is there already.
+pub fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_mkdirat, sys::AT_FDCWD, path.as_ptr(), mode) }.map(drop)
+}

@@ -1,0 +1,43 @@
+//! futex(2): waiting for a word of memory to change.
+//!
+//! The forms for memory that is shared between processes, which serve within one too: the kernel
+//! wakes the word of `CLONE_CHILD_CLEARTID` in this form (`kernel/fork.c`, `mm_release`).
+
+#![expect(unsafe_code, reason = "the kernel reads a word by its address")]
+
+use core::ptr;
+use core::sync::atomic::AtomicU32;
+
+use linux_raw_sys::general as sys;
+
+use crate::errno::Errno;
+
+/// Waits until another thread wakes `word`, if it holds `expected`.
+///
+/// # Errors
+///
+/// `EAGAIN` if the word does not hold `expected`, `EINTR`.
+pub fn wait(word: &AtomicU32, expected: u32) -> Result<(), Errno> {
+    let timeout: *const sys::__kernel_timespec = ptr::null();
+    // SAFETY: the kernel reads the word.
+    unsafe {
+        syscall!(
+            sys::__NR_futex,
+            word.as_ptr(),
+            sys::FUTEX_WAIT,
+            expected,
+            timeout
+        )
+    }
+    .map(drop)
+}
+
+/// Wakes all threads that wait for `word`; their number.
+///
+/// # Errors
+///
+/// `ENOSYS` from a kernel without `CONFIG_FUTEX`.
+pub fn wake_all(word: &AtomicU32) -> Result<usize, Errno> {
+    // SAFETY: the address is a key and is not accessed.
+    unsafe { syscall!(sys::__NR_futex, word.as_ptr(), sys::FUTEX_WAKE, i32::MAX) }
+}

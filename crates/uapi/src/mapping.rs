@@ -1,0 +1,171 @@
+//! An owned region of anonymous memory.
+
+#![expect(unsafe_code, reason = "replaces and unmaps the pages that it owns")]
+
+use core::ffi::c_void;
+use core::ops::Range;
+use core::ptr;
+
+use crate::errno::Errno;
+use crate::memory::{
+    Advice, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED,
+    MREMAP_MAYMOVE, Protection, madvise, mmap_anonymous, mprotect, mremap, munmap,
+};
+use crate::syscall::Argument;
+
+/// Whether a mapping is seen by a child as the same memory or as a copy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Sharing {
+    /// `MAP_PRIVATE`: copied on write.
+    Private = MAP_PRIVATE,
+    /// `MAP_SHARED`: the same memory.
+    Shared = MAP_SHARED,
+}
+
+/// A region of anonymous memory, unmapped when dropped.
+///
+/// # Invariants
+///
+/// The region belongs to this value alone. It hands out pointers, never references: whoever makes
+/// a reference from one answers for it being gone before a method changes the pages it points to.
+#[derive(Debug)]
+pub struct Mapping {
+    start: *mut u8,
+    size: usize,
+}
+
+// SAFETY: the region is not tied to a thread.
+unsafe impl Send for Mapping {}
+// SAFETY: the methods that take `&self` are system calls, which the kernel serialises.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `size` bytes where the kernel likes.
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2); `EINVAL` for no bytes.
+    pub fn anonymous(size: usize, protection: Protection, sharing: Sharing) -> Result<Self, Errno> {
+        Self::map(ptr::null_mut(), size, protection, sharing as u32)
+    }
+
+    /// Maps `size` bytes of private memory where the kernel likes, without a claim to so much memory
+    /// (`MAP_NORESERVE`): for ranges of which little is touched.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::anonymous`].
+    pub fn reserve(size: usize, protection: Protection) -> Result<Self, Errno> {
+        Self::map(
+            ptr::null_mut(),
+            size,
+            protection,
+            MAP_PRIVATE | MAP_NORESERVE,
+        )
+    }
+
+    /// As [`Mapping::reserve`], at `address`, a multiple of the page size.
+    ///
+    /// # Errors
+    ///
+    /// As [`Mapping::anonymous`]; `EEXIST` if something is mapped there.
+    pub fn reserve_at(address: u64, size: usize, protection: Protection) -> Result<Self, Errno> {
+        let address = ptr::with_exposed_provenance_mut(address.register());
+        let flags = MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+        Self::map(address, size, protection, flags)
+    }
+
+    fn map(
+        address: *mut c_void,
+        size: usize,
+        protection: Protection,
+        flags: u32,
+    ) -> Result<Self, Errno> {
+        // SAFETY: without MAP_FIXED no other mapping is touched.
+        unsafe { mmap_anonymous(address, size, protection, flags) }.map(|start| Self {
+            start: start.cast(),
+            size,
+        })
+    }
+
+    /// The first byte.
+    #[must_use]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.start
+    }
+
+    /// The address of the first byte.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.start.expose_provenance() as u64
+    }
+
+    /// The size in bytes.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Changes the protection of the bytes in `range`, relative to the start.
+    ///
+    /// # Errors
+    ///
+    /// As mprotect(2); `EINVAL` for a range that is not inside the region.
+    pub fn protect(&self, range: Range<usize>, protection: Protection) -> Result<(), Errno> {
+        let (start, size) = self.part(&range)?;
+        // SAFETY: the region is owned, see the invariants.
+        unsafe { mprotect(start, size, protection) }
+    }
+
+    /// Gives advice about the bytes in `range`, relative to the start.
+    ///
+    /// # Errors
+    ///
+    /// As madvise(2); `EINVAL` for a range that is not inside the region.
+    pub fn advise(&self, range: Range<usize>, advice: Advice) -> Result<(), Errno> {
+        let (start, size) = self.part(&range)?;
+        // SAFETY: the region is owned, see the invariants.
+        unsafe { madvise(start, size, advice) }
+    }
+
+    /// Moves the pages to the place of `target`, which they replace.
+    ///
+    /// # Errors
+    ///
+    /// As mremap(2); both regions are gone then.
+    pub fn move_onto(self, target: Self) -> Result<Self, Errno> {
+        let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+        // SAFETY: both regions are owned, and given up.
+        unsafe {
+            mremap(
+                self.start.cast(),
+                self.size,
+                target.size,
+                flags,
+                target.start.cast(),
+            )
+        }?;
+        core::mem::forget(self);
+        Ok(target)
+    }
+
+    fn part(&self, range: &Range<usize>) -> Result<(*mut c_void, usize), Errno> {
+        if range.start > range.end || range.end > self.size {
+            return Err(Errno::EINVAL);
+        }
+        Ok((
+            self.start.wrapping_add(range.start).cast(),
+            range.end - range.start,
+        ))
+    }
+}
+
+impl Drop for Mapping {
+    /// Unmaps the region; that fails only where the kernel cannot split another mapping, and then
+    /// the region stays.
+    fn drop(&mut self) {
+        // SAFETY: the region is owned, and nobody uses it any more.
+        let _ = unsafe { munmap(self.start.cast(), self.size) };
+    }
+}

@@ -1,0 +1,164 @@
+//! Mappings of the caller's address space, by address. [`Mapping`](crate::Mapping) owns one.
+
+#![expect(unsafe_code, reason = "maps and unmaps memory")]
+
+use core::ffi::c_void;
+use core::ops::BitOr;
+use core::ptr;
+
+use linux_raw_sys::general as sys;
+pub use linux_raw_sys::general::{
+    MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, MAP_SHARED,
+    MREMAP_FIXED, MREMAP_MAYMOVE,
+};
+
+use crate::errno::Errno;
+
+/// What may be done with the pages of a mapping.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Protection(u32);
+
+impl Protection {
+    /// `PROT_NONE`.
+    pub const NONE: Self = Self(sys::PROT_NONE);
+    /// `PROT_READ`.
+    pub const READ: Self = Self(sys::PROT_READ);
+    /// `PROT_WRITE`.
+    pub const WRITE: Self = Self(sys::PROT_WRITE);
+    /// `PROT_EXEC`.
+    pub const EXECUTE: Self = Self(sys::PROT_EXEC);
+    /// `PROT_READ` and `PROT_WRITE`.
+    pub const READ_WRITE: Self = Self(sys::PROT_READ | sys::PROT_WRITE);
+}
+
+impl BitOr for Protection {
+    type Output = Self;
+
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// Advice of madvise(2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Advice {
+    /// `MADV_DONTNEED`: discards the pages.
+    DontNeed = sys::MADV_DONTNEED,
+    /// `MADV_HUGEPAGE`: huge pages are welcome.
+    HugePage = sys::MADV_HUGEPAGE,
+    /// `MADV_NOHUGEPAGE`: no huge pages.
+    NoHugePage = sys::MADV_NOHUGEPAGE,
+    /// `MADV_DOFORK`: a child gets the pages.
+    DoFork = sys::MADV_DOFORK,
+    /// `MADV_DODUMP`: a core dump contains the pages.
+    DoDump = sys::MADV_DODUMP,
+}
+
+/// mmap(2) of anonymous memory; `flags` are `MAP_*`.
+///
+/// # Errors
+///
+/// As mmap(2).
+///
+/// # Safety
+///
+/// With `MAP_FIXED` what was mapped at `address` is gone: nothing relies on it.
+pub unsafe fn mmap_anonymous(
+    address: *mut c_void,
+    size: usize,
+    protection: Protection,
+    flags: u32,
+) -> Result<*mut c_void, Errno> {
+    let flags = flags | sys::MAP_ANONYMOUS;
+    // SAFETY: the caller's promise.
+    unsafe {
+        syscall!(
+            sys::__NR_mmap,
+            address,
+            size,
+            protection.0,
+            flags,
+            -1_i32,
+            0_usize
+        )
+    }
+    .map(ptr::with_exposed_provenance_mut)
+}
+
+/// munmap(2).
+///
+/// # Errors
+///
+/// As munmap(2).
+///
+/// # Safety
+///
+/// Nothing relies on what is mapped there.
+pub unsafe fn munmap(address: *mut c_void, size: usize) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { syscall!(sys::__NR_munmap, address, size) }.map(drop)
+}
+
+/// mremap(2); where the mapping is then. `flags` are `MREMAP_*`.
+///
+/// # Errors
+///
+/// As mremap(2).
+///
+/// # Safety
+///
+/// Nothing relies on the mapping staying at `address`, nor, with `MREMAP_FIXED`, on what is mapped
+/// at `new_address`.
+pub unsafe fn mremap(
+    address: *mut c_void,
+    old_size: usize,
+    new_size: usize,
+    flags: u32,
+    new_address: *mut c_void,
+) -> Result<*mut c_void, Errno> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        syscall!(
+            sys::__NR_mremap,
+            address,
+            old_size,
+            new_size,
+            flags,
+            new_address
+        )
+    }
+    .map(ptr::with_exposed_provenance_mut)
+}
+
+/// mprotect(2).
+///
+/// # Errors
+///
+/// As mprotect(2); `EACCES` for what the mapping does not allow.
+///
+/// # Safety
+///
+/// Nothing relies on accesses that are permitted no longer.
+pub unsafe fn mprotect(
+    address: *mut c_void,
+    size: usize,
+    protection: Protection,
+) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { syscall!(sys::__NR_mprotect, address, size, protection.0) }.map(drop)
+}
+
+/// madvise(2).
+///
+/// # Errors
+///
+/// As madvise(2).
+///
+/// # Safety
+///
+/// Nothing relies on contents that the advice discards.
+pub unsafe fn madvise(address: *mut c_void, size: usize, advice: Advice) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { syscall!(sys::__NR_madvise, address, size, advice as u32) }.map(drop)
+}

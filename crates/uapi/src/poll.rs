@@ -1,0 +1,91 @@
+//! Waiting for file descriptors.
+
+#![expect(unsafe_code, reason = "the kernel writes to the descriptors' set")]
+
+use core::marker::PhantomData;
+use core::ptr;
+use core::time::Duration;
+
+use linux_raw_sys::general as sys;
+
+use crate::errno::Errno;
+use crate::file::OwnedFd;
+use crate::time::timespec;
+
+/// Events of a file descriptor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Events(i16);
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the constants have at most 5 bits"
+)]
+impl Events {
+    /// `POLLIN`: there is something to read.
+    pub const READABLE: Self = Self(sys::POLLIN as i16);
+    /// `POLLERR`: an error; always asked for.
+    pub const ERROR: Self = Self(sys::POLLERR as i16);
+    /// `POLLHUP`: the other end is closed; always asked for.
+    pub const HANG_UP: Self = Self(sys::POLLHUP as i16);
+
+    /// Whether any event of `other` is among these.
+    #[must_use]
+    pub const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Whether there is no event at all.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// A file descriptor and the events waited for: `struct pollfd`.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct PollFd<'fd>(sys::pollfd, PhantomData<&'fd OwnedFd>);
+
+impl<'fd> PollFd<'fd> {
+    /// Waits for `events` of `fd`.
+    #[must_use]
+    pub const fn new(fd: &'fd OwnedFd, events: Events) -> Self {
+        Self(
+            sys::pollfd {
+                fd: fd.number(),
+                events: events.0,
+                revents: 0,
+            },
+            PhantomData,
+        )
+    }
+
+    /// The events that the last call found.
+    #[must_use]
+    pub const fn events(&self) -> Events {
+        Events(self.0.revents)
+    }
+}
+
+/// ppoll(2): waits for an event of any of `fds`, or until the time-out if there is one; the number
+/// of descriptors with events.
+///
+/// # Errors
+///
+/// As poll(2).
+pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<usize, Errno> {
+    let mut timeout = timeout.map(timespec);
+    let timeout = timeout.as_mut().map_or(ptr::null_mut(), ptr::from_mut);
+    let mask: *const sys::kernel_sigset_t = ptr::null();
+    // SAFETY: the kernel writes to the slice and the time only.
+    unsafe {
+        syscall!(
+            sys::__NR_ppoll,
+            fds.as_mut_ptr(),
+            fds.len(),
+            timeout,
+            mask,
+            0_usize
+        )
+    }
+}

@@ -1,0 +1,261 @@
+//! Processes and threads.
+
+#![expect(
+    unsafe_code,
+    reason = "the kernel reads and writes arguments by their address"
+)]
+
+use core::ffi::{CStr, c_char};
+use core::ptr;
+
+use linux_raw_sys::general as sys;
+use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_PDEATHSIG};
+
+use crate::errno::Errno;
+use crate::file::OwnedFd;
+use crate::signal::Signal;
+use crate::syscall::int;
+
+/// How a process ended, as wait(2) says it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Status {
+    /// It exited with this code.
+    Exited(u8),
+    /// This signal killed it.
+    Killed(u8),
+}
+
+impl Status {
+    /// Decodes the word of wait4(2), of a process that ended: `include/uapi/linux/wait.h` and
+    /// `WIFEXITED` of the C library.
+    const fn from_word(word: i32) -> Self {
+        let [low, high, ..] = word.to_le_bytes();
+        // Bit 7 says that there is a core dump.
+        match low & 0x7f {
+            0 => Self::Exited(high),
+            signal => Self::Killed(signal),
+        }
+    }
+}
+
+/// A copy of the calling process with its calling thread alone, as fork(2); the child's process ID
+/// in the parent, `None` in the child.
+///
+/// # Errors
+///
+/// As fork(2).
+pub fn fork() -> Result<Option<i32>, Errno> {
+    // SAFETY: the child has a copy of all memory; without CLONE_VM the stack stays where it is.
+    // The order of the last two arguments differs by architecture, and both are 0.
+    unsafe {
+        syscall!(
+            sys::__NR_clone,
+            sys::SIGCHLD,
+            0_usize,
+            0_usize,
+            0_usize,
+            0_usize
+        )
+    }
+    .map(|value| match int(value) {
+        0 => None,
+        pid => Some(pid),
+    })
+}
+
+/// execve(2); returns only to say what went wrong.
+///
+/// # Safety
+///
+/// `arguments` and `environment` are arrays of strings that end in NUL, themselves ended by null.
+pub unsafe fn execve(
+    path: &CStr,
+    arguments: *const *const c_char,
+    environment: *const *const c_char,
+) -> Errno {
+    // SAFETY: the kernel reads a string that ends in NUL, and the caller's arrays.
+    let result = unsafe { syscall!(sys::__NR_execve, path.as_ptr(), arguments, environment) };
+    // It does not return when it succeeds.
+    result.err().unwrap_or(Errno::ENOSYS)
+}
+
+/// exit(2) of the calling thread.
+pub fn exit_thread() -> ! {
+    // SAFETY: ends the thread.
+    let _ = unsafe { syscall!(sys::__NR_exit, 0_u32) };
+    unreachable!()
+}
+
+/// exit_group(2): the process ends with the low eight bits of `status`.
+pub fn exit(status: i32) -> ! {
+    // SAFETY: ends the process.
+    let _ = unsafe { syscall!(sys::__NR_exit_group, status) };
+    unreachable!()
+}
+
+/// wait4(2) for the end of child `pid`, or of any for -1; its process ID and status.
+///
+/// # Errors
+///
+/// As wait(2).
+pub fn wait(pid: i32) -> Result<(i32, Status), Errno> {
+    let mut word = 0_i32;
+    let usage: *mut sys::rusage = ptr::null_mut();
+    // SAFETY: the kernel writes the word, and no usage.
+    unsafe { syscall!(sys::__NR_wait4, pid, ptr::from_mut(&mut word), 0_u32, usage) }
+        .map(|value| (int(value), Status::from_word(word)))
+}
+
+/// waitid(2) for the end of child `pid`, which stays a zombie.
+///
+/// # Errors
+///
+/// As waitid(2).
+pub fn wait_without_reaping(pid: i32) -> Result<(), Errno> {
+    let options = sys::WEXITED | sys::WNOWAIT;
+    // SAFETY: the kernel writes neither siginfo nor usage.
+    unsafe { syscall!(sys::__NR_waitid, sys::P_PID, pid, 0_usize, options, 0_usize) }.map(drop)
+}
+
+/// kill(2).
+///
+/// # Errors
+///
+/// As kill(2).
+pub fn kill(pid: i32, signal: Signal) -> Result<(), Errno> {
+    // SAFETY: what a signal does is decided where its handler is installed.
+    unsafe { syscall!(sys::__NR_kill, pid, signal as u32) }.map(drop)
+}
+
+/// tgkill(2): a signal to thread `tid` of process `pid`.
+///
+/// # Errors
+///
+/// As tgkill(2).
+pub fn kill_thread(pid: i32, tid: i32, signal: Signal) -> Result<(), Errno> {
+    // SAFETY: what a signal does is decided where its handler is installed.
+    unsafe { syscall!(sys::__NR_tgkill, pid, tid, signal as u32) }.map(drop)
+}
+
+/// getpid(2).
+#[must_use]
+pub fn pid() -> i32 {
+    // SAFETY: touches no memory.
+    int(unsafe { raw_syscall!(sys::__NR_getpid as usize) })
+}
+
+/// getppid(2).
+#[must_use]
+pub fn parent_pid() -> i32 {
+    // SAFETY: touches no memory.
+    int(unsafe { raw_syscall!(sys::__NR_getppid as usize) })
+}
+
+/// gettid(2).
+#[must_use]
+pub fn tid() -> i32 {
+    // SAFETY: touches no memory.
+    int(unsafe { raw_syscall!(sys::__NR_gettid as usize) })
+}
+
+/// pidfd_open(2): a descriptor that is readable when process `pid` has ended.
+///
+/// # Errors
+///
+/// As pidfd_open(2).
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_pidfd_open, pid, 0_u32) }.map(OwnedFd::from_return_value)
+}
+
+/// prctl(2), `PR_SET_PDEATHSIG`: the caller gets `signal` when the thread that made it ends.
+///
+/// # Errors
+///
+/// None that is documented for a valid signal.
+pub fn set_parent_death_signal(signal: Signal) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_prctl, PR_SET_PDEATHSIG, signal as u32) }.map(drop)
+}
+
+/// prctl(2), `PR_GET_NAME`: the name of the calling thread, up to 15 bytes and a NUL.
+#[must_use]
+pub fn thread_name() -> [u8; 16] {
+    let mut name = [0; 16];
+    // SAFETY: the kernel writes sixteen bytes.
+    let _ = unsafe { syscall!(sys::__NR_prctl, PR_GET_NAME, name.as_mut_ptr()) };
+    name
+}
+
+/// process_vm_readv(2): reads the memory of process `pid` at `address`; the number of bytes.
+///
+/// # Errors
+///
+/// As process_vm_readv(2).
+pub fn read_memory(pid: i32, address: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
+    let remote = ptr::without_provenance_mut(crate::syscall::Argument::register(address));
+    let local = sys::iovec {
+        iov_base: bytes.as_mut_ptr().cast(),
+        iov_len: bytes.len() as u64,
+    };
+    let remote = sys::iovec {
+        iov_base: remote,
+        iov_len: bytes.len() as u64,
+    };
+    let (local, remote) = (ptr::from_ref(&local), ptr::from_ref(&remote));
+    // SAFETY: the kernel reads one iovec each, and writes to the slice only.
+    unsafe {
+        syscall!(
+            sys::__NR_process_vm_readv,
+            pid,
+            local,
+            1_usize,
+            remote,
+            1_usize,
+            0_usize
+        )
+    }
+}
+
+/// sched_yield(2).
+pub fn yield_now() {
+    // SAFETY: touches no memory; on Linux it always succeeds.
+    let _ = unsafe { syscall!(sys::__NR_sched_yield) };
+}
+
+/// sched_setaffinity(2): thread `tid` (0: the caller) runs on the CPUs whose bits are set in `cpus`.
+///
+/// # Errors
+///
+/// As sched_setaffinity(2); `EINVAL` if there is no such CPU.
+pub fn set_affinity(tid: i32, cpus: u64) -> Result<(), Errno> {
+    let size = size_of_val(&cpus);
+    // SAFETY: the kernel reads the word.
+    unsafe { syscall!(sys::__NR_sched_setaffinity, tid, size, ptr::from_ref(&cpus)) }.map(drop)
+}
+
+/// sched_getaffinity(2): the CPUs that the caller may run on, of the first 1024.
+///
+/// # Errors
+///
+/// As sched_getaffinity(2); `EINVAL` on a system with more CPUs.
+pub fn cpus() -> Result<u32, Errno> {
+    let mut mask = [0_u64; 16];
+    let (size, start) = (size_of_val(&mask), mask.as_mut_ptr());
+    // SAFETY: the kernel writes to the array only.
+    unsafe { syscall!(sys::__NR_sched_getaffinity, 0_i32, size, start) }?;
+    Ok(mask.iter().map(|word| word.count_ones()).sum())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_is_decoded_as_the_c_library_does() {
+        assert_eq!(Status::from_word(0x0000), Status::Exited(0));
+        assert_eq!(Status::from_word(0x6500), Status::Exited(101));
+        assert_eq!(Status::from_word(0x0009), Status::Killed(9));
+        assert_eq!(Status::from_word(0x008b), Status::Killed(11));
+    }
+}

@@ -1,0 +1,291 @@
+//! `remap_page_table(2)`: maps live page-table pages of a process into the caller.
+//!
+//! The contract is `Documentation/admin-guide/mm/remap_page_table.rst` of the kernel series; the
+//! types mirror its `include/uapi/linux/remap_page_table.h`.
+
+#![expect(unsafe_code, reason = "maps a table over a page of the caller")]
+
+use core::ffi::c_void;
+use core::ptr;
+
+use crate::errno::Errno;
+
+/// Number of the system call, the same on every architecture.
+pub const NR_REMAP_PAGE_TABLE: u32 = 451;
+
+/// Bits of [`ExposePgtblArgs::level`] that hold the lookup level.
+pub const EXPOSE_PGTBL_LEVEL_MASK: u32 = 0xff;
+/// `pfn` is an address of the target: maps the table that translates it.
+pub const EXPOSE_PGTBL_ADDR: u32 = 0x100;
+/// Invalidates TLB entries of `pfn` pages from `remap_vaddr` on; 0 is all.
+pub const EXPOSE_PGTBL_FLUSH: u32 = 0x200;
+/// Fills the [`ExposePgtblInfo`] at `remap_vaddr`.
+pub const EXPOSE_PGTBL_INFO: u32 = 0x400;
+/// Fills the [`ExposePgtblPath`] at `remap_vaddr` for the address `pfn`.
+pub const EXPOSE_PGTBL_PATH: u32 = 0x800;
+
+/// Bit of [`ExposePgtblInfo::features`]: the CPU sets the access flag.
+pub const EXPOSE_PGTBL_HW_AF: u32 = 0x1;
+/// Bit of [`ExposePgtblInfo::features`]: the CPU manages the dirty state.
+pub const EXPOSE_PGTBL_HW_DBM: u32 = 0x2;
+
+/// Value of a `bit_*` field of [`ExposePgtblInfo`] that this kernel does not use.
+pub const EXPOSE_PGTBL_NO_BIT: u8 = 0xff;
+
+/// Size of the first version of [`ExposePgtblInfo`] in bytes.
+pub const EXPOSE_PGTBL_INFO_SIZE_VER0: u32 = 56;
+/// Size of the first version of [`ExposePgtblPath`] in bytes.
+pub const EXPOSE_PGTBL_PATH_SIZE_VER0: u32 = 56;
+
+/// `struct expose_pgtbl_args`: the argument of the call.
+///
+/// The four bytes of padding at the end are never read by the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct ExposePgtblArgs {
+    /// Process whose tables are meant; 0 is the caller.
+    pub pid: i32,
+    /// Page-aligned address in a mapping of the caller; the page there is replaced by the table.
+    pub remap_vaddr: u64,
+    /// In: frame number of the table, ignored for level 0. Out: that of the table mapped.
+    pub pfn: u64,
+    /// Bits 0 to 7: lookup level, 0 being the root at whatever level it is; above: a flag.
+    pub level: u32,
+}
+
+/// `struct expose_pgtbl_info`: geometry of the page tables of this kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExposePgtblInfo {
+    /// In: bytes that the caller has. Out: bytes that the kernel knows.
+    pub size: u32,
+    /// log2 of the translation granule in bytes.
+    pub page_shift: u32,
+    /// Bits of a user virtual address.
+    pub va_bits: u32,
+    /// Number of lookup levels; the root is at lookup level 4 - `levels`.
+    pub levels: u32,
+    /// Descriptors in the root table.
+    pub root_entries: u32,
+    /// Bits of an output address.
+    pub oa_bits: u32,
+    /// Value of `MAIR_EL1`.
+    pub mair: u64,
+    /// `EXPOSE_PGTBL_HW_*`, of the CPU that the call ran on.
+    pub features: u32,
+    /// `EXPOSE_PGTBL_*` flags that this kernel takes in [`ExposePgtblArgs::level`].
+    pub flags: u32,
+    /// Bit number of `PTE_WRITE` (architecturally DBM).
+    pub bit_write: u8,
+    /// Bit number of `PTE_DIRTY`.
+    pub bit_dirty: u8,
+    /// Bit number of `PTE_SPECIAL`.
+    pub bit_special: u8,
+    /// Bit number of `PTE_DEVMAP`.
+    pub bit_devmap: u8,
+    /// Bit number of `PTE_PROT_NONE`, in entries that are not valid.
+    pub bit_prot_none: u8,
+    /// Bit number of `PMD_PRESENT_INVALID`, in entries that are not valid.
+    pub bit_present_invalid: u8,
+    /// Bit number of `PTE_SWP_EXCLUSIVE`, in swap entries.
+    pub bit_swp_exclusive: u8,
+    /// Bit number of the userfaultfd write-protect marker.
+    pub bit_uffd_wp: u8,
+    /// Lowest bit of the type in a swap entry.
+    pub swp_type_shift: u8,
+    /// Width of the type in a swap entry, in bits.
+    pub swp_type_bits: u8,
+    /// Lowest bit of the offset in a swap entry.
+    pub swp_offset_shift: u8,
+    /// Width of the offset in a swap entry, in bits.
+    pub swp_offset_bits: u8,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// `struct expose_pgtbl_path`: the descriptors that translate one address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExposePgtblPath {
+    /// In: bytes that the caller has. Out: bytes that the kernel knows.
+    pub size: u32,
+    /// Lookup level at which the walk starts.
+    pub root_level: u32,
+    /// Lookup level at which it ended, at the page, the block or the entry that is not valid.
+    pub last_level: u32,
+    /// 0.
+    pub reserved: u32,
+    /// Frame number of the root table.
+    pub root_pfn: u64,
+    /// The descriptor read at each lookup level; 0 at levels not read.
+    pub desc: [u64; 4],
+}
+
+/// Makes the call with the struct at `args`, whatever that is: an address that is no memory gives
+/// `EFAULT`.
+///
+/// # Errors
+///
+/// As [`remap_page_table`].
+///
+/// # Safety
+///
+/// As [`remap_page_table`], for whatever the kernel finds at `args`. The kernel may write to the
+/// eight bytes at offset 16.
+pub unsafe fn remap_page_table_raw(args: *mut c_void) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { syscall!(NR_REMAP_PAGE_TABLE, args) }.map(drop)
+}
+
+/// Makes the call.
+///
+/// # Errors
+///
+/// `EFAULT`, `EINVAL`, `EPERM`, `ESRCH`, `ENOENT`, `ENOMEM`, `EAGAIN`, `EINTR` as documented with
+/// the call; `ENOSYS` from a kernel without it.
+///
+/// # Safety
+///
+/// A form that maps a table takes the page at `remap_vaddr` away from whatever Rust code uses it
+/// for, even where the call fails. A form that fills a struct overwrites the memory at
+/// `remap_vaddr`.
+pub unsafe fn remap_page_table(args: &mut ExposePgtblArgs) -> Result<(), Errno> {
+    // SAFETY: the struct is live and exclusive; the rest is the caller's promise.
+    unsafe { remap_page_table_raw(ptr::from_mut(args).cast()) }
+}
+
+/// Maps a table of process `pid` over `page` as `level` and `pfn` say; its frame number.
+unsafe fn map(pid: i32, level: u32, pfn: u64, page: *mut c_void) -> Result<u64, Errno> {
+    let mut args = ExposePgtblArgs {
+        pid,
+        remap_vaddr: page.expose_provenance() as u64,
+        pfn,
+        level,
+    };
+    // SAFETY: the caller gives the page away.
+    unsafe { remap_page_table(&mut args) }.map(|()| args.pfn)
+}
+
+/// Maps the root table of process `pid` (0: the caller) over `page`; returns its frame number.
+///
+/// # Errors
+///
+/// As [`remap_page_table`].
+///
+/// # Safety
+///
+/// Nothing else uses the page at `page`, a page of a mapping of the caller.
+pub unsafe fn map_root(pid: i32, page: *mut c_void) -> Result<u64, Errno> {
+    // SAFETY: the caller gives the page away.
+    unsafe { map(pid, 0, 0, page) }
+}
+
+/// Maps the table of lookup level `level` that has frame number `frame` over `page`.
+///
+/// The kernel searches the tree: one read per descriptor of the levels above.
+///
+/// # Errors
+///
+/// As [`remap_page_table`]; `ENOENT` where the process has no such table.
+///
+/// # Safety
+///
+/// As [`map_root`].
+pub unsafe fn map_by_frame(
+    pid: i32,
+    level: u32,
+    frame: u64,
+    page: *mut c_void,
+) -> Result<(), Errno> {
+    // SAFETY: the caller gives the page away.
+    unsafe { map(pid, level & EXPOSE_PGTBL_LEVEL_MASK, frame, page) }.map(drop)
+}
+
+/// Maps the table of lookup level `level` (0: the root) that translates `address` over `page`;
+/// returns its frame number.
+///
+/// The kernel descends: one read per level.
+///
+/// # Errors
+///
+/// As [`remap_page_table`]; `ENOENT` where no table of that level translates the address.
+///
+/// # Safety
+///
+/// As [`map_root`].
+pub unsafe fn map_by_address(
+    pid: i32,
+    level: u32,
+    address: u64,
+    page: *mut c_void,
+) -> Result<u64, Errno> {
+    let level = level & EXPOSE_PGTBL_LEVEL_MASK | EXPOSE_PGTBL_ADDR;
+    // SAFETY: the caller gives the page away.
+    unsafe { map(pid, level, address, page) }
+}
+
+/// Invalidates the TLB entries of `pages` pages of process `pid` (0: the caller) from `address`
+/// on; of the whole address space if `pages` is 0.
+///
+/// # Errors
+///
+/// As [`remap_page_table`]; `EINVAL` for an address that is not page-aligned.
+pub fn flush(pid: i32, address: u64, pages: u64) -> Result<(), Errno> {
+    let mut args = ExposePgtblArgs {
+        pid,
+        remap_vaddr: address,
+        pfn: pages,
+        level: EXPOSE_PGTBL_FLUSH,
+    };
+    // SAFETY: this form maps nothing and writes nothing.
+    unsafe { remap_page_table(&mut args) }
+}
+
+/// Asks for the geometry of the page tables of this kernel.
+///
+/// # Errors
+///
+/// `ENOSYS` from a kernel without the call, `EPERM` without `CAP_SYS_ADMIN`.
+pub fn info() -> Result<ExposePgtblInfo, Errno> {
+    let mut info = ExposePgtblInfo {
+        size: EXPOSE_PGTBL_INFO_SIZE_VER0,
+        ..Default::default()
+    };
+    // SAFETY: the kernel fills at most `size` bytes of the struct, which has that size.
+    unsafe { fill(0, EXPOSE_PGTBL_INFO, 0, ptr::from_mut(&mut info).cast()) }.map(|()| info)
+}
+
+/// Asks for the descriptors that translate `address` of process `pid` (0: the caller).
+///
+/// # Errors
+///
+/// As [`remap_page_table`]; an address that is not mapped is not an error.
+pub fn path(pid: i32, address: u64) -> Result<ExposePgtblPath, Errno> {
+    let mut path = ExposePgtblPath {
+        size: EXPOSE_PGTBL_PATH_SIZE_VER0,
+        ..Default::default()
+    };
+    // SAFETY: the kernel fills at most `size` bytes of the struct, which has that size.
+    unsafe {
+        fill(
+            pid,
+            EXPOSE_PGTBL_PATH,
+            address,
+            ptr::from_mut(&mut path).cast(),
+        )
+    }
+    .map(|()| path)
+}
+
+/// Has the kernel fill the struct at `to`, which begins with its size.
+unsafe fn fill(pid: i32, flag: u32, address: u64, to: *mut c_void) -> Result<(), Errno> {
+    let remap_vaddr = to.expose_provenance() as u64;
+    let mut args = ExposePgtblArgs {
+        pid,
+        remap_vaddr,
+        pfn: address,
+        level: flag,
+    };
+    // SAFETY: the caller says that the struct is exclusive and as large as its size field.
+    unsafe { remap_page_table(&mut args) }
+}

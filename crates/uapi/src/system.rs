@@ -1,0 +1,102 @@
+//! The system as a whole.
+
+#![expect(
+    unsafe_code,
+    reason = "the kernel reads and writes arguments by their address"
+)]
+
+use core::ffi::CStr;
+use core::mem::MaybeUninit;
+use core::ptr;
+
+use linux_raw_sys::general as sys;
+pub use linux_raw_sys::general::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
+use linux_raw_sys::system::{new_utsname, sysinfo};
+
+use crate::errno::Errno;
+
+/// What reboot(2) does: `include/uapi/linux/reboot.h`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Reboot {
+    /// `LINUX_REBOOT_CMD_RESTART`.
+    Restart = 0x0123_4567,
+    /// `LINUX_REBOOT_CMD_HALT`.
+    Halt = 0xcdef_0123,
+    /// `LINUX_REBOOT_CMD_POWER_OFF`.
+    PowerOff = 0x4321_fedc,
+}
+
+/// reboot(2); does not return if it succeeds.
+///
+/// # Errors
+///
+/// As reboot(2).
+pub fn reboot(action: Reboot) -> Result<(), Errno> {
+    let (magic1, magic2) = (sys::LINUX_REBOOT_MAGIC1, sys::LINUX_REBOOT_MAGIC2);
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_reboot, magic1, magic2, action as u32, 0_usize) }.map(drop)
+}
+
+/// sync(2): writes all files back.
+pub fn sync() {
+    // SAFETY: touches no memory; it always succeeds.
+    let _ = unsafe { syscall!(sys::__NR_sync) };
+}
+
+/// mount(2) of a file system that has no options; `flags` are `MS_*`.
+///
+/// # Errors
+///
+/// As mount(2); `EBUSY` where it is mounted already, `ENODEV` if the kernel has no such type.
+pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u32) -> Result<(), Errno> {
+    let (source, target, kind) = (source.as_ptr(), target.as_ptr(), kind.as_ptr());
+    // SAFETY: the kernel reads strings that end in NUL.
+    unsafe { syscall!(sys::__NR_mount, source, target, kind, flags, 0_usize) }.map(drop)
+}
+
+/// sysinfo(2): free memory in bytes.
+///
+/// # Errors
+///
+/// None that is documented.
+pub fn free_memory() -> Result<u64, Errno> {
+    let mut info = MaybeUninit::<sysinfo>::uninit();
+    // SAFETY: the kernel writes the struct.
+    unsafe { syscall!(sys::__NR_sysinfo, info.as_mut_ptr()) }?;
+    // SAFETY: the call succeeded and has filled the struct.
+    let info = unsafe { info.assume_init() };
+    Ok(info.freeram * u64::from(info.mem_unit))
+}
+
+/// What uname(2) says of the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Utsname(new_utsname);
+
+impl Utsname {
+    /// The release, such as `6.1.0-37-arm64`.
+    #[must_use]
+    pub fn release(&self) -> &CStr {
+        // SAFETY: the kernel ends the string in NUL within the array.
+        unsafe { CStr::from_ptr(self.0.release.as_ptr().cast()) }
+    }
+
+    /// The machine, such as `aarch64`.
+    #[must_use]
+    pub fn machine(&self) -> &CStr {
+        // SAFETY: the kernel ends the string in NUL within the array.
+        unsafe { CStr::from_ptr(self.0.machine.as_ptr().cast()) }
+    }
+}
+
+/// uname(2).
+///
+/// # Errors
+///
+/// None that is documented.
+pub fn uname() -> Result<Utsname, Errno> {
+    // SAFETY: arrays of characters, for which 0 is a value.
+    let mut name: new_utsname = unsafe { core::mem::zeroed() };
+    // SAFETY: the kernel writes the struct.
+    unsafe { syscall!(sys::__NR_uname, ptr::from_mut(&mut name)) }.map(|_| Utsname(name))
+}

@@ -1,0 +1,202 @@
+//! userfaultfd(2): page faults of one thread, handled by another.
+
+#![expect(
+    unsafe_code,
+    reason = "the kernel reads and writes the structs of the ioctls"
+)]
+
+use core::mem::size_of;
+use core::ptr;
+
+use linux_raw_sys::general as sys;
+pub use linux_raw_sys::general::{
+    UFFD_FEATURE_SIGBUS, UFFD_FEATURE_THREAD_ID, UFFD_PAGEFAULT_FLAG_WRITE, UFFD_USER_MODE_ONLY,
+};
+use linux_raw_sys::ioctl;
+
+use crate::errno::Errno;
+use crate::file::{O_CLOEXEC, OwnedFd, read};
+use crate::mapping::Mapping;
+
+/// Whether threads that wait for a page are woken when it has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub enum Waking {
+    /// They are.
+    Wake = 0,
+    /// They are not: [`Userfault::wake`] does it later.
+    Later = sys::UFFDIO_COPY_MODE_DONTWAKE as u64,
+}
+
+// One type serves both ioctls.
+static_assertions::const_assert_eq!(
+    sys::UFFDIO_COPY_MODE_DONTWAKE,
+    sys::UFFDIO_ZEROPAGE_MODE_DONTWAKE
+);
+
+/// What a thread waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// A page that is missing.
+    Pagefault {
+        /// The address, of the page if not asked for otherwise.
+        address: u64,
+        /// `UFFD_PAGEFAULT_FLAG_*`.
+        flags: u64,
+        /// The thread that waits, if `UFFD_FEATURE_THREAD_ID` was asked for; 0 else.
+        thread: u32,
+    },
+    /// Another event, by its `UFFD_EVENT_*`; none comes unless asked for.
+    Other(u8),
+}
+
+/// A userfaultfd.
+#[derive(Debug)]
+pub struct Userfault {
+    fd: OwnedFd,
+}
+
+impl Userfault {
+    /// userfaultfd(2), close-on-exec; `flags` are `O_NONBLOCK` and `UFFD_USER_MODE_ONLY`.
+    ///
+    /// # Errors
+    ///
+    /// As userfaultfd(2); `ENOSYS` from a kernel without `CONFIG_USERFAULTFD`.
+    pub fn open(flags: u32) -> Result<Self, Errno> {
+        // SAFETY: touches no memory.
+        unsafe { syscall!(sys::__NR_userfaultfd, flags | O_CLOEXEC) }.map(|value| Self {
+            fd: OwnedFd::from_return_value(value),
+        })
+    }
+
+    /// The file descriptor, readable when an event has come.
+    #[must_use]
+    pub const fn fd(&self) -> &OwnedFd {
+        &self.fd
+    }
+
+    /// `UFFDIO_API` with the features (`UFFD_FEATURE_*`) wanted, once, before all else; the features
+    /// that the kernel has.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for a feature that the kernel lacks.
+    pub fn enable(&self, features: u64) -> Result<u64, Errno> {
+        let mut api = sys::uffdio_api {
+            api: sys::UFFD_API.into(),
+            features,
+            ioctls: 0,
+        };
+        // SAFETY: the ioctl takes this struct.
+        unsafe { self.ioctl(ioctl::UFFDIO_API, &mut api) }.map(|()| api.features)
+    }
+
+    /// `UFFDIO_REGISTER`: accesses to missing pages of `mapping` become events; the ioctls that may
+    /// be used on it, a bit for each `_UFFDIO_*`.
+    ///
+    /// # Errors
+    ///
+    /// As ioctl_userfaultfd(2).
+    pub fn register(&self, mapping: &Mapping) -> Result<u64, Errno> {
+        let mut register = sys::uffdio_register {
+            range: range(mapping.address(), mapping.size() as u64),
+            mode: sys::UFFDIO_REGISTER_MODE_MISSING.into(),
+            ioctls: 0,
+        };
+        // SAFETY: the ioctl takes this struct.
+        unsafe { self.ioctl(ioctl::UFFDIO_REGISTER, &mut register) }.map(|()| register.ioctls)
+    }
+
+    /// `UFFDIO_UNREGISTER`: accesses to missing pages of `mapping` are the kernel's business again.
+    ///
+    /// # Errors
+    ///
+    /// As ioctl_userfaultfd(2).
+    pub fn unregister(&self, mapping: &Mapping) -> Result<(), Errno> {
+        let mut range = range(mapping.address(), mapping.size() as u64);
+        // SAFETY: the ioctl takes this struct.
+        unsafe { self.ioctl(ioctl::UFFDIO_UNREGISTER, &mut range) }
+    }
+
+    /// `UFFDIO_WAKE`: threads that wait for a page in `[address, address + length)` try again.
+    ///
+    /// # Errors
+    ///
+    /// As ioctl_userfaultfd(2).
+    pub fn wake(&self, address: u64, length: u64) -> Result<(), Errno> {
+        let mut range = range(address, length);
+        // SAFETY: the ioctl takes this struct.
+        unsafe { self.ioctl(ioctl::UFFDIO_WAKE, &mut range) }
+    }
+
+    /// `UFFDIO_COPY`: puts copies of the pages `source` at `address`; the number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// As ioctl_userfaultfd(2); `EEXIST` if there is a page already.
+    pub fn copy(&self, address: u64, source: &[u8], waking: Waking) -> Result<i64, Errno> {
+        let mut copy = sys::uffdio_copy {
+            dst: address,
+            src: source.as_ptr().expose_provenance() as u64,
+            len: source.len() as u64,
+            mode: waking as u64,
+            copy: 0,
+        };
+        // SAFETY: the ioctl takes this struct; the kernel reads the slice and writes pages that
+        // were missing from a mapping.
+        unsafe { self.ioctl(ioctl::UFFDIO_COPY, &mut copy) }.map(|()| copy.copy)
+    }
+
+    /// `UFFDIO_ZEROPAGE`: puts pages of zeros in `[address, address + length)`; the number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// As ioctl_userfaultfd(2); `EEXIST` if there is a page already.
+    pub fn zeropage(&self, address: u64, length: u64, waking: Waking) -> Result<i64, Errno> {
+        let mut zeropage = sys::uffdio_zeropage {
+            range: range(address, length),
+            mode: waking as u64,
+            zeropage: 0,
+        };
+        // SAFETY: the ioctl takes this struct; the kernel writes pages that were missing.
+        unsafe { self.ioctl(ioctl::UFFDIO_ZEROPAGE, &mut zeropage) }.map(|()| zeropage.zeropage)
+    }
+
+    /// Reads the next event; waits for it unless opened with `O_NONBLOCK`.
+    ///
+    /// # Errors
+    ///
+    /// As read(2); `EAGAIN` if there is none and the descriptor does not block.
+    pub fn event(&self) -> Result<Event, Errno> {
+        let mut bytes = [0; size_of::<sys::uffd_msg>()];
+        if read(&self.fd, &mut bytes)? != bytes.len() {
+            return Err(Errno::EIO);
+        }
+        // SAFETY: every bit pattern is a uffd_msg, and the array has its size.
+        let message: sys::uffd_msg = unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) };
+        if u32::from(message.event) != sys::UFFD_EVENT_PAGEFAULT {
+            return Ok(Event::Other(message.event));
+        }
+        // SAFETY: the event says which field it is; all fields are plain numbers.
+        let fault = unsafe { message.arg.pagefault };
+        // SAFETY: the union's only field, a number.
+        let thread = unsafe { fault.feat.ptid };
+        Ok(Event::Pagefault {
+            address: fault.address,
+            flags: fault.flags,
+            thread,
+        })
+    }
+
+    /// # Safety
+    ///
+    /// `T` is the struct that the ioctl takes, and what it asks for breaks nobody's memory.
+    unsafe fn ioctl<T>(&self, request: u32, argument: &mut T) -> Result<(), Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { syscall!(sys::__NR_ioctl, &self.fd, request, ptr::from_mut(argument)) }.map(drop)
+    }
+}
+
+const fn range(start: u64, len: u64) -> sys::uffdio_range {
+    sys::uffdio_range { start, len }
+}
