@@ -1,0 +1,82 @@
+//! What can go wrong when tables are mapped.
+
+use core::fmt;
+
+use tablewalk_uapi::Errno;
+use tablewalk_walker::{GeometryError, Level, VirtualAddress};
+
+/// Why there is no table, with the numbers needed to find out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LiveError {
+    /// The kernel does not tell its geometry: `ENOSYS` if it lacks the call, `EPERM` without
+    /// `CAP_SYS_ADMIN`.
+    Info(Errno),
+    /// The geometry that the kernel told is none that the walker knows.
+    Geometry(GeometryError),
+    /// There is no room for the slots.
+    Arena {
+        /// How many there should be.
+        slots: usize,
+        /// The error of mmap(2).
+        errno: Errno,
+    },
+    /// There is no such slot.
+    Slot {
+        /// The slot asked for.
+        slot: usize,
+        /// How many there are.
+        slots: usize,
+    },
+    /// The kernel refused to map a table.
+    Map {
+        /// The process.
+        pid: i32,
+        /// Lookup level of the table.
+        level: Level,
+        /// The address that the table translates.
+        address: VirtualAddress,
+        /// The error of remap_page_table(2).
+        errno: Errno,
+    },
+    /// The kernel refused to invalidate TLB entries.
+    Flush {
+        /// The process.
+        pid: i32,
+        /// The first address.
+        address: VirtualAddress,
+        /// The error of remap_page_table(2).
+        errno: Errno,
+    },
+}
+
+impl fmt::Display for LiveError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Info(errno) => write!(f, "page-table geometry: {errno}"),
+            Self::Geometry(error) => write!(f, "page-table geometry: {error}"),
+            Self::Arena { slots, errno } => write!(f, "arena of {slots} slots: {errno}"),
+            Self::Slot { slot, slots } => write!(f, "slot {slot} of {slots}"),
+            Self::Map {
+                pid,
+                level,
+                address,
+                errno,
+            } => {
+                let level = level.number();
+                write!(
+                    f,
+                    "process {pid}: level {level} table of {address}: {errno}"
+                )
+            }
+            Self::Flush {
+                pid,
+                address,
+                errno,
+            } => {
+                write!(f, "process {pid}: TLB entries from {address} on: {errno}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for LiveError {}

@@ -1,0 +1,85 @@
+//! Live page tables of a process as a source of tables for the walker.
+//!
+//! [`Live`] maps tables for reading only, [`LiveMut`] for writing too. Each owns an arena with one
+//! page for each slot, mapped once; `remap_page_table(2)` replaces the page of a slot by a table, so
+//! a slot is reused without `munmap`. A child does not inherit the tables: it makes its own source.
+
+#![no_std]
+#![expect(
+    unsafe_code,
+    reason = "promises to the walker that tables stay in their slots"
+)]
+
+mod arena;
+mod error;
+mod flush;
+
+use tablewalk_uapi::memory::Protection;
+use tablewalk_walker::{
+    FrameNumber, Geometry, Table, TableId, TableMut, TableSource, TableSourceMut,
+};
+
+use crate::arena::Arena;
+pub use crate::error::LiveError;
+pub use crate::flush::flush;
+
+/// Defines a source whose arena has a protection.
+macro_rules! source {
+    ($(#[$doc:meta])* $name:ident, $protection:expr) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name(Arena);
+
+        impl $name {
+            /// Prepares `slots` slots for tables of process `pid`; 0 is the caller. Two system calls.
+            ///
+            /// # Errors
+            ///
+            /// [`LiveError::Info`], [`LiveError::Geometry`], [`LiveError::Arena`]. Whether there is
+            /// such a process turns out when a table is mapped.
+            pub fn new(pid: i32, slots: usize) -> Result<Self, LiveError> {
+                Arena::new(pid, slots, $protection).map(Self)
+            }
+        }
+
+        /// Mapping a table is one system call, reading it is none.
+        // SAFETY: the words of a slot are those of a page of the arena, which stays where it is.
+        unsafe impl TableSource for $name {
+            type Error = LiveError;
+
+            fn geometry(&self) -> Geometry {
+                self.0.geometry()
+            }
+
+            fn slots(&self) -> usize {
+                self.0.slots()
+            }
+
+            fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, LiveError> {
+                self.0.map(slot, id)
+            }
+
+            #[inline]
+            fn table(&self, slot: usize) -> Table<'_> {
+                Table::new(self.0.words(slot))
+            }
+        }
+    };
+}
+
+source! {
+    /// The tables of a process, for reading: they are mapped read-only, and stay so.
+    Live, Protection::READ
+}
+
+source! {
+    /// The tables of a process, for reading and writing.
+    LiveMut, Protection::READ_WRITE
+}
+
+impl TableSourceMut for LiveMut {
+    #[inline]
+    fn table_mut(&self, slot: usize) -> TableMut<'_> {
+        TableMut::new(self.0.words(slot))
+    }
+}

@@ -1,0 +1,100 @@
+//! Standard output and standard error.
+
+use core::fmt::{self, Write};
+
+use heapless::Vec;
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file;
+
+/// Bytes that are written with one system call.
+const LINE: usize = 256;
+
+/// An output stream that writes whole lines where they fit 256 bytes, so that lines of several
+/// processes do not mix.
+///
+/// What the descriptor does not take is lost: there is nowhere to say so.
+#[derive(Debug)]
+pub struct Stream {
+    fd: i32,
+    line: Vec<u8, LINE>,
+}
+
+impl Stream {
+    /// Descriptor 1.
+    #[must_use]
+    pub const fn stdout() -> Self {
+        Self {
+            fd: 1,
+            line: Vec::new(),
+        }
+    }
+
+    /// Descriptor 2.
+    #[must_use]
+    pub const fn stderr() -> Self {
+        Self {
+            fd: 2,
+            line: Vec::new(),
+        }
+    }
+
+    fn flush(&mut self) {
+        let mut rest = self.line.as_slice();
+        while !rest.is_empty() {
+            match file::write_to(self.fd, rest) {
+                Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
+                Err(Errno::EINTR) => {}
+                _ => break,
+            }
+        }
+        self.line.clear();
+    }
+}
+
+impl Write for Stream {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for &byte in text.as_bytes() {
+            if self.line.push(byte).is_err() {
+                self.flush();
+                let _emptied = self.line.push(byte);
+            }
+            if byte == b'\n' {
+                self.flush();
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// Writes to standard output.
+#[macro_export]
+macro_rules! print {
+    ($($argument:tt)*) => {{
+        use ::core::fmt::Write as _;
+        let _lost = ::core::write!($crate::console::Stream::stdout(), $($argument)*);
+    }};
+}
+
+/// Writes a line to standard output.
+#[macro_export]
+macro_rules! println {
+    ($($argument:tt)*) => {{
+        use ::core::fmt::Write as _;
+        let _lost = ::core::writeln!($crate::console::Stream::stdout(), $($argument)*);
+    }};
+}
+
+/// Writes a line to standard error.
+#[macro_export]
+macro_rules! eprintln {
+    ($($argument:tt)*) => {{
+        use ::core::fmt::Write as _;
+        let _lost = ::core::writeln!($crate::console::Stream::stderr(), $($argument)*);
+    }};
+}

@@ -1,0 +1,62 @@
+//! What a freestanding program needs around its `main`: start-up, arguments, console, panic,
+//! memory functions, processes, threads, test output, and the way out of an emulator.
+//!
+//! For arm64 Linux only. A program names its main function with [`program!`]:
+//!
+//! ```ignore
+//! #![no_std]
+//! #![no_main]
+//!
+//! tablewalk_rt::program!(main);
+//!
+//! fn main(args: Args) -> ExitCode {
+//!     ExitCode::SUCCESS
+//! }
+//! ```
+
+#![no_std]
+#![cfg(all(target_arch = "aarch64", target_os = "linux"))]
+
+mod args;
+mod clone;
+pub mod console;
+pub mod counter;
+pub mod ktap;
+mod mem;
+mod panic;
+pub mod process;
+pub mod semihosting;
+mod start;
+pub mod thread;
+
+pub use args::Args;
+
+/// The exit status of a program.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ExitCode(pub u8);
+
+impl ExitCode {
+    /// All is well.
+    pub const SUCCESS: Self = Self(0);
+    /// The job was done and the answer is no, or it could not be done.
+    pub const FAILURE: Self = Self(1);
+    /// The arguments make no sense.
+    pub const USAGE: Self = Self(2);
+    /// What the program needs is missing: `KSFT_SKIP` of `tools/testing/selftests/kselftest.h`.
+    pub const SKIP: Self = Self(4);
+}
+
+/// Makes `$main`, a `fn(Args) -> ExitCode`, the main function of the program.
+#[macro_export]
+macro_rules! program {
+    ($main:path) => {
+        #[expect(
+            unsafe_code,
+            reason = "the runtime calls this symbol, with this signature"
+        )]
+        #[unsafe(no_mangle)]
+        extern "Rust" fn tablewalk_main(args: $crate::Args) -> $crate::ExitCode {
+            $main(args)
+        }
+    };
+}

@@ -1,0 +1,84 @@
+//! Child processes and other programs.
+
+#![expect(unsafe_code, reason = "execve takes arrays of pointers")]
+
+use core::ffi::{CStr, c_char};
+use core::ptr;
+
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::signal::Signal;
+
+use crate::ExitCode;
+
+/// A child process, killed and reaped when dropped.
+#[derive(Debug)]
+pub struct Child {
+    pid: i32,
+}
+
+impl Child {
+    /// Forks; the child runs `body` and exits with what that returns. It dies with its parent.
+    ///
+    /// # Errors
+    ///
+    /// As fork(2).
+    pub fn spawn(body: impl FnOnce() -> ExitCode) -> Result<Self, Errno> {
+        match process::fork()? {
+            Some(pid) => Ok(Self { pid }),
+            None => {
+                let status = match process::set_parent_death_signal(Signal::Kill) {
+                    Ok(()) => body(),
+                    Err(_) => ExitCode::FAILURE,
+                };
+                process::exit(status.0.into())
+            }
+        }
+    }
+
+    /// The process ID.
+    #[must_use]
+    pub const fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// Waits until it has ended; how it did.
+    ///
+    /// # Errors
+    ///
+    /// As wait(2).
+    pub fn wait(self) -> Result<Status, Errno> {
+        let status = process::wait(self.pid).map(|(_, status)| status);
+        core::mem::forget(self);
+        status
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // It may have ended already; there is nothing else to do about either.
+        let _ = process::kill(self.pid, Signal::Kill);
+        let _ = process::wait(self.pid);
+    }
+}
+
+/// Most words that [`execute`] passes on.
+const WORDS: usize = 32;
+
+/// Replaces the process by the program at `path`, with `words` as its name and arguments and no
+/// environment; returns to say what went wrong.
+///
+/// `E2BIG` for more than 32 words, otherwise as execve(2).
+#[must_use]
+pub fn execute(path: &CStr, words: &[&CStr]) -> Errno {
+    let mut pointers = [ptr::null::<c_char>(); WORDS + 1];
+    if words.len() > WORDS {
+        return Errno::E2BIG;
+    }
+    for (pointer, word) in pointers.iter_mut().zip(words) {
+        *pointer = word.as_ptr();
+    }
+    let environment = [ptr::null::<c_char>()];
+    // SAFETY: C strings, and at least one null pointer after the last in both arrays.
+    unsafe { process::execve(path, pointers.as_ptr(), environment.as_ptr()) }
+}

@@ -1,0 +1,44 @@
+//! The first instructions of a program.
+
+#![expect(
+    unsafe_code,
+    reason = "the kernel enters here, with no stack frame and no arguments"
+)]
+
+use core::arch::naked_asm;
+
+use tablewalk_uapi::process;
+
+use crate::{Args, ExitCode};
+
+unsafe extern "Rust" {
+    /// The program's main function: see [`crate::program!`].
+    fn tablewalk_main(args: Args) -> ExitCode;
+}
+
+/// Where the kernel enters: `argc`, `argv` and what follows are at the stack pointer
+/// (`fs/binfmt_elf.c`, `create_elf_tables`).
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+unsafe extern "C" fn _start() -> ! {
+    naked_asm!(
+        "mov x29, xzr", // no frame above this one
+        "mov x30, xzr", // and nowhere to return to
+        "mov x0, sp",   // the first argument: where argc is
+        "b {entry}",
+        entry = sym entry,
+    )
+}
+
+/// Runs the program.
+///
+/// # Safety
+///
+/// `stack` is the stack pointer that the kernel entered the program with.
+unsafe extern "C" fn entry(stack: *const usize) -> ! {
+    // SAFETY: the caller's.
+    let args = unsafe { Args::from_stack(stack) };
+    // SAFETY: `program!` defined it, with this signature.
+    let status = unsafe { tablewalk_main(args) };
+    process::exit(status.0.into())
+}
