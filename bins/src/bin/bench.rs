@@ -1,0 +1,240 @@
+//! `bench`: instructions per operation, beside the kernel's own ways, in one boot.
+
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "maps tables over a page of its own")]
+
+use core::hint::black_box;
+
+use tablewalk_bins::donors::Donors;
+use tablewalk_bins::error::Error;
+use tablewalk_bins::handler::{Handler, Way};
+use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::pagemap::Pagemap;
+use tablewalk_bins::{cli, prerequisite};
+use tablewalk_live::Live;
+use tablewalk_rt::{Args, ExitCode, counter, eprintln, println, thread};
+use tablewalk_uapi::file::{self, O_NONBLOCK};
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::userfault::Userfault;
+use tablewalk_uapi::{Errno, Mapping, Sharing, process, remap};
+use tablewalk_walker::{
+    Cache, PhysicalAddress, TableSource, Translation, VirtualAddress, translate,
+};
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: bench
+Counts what operations cost, in ticks of the virtual counter: instructions, where
+QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
+
+/// A system call to be measured.
+type Call<'a> = &'a dyn Fn() -> Result<(), Errno>;
+
+/// How often a short operation is repeated.
+const REPEATS: u64 = 1000;
+/// Pages that are faulted in.
+const PAGES: usize = 512;
+
+fn main(args: Args) -> ExitCode {
+    if let Err(status) = cli::no_arguments(args, HELP) {
+        return status;
+    }
+    if let Err(status) = prerequisite::info("bench") {
+        return status;
+    }
+    match measure_calls()
+        .and_then(|()| measure_translations())
+        .and_then(|()| measure_faults())
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs `operation` once to warm up and then `REPEATS` times; prints the ticks of one, with the loop.
+fn measure<E>(name: &str, mut operation: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+    operation()?;
+    let start = counter::ticks();
+    for _ in 0..REPEATS {
+        operation()?;
+    }
+    print(name, counter::ticks() - start, REPEATS);
+    Ok(())
+}
+
+fn print(name: &str, ticks: u64, operations: u64) {
+    println!("{name:<48} {:>8}", (ticks + operations / 2) / operations);
+}
+
+fn measure_calls() -> Result<(), Error> {
+    println!("ticks per operation, at {} Hz", counter::frequency());
+    let info = remap::info().map_err(Error::call("INFO"))?;
+    let page = Mapping::anonymous(1 << info.page_shift, Protection::READ, Sharing::Shared)
+        .map_err(Error::call("mmap"))?;
+    // Something that is mapped: a word of the stack.
+    let address = core::ptr::from_ref(&info).expose_provenance() as u64;
+    let place = page.as_ptr().cast();
+    let pagemap = Pagemap::open(process::pid(), info.page_shift).map_err(Error::call("pagemap"))?;
+    // SAFETY: the page is this function's.
+    let map = || unsafe { remap::map_by_address(0, 3, address, place) };
+    let frame = map().map_err(Error::call("ADDR"))?;
+    let calls: [(&str, Call<'_>); 7] = [
+        ("getppid", &|| {
+            let _parent = black_box(process::parent_pid());
+            Ok(())
+        }),
+        ("pagemap: pread of one entry", &|| {
+            pagemap.entry(address).map(drop)
+        }),
+        ("INFO", &|| remap::info().map(drop)),
+        ("PATH", &|| remap::path(0, address).map(drop)),
+        ("FLUSH of one page", &|| remap::flush(0, page.address(), 1)),
+        ("map a level-3 table by address", &|| map().map(drop)),
+        ("map a level-3 table by frame number", &|| {
+            // SAFETY: as above.
+            unsafe { remap::map_by_frame(0, 3, frame, place) }
+        }),
+    ];
+    for (name, call) in calls {
+        measure(name, call).map_err(Error::call("a measured call"))?;
+    }
+    Ok(())
+}
+
+/// Makes the compiler believe that somebody wants the answer.
+fn consume(translation: Translation) {
+    black_box(translation);
+}
+
+fn measure_translations() -> Result<(), Error> {
+    let mut live = Live::new(0, 1)?;
+    let page_size = live.geometry().page_size();
+    let size = usize::try_from(16 * page_size).unwrap_or(usize::MAX);
+    let memory = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    for offset in (0..size).step_by(size / 16) {
+        write(&memory, offset, 1);
+    }
+    let start = VirtualAddress(memory.address());
+    measure("translate, cold: one table for each level", || {
+        translate(&mut live, black_box(start)).map(consume)
+    })?;
+    let source = Live::new(0, Tables::SLOTS)?;
+    let mut tables = Tables::new(source).map_err(|_| Error::Call("cache", Errno::ENOMEM))?;
+    for page in 0..16 {
+        tables.translate(start.wrapping_add(page * page_size))?;
+    }
+    let begin = counter::ticks();
+    for page in 0..REPEATS {
+        let address = start.wrapping_add(page % 16 * page_size);
+        if translate_warm(&tables, address).is_none() {
+            println!("# {address}: not in the cache");
+        }
+    }
+    print(
+        "translate, warm, with call and loop",
+        counter::ticks() - begin,
+        REPEATS,
+    );
+    Ok(())
+}
+
+/// Leaf tables of 32 MiB, with 4K pages.
+type Tables = Cache<Live, 16, 4>;
+
+/// A call, as a program would make it that does not inline the walker.
+#[inline(never)]
+fn translate_warm(tables: &Tables, address: VirtualAddress) -> Option<PhysicalAddress> {
+    tables.physical(address)
+}
+
+/// Keeps the calling thread on a CPU, so that each way has its threads at the same places. Where
+/// there is no such CPU, all run on the only one.
+fn pin_to(cpu: u32) {
+    let _ = process::set_affinity(0, 1 << cpu);
+}
+
+/// Ways to resolve a fault, the kernel's own first.
+const WAYS: [(&str, Way); 3] = [
+    ("fault, two threads, UFFDIO_COPY", Way::Copy),
+    ("fault, two threads, entry moved", Way::Move),
+    ("fault, two threads, entry written twice", Way::Alias),
+];
+
+/// Rounds of [`PAGES`] faults each. Where two CPUs wake each other, a round can fall into step with
+/// something else and cost a third more, the same in each repetition; the median does not.
+const ROUNDS: usize = 9;
+
+fn measure_faults() -> Result<(), Error> {
+    let info = remap::info().map_err(Error::call("INFO"))?;
+    let page_size = 1 << info.page_shift;
+    print(
+        "fault, the kernel's own",
+        touch(&fresh(page_size)?, page_size),
+        PAGES as u64,
+    );
+    let mut rounds = [[0; ROUNDS]; WAYS.len()];
+    for round in 0..ROUNDS {
+        for (ticks, (_, way)) in rounds.iter_mut().zip(WAYS) {
+            if let Some(ticks) = ticks.get_mut(round) {
+                *ticks = measure_round(way, page_size)?;
+            }
+        }
+    }
+    for (mut ticks, (name, _)) in rounds.into_iter().zip(WAYS) {
+        ticks.sort_unstable();
+        let [.., lowest, median, highest] = [ticks.first(), ticks.get(ROUNDS / 2), ticks.last()]
+            .map(|ticks| ticks.map_or(0, |ticks| ticks / PAGES as u64));
+        println!("{name:<48} {median:>8}  (median of {ROUNDS}, {lowest} to {highest})");
+    }
+    Ok(())
+}
+
+/// Private memory of [`PAGES`] base pages that are not there yet.
+fn fresh(page_size: usize) -> Result<Mapping, Error> {
+    let region = Mapping::anonymous(PAGES * page_size, Protection::READ_WRITE, Sharing::Private);
+    let region = region.map_err(Error::call("mmap"))?;
+    base_pages_only(&region).map_err(Error::call("madvise"))?;
+    Ok(region)
+}
+
+/// Writes to each page; the ticks that took.
+fn touch(region: &Mapping, page_size: usize) -> u64 {
+    let start = counter::ticks();
+    for page in 0..PAGES {
+        write(region, page * page_size, 1);
+    }
+    counter::ticks() - start
+}
+
+/// Faults all pages of a fresh region in; the ticks that took. Donors are prepared before.
+fn measure_round(way: Way, page_size: usize) -> Result<u64, Error> {
+    let donors = Donors::new(PAGES, page_size)?;
+    let region = fresh(page_size)?;
+    let uffd = Userfault::open(O_NONBLOCK).map_err(Error::call("userfaultfd"))?;
+    uffd.enable(0).map_err(Error::call("UFFDIO_API"))?;
+    uffd.register(&region)
+        .map_err(Error::call("UFFDIO_REGISTER"))?;
+    let (stop, running) = file::pipe().map_err(Error::call("pipe"))?;
+    let mut handler = Handler::new(&region, &donors, way, false)?;
+    let mut handled = Ok(());
+    let ticks = thread::run_beside(
+        || {
+            pin_to(1);
+            handled = handler.run(&uffd, &stop);
+        },
+        || {
+            pin_to(0);
+            let ticks = touch(&region, page_size);
+            drop(running);
+            ticks
+        },
+    );
+    handled?;
+    ticks.map_err(Error::call("clone"))
+}

@@ -1,0 +1,269 @@
+//! `walktest`: walks live page tables, prints them, and holds them against pagemap.
+
+#![no_std]
+#![no_main]
+
+use tablewalk_bins::error::Error;
+use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::pagemap::{Pagemap, for_each_mapping};
+use tablewalk_bins::{cli, prerequisite, tree};
+use tablewalk_live::Live;
+use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::process::Child;
+use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_uapi::file;
+use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
+use tablewalk_walker::{Found, Geometry, TableSource, VirtualAddress, Visit, Walk, entry};
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: walktest [--pid PID]
+Walks the page tables of a child process and of itself, prints them as trees,
+compares every page with /proc/PID/pagemap, and watches the kernel change a table
+while it is mapped. Prints KTAP.
+  --pid PID  walk process PID instead of a child
+  --help     print this text
+Needs a kernel with remap_page_table, /proc, and root.";
+
+/// One slot for each level: what a walk needs.
+const SLOTS: usize = 4;
+
+const TESTS: &[Case<Context, Error>] = &[
+    Case {
+        name: "every page of another process is where pagemap says",
+        run: walk_other,
+    },
+    Case {
+        name: "every page of this process is where pagemap says",
+        run: walk_self,
+    },
+    Case {
+        name: "a mapped table shows what the kernel does",
+        run: watch,
+    },
+];
+
+struct Context {
+    /// The process to walk; a child is made if there is none.
+    pid: Option<i32>,
+}
+
+fn main(args: Args) -> ExitCode {
+    match parse(args) {
+        Ok(mut context) => match prerequisite::info("walktest") {
+            Ok(_) => ktap::run(&mut context, &[TESTS]),
+            Err(status) => status,
+        },
+        Err(status) => status,
+    }
+}
+
+fn parse(mut args: Args) -> Result<Context, ExitCode> {
+    let mut context = Context { pid: None };
+    while let Some(argument) = cli::next(&mut args, HELP)? {
+        match argument {
+            "--pid" => {
+                let pid = cli::number(&mut args, HELP, "--pid", i32::MAX.cast_unsigned())?;
+                context.pid = Some(pid.cast_signed());
+            }
+            _ => return Err(cli::unknown(&args, argument)),
+        }
+    }
+    Ok(context)
+}
+
+fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
+    if let Some(pid) = context.pid {
+        return walk(pid);
+    }
+    let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+    let child = Child::spawn(|| {
+        let memory = Specimens::new();
+        if memory.is_ok() && file::write(&writer, b".").is_ok() {
+            // Its tables stay as they are until it is killed.
+            signal::pause();
+        }
+        ExitCode::FAILURE
+    })
+    .map_err(Error::call("fork"))?;
+    drop(writer);
+    match file::read(&reader, &mut [0]) {
+        Ok(1) => walk(child.pid()),
+        Ok(_) => Err(Error::Call("the child's memory", Errno::ENOMEM)),
+        Err(errno) => Err(Error::Call("pipe", errno)),
+    }
+}
+
+/// Memory of which there is a page of each kind: written, read-only, without access, and a huge one
+/// if the kernel makes it.
+struct Specimens {
+    _small: Mapping,
+    _large: Mapping,
+}
+
+impl Specimens {
+    fn new() -> Result<Self, Errno> {
+        // Whole pages of every size, and an aligned 2 MiB: a block with 4K pages.
+        const PAGE: usize = 64 << 10;
+        const LARGE: usize = 4 << 20;
+        let small = Mapping::anonymous(3 * PAGE, Protection::READ_WRITE, Sharing::Private)?;
+        base_pages_only(&small)?;
+        for offset in [0, PAGE, 2 * PAGE] {
+            write(&small, offset, 1);
+        }
+        small.protect(PAGE..2 * PAGE, Protection::READ)?;
+        small.protect(2 * PAGE..3 * PAGE, Protection::NONE)?;
+        let large = Mapping::anonymous(LARGE, Protection::READ_WRITE, Sharing::Private)?;
+        // Unknown to a kernel without huge pages.
+        let _advised = large.advise(0..LARGE, Advice::HugePage);
+        for offset in (0..LARGE).step_by(LARGE / 4) {
+            write(&large, offset, 1);
+        }
+        Ok(Self {
+            _small: small,
+            _large: large,
+        })
+    }
+}
+
+fn walk_self(_: &mut Context) -> Result<Verdict, Error> {
+    walk(process::pid())
+}
+
+/// What a walk saw.
+#[derive(Default)]
+struct Tally {
+    tables: u64,
+    pages: u64,
+    /// Pages that are no memory of the process, such as tables mapped here: pagemap leaves them out.
+    special: u64,
+    differences: u64,
+}
+
+/// Walks process `pid`, prints its tree, and compares it with pagemap in both directions: each page
+/// that the walk comes to, and their number with that of all pages that pagemap has.
+fn walk(pid: i32) -> Result<Verdict, Error> {
+    let mut live = Live::new(pid, SLOTS)?;
+    let geometry = live.geometry();
+    let pagemap = Pagemap::open(pid, geometry.page_shift()).map_err(Error::call("pagemap"))?;
+    // First without a word: when a process walks itself, the first walk and the first look at
+    // pagemap touch what the second finds.
+    visit(&mut live, &pagemap, false)?;
+    count_present(pid, &geometry, &pagemap)?;
+
+    println!(
+        "process {pid}: {} KiB pages, {}-bit addresses, {} levels",
+        geometry.page_size() >> 10,
+        geometry.va_bits(),
+        geometry.levels()
+    );
+    let tally = visit(&mut live, &pagemap, true)?;
+    let present = count_present(pid, &geometry, &pagemap)?;
+    println!(
+        "# process {pid}: {} tables, {} pages, {} differ from pagemap, which has {present}; {} special",
+        tally.tables, tally.pages, tally.differences, tally.special
+    );
+    Ok((tally.pages > 0 && tally.differences == 0 && tally.pages == present).into())
+}
+
+/// Compares at the moment that the walk passes by: a process that walks itself changes the entries of
+/// its own slots as it goes.
+fn visit(live: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error> {
+    let geometry = live.geometry();
+    let mut tally = Tally::default();
+    for visit in Walk::new(live) {
+        let visit = visit?;
+        if print {
+            tree::print(&geometry, &visit);
+        }
+        match visit {
+            Visit::Table(_) => tally.tables += 1,
+            Visit::Leaf(leaf) => compare(&geometry, pagemap, &leaf, &mut tally)?,
+            // Without access, but there.
+            Visit::NotValid(entry) if entry.descriptor.is_present() => {
+                compare(&geometry, pagemap, &entry, &mut tally)?;
+            }
+            Visit::NotValid(_) => {}
+            Visit::Changed(_) => tally.differences += 1,
+        }
+    }
+    Ok(tally)
+}
+
+fn compare(
+    geometry: &Geometry,
+    pagemap: &Pagemap,
+    leaf: &Found,
+    tally: &mut Tally,
+) -> Result<(), Error> {
+    for page in 0..leaf.pages(geometry) {
+        let address = leaf.address.wrapping_add(page << geometry.page_shift());
+        let found = leaf.frame(geometry).0 + page;
+        let entry = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
+        if leaf.descriptor.is_special() && !entry.is_present() {
+            tally.special += 1;
+            continue;
+        }
+        tally.pages += 1;
+        if !entry.is_present() || entry.frame() != found {
+            tally.differences += 1;
+            println!("# {address}: frame {found:#x}, pagemap has {entry}");
+        }
+    }
+    Ok(())
+}
+
+/// The pages present in all mappings of process `pid`, as pagemap has them.
+fn count_present(pid: i32, geometry: &Geometry, pagemap: &Pagemap) -> Result<u64, Error> {
+    let mut present = 0;
+    for_each_mapping(pid, |start, end| {
+        // Nothing above is translated by user tables.
+        if geometry.contains(VirtualAddress(start)) {
+            present += pagemap.count_present(start, end)?;
+        }
+        Ok(())
+    })
+    .map_err(Error::call("maps"))?;
+    Ok(present)
+}
+
+/// Keeps a leaf table mapped while the kernel adds a page to it and takes it away.
+fn watch(_: &mut Context) -> Result<Verdict, Error> {
+    let mut live = Live::new(0, 1)?;
+    let geometry = live.geometry();
+    let page = usize::try_from(geometry.page_size()).unwrap_or(usize::MAX);
+    let memory = Mapping::anonymous(2 * page, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    base_pages_only(&memory).map_err(Error::call("madvise"))?;
+    // The first page brings the table, unless it begins with the second.
+    write(&memory, 0, 1);
+    write(&memory, page, 1);
+    let address = VirtualAddress(memory.address() + page as u64);
+    memory
+        .advise(page..2 * page, Advice::DontNeed)
+        .map_err(Error::call("madvise"))?;
+
+    let pagemap = Pagemap::open(process::pid(), geometry.page_shift());
+    let pagemap = pagemap.map_err(Error::call("pagemap"))?;
+    let Some(entry) = entry(&mut live, 0, address)? else {
+        println!("# no table for {address}");
+        return Ok(Verdict::NotOk);
+    };
+    let before = entry.load();
+    write(&memory, page, 2);
+    let after = entry.load();
+    let witness = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
+    let appeared = !before.is_present() && after.is_valid();
+    let frame = after.next_table(&geometry).0;
+    if appeared {
+        println!("Can see kernel's modification: {address} is frame {frame:#x} now");
+    }
+    drop(memory);
+    let gone = !entry.load().is_present();
+    if gone {
+        println!("Can see it vanish with munmap");
+    }
+    Ok((appeared && gone && witness.is_present() && witness.frame() == frame).into())
+}

@@ -1,0 +1,39 @@
+//! What stops a program.
+
+use core::fmt;
+
+use tablewalk_live::LiveError;
+use tablewalk_uapi::Errno;
+
+/// An error, with what was being done.
+#[derive(Clone, Copy, Debug)]
+pub enum Error {
+    /// Mapping tables.
+    Live(LiveError),
+    /// A system call for this purpose.
+    Call(&'static str, Errno),
+}
+
+impl Error {
+    /// Says what a system call was for.
+    pub fn call(purpose: &'static str) -> impl Fn(Errno) -> Self {
+        move |errno| Self::Call(purpose, errno)
+    }
+}
+
+impl From<LiveError> for Error {
+    fn from(error: LiveError) -> Self {
+        Self::Live(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Live(error) => error.fmt(f),
+            Self::Call(purpose, errno) => write!(f, "{purpose}: {errno}"),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

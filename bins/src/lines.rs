@@ -1,0 +1,59 @@
+//! Text files of `/proc`, line by line.
+
+use core::ffi::CStr;
+
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file::{self, O_RDONLY};
+
+/// Longest line. One of `/proc/<pid>/maps` with a path of more than some 900 bytes ends the reading
+/// with an error.
+const LINE: usize = 1024;
+
+/// Calls `visit` with every line of the file at `path`, without its end.
+///
+/// # Errors
+///
+/// As open(2) and read(2); `EOVERFLOW` for a line of more than 1023 bytes; whatever `visit` returns.
+pub fn for_each_line(
+    path: &CStr,
+    visit: &mut dyn FnMut(&[u8]) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let fd = file::open(path, O_RDONLY)?;
+    let mut buffer = [0; LINE];
+    let mut filled = 0;
+    loop {
+        let read = match buffer.get_mut(filled..) {
+            Some(free) if !free.is_empty() => file::read(&fd, free)?,
+            _ => return Err(Errno::EOVERFLOW),
+        };
+        if read == 0 {
+            return Ok(());
+        }
+        filled += read;
+        let mut rest = buffer.get(..filled).unwrap_or_default();
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let (line, with_end) = rest.split_at(end);
+            visit(line)?;
+            rest = with_end.get(1..).unwrap_or_default();
+        }
+        let left = rest.len();
+        buffer.copy_within(filled - left..filled, 0);
+        filled = left;
+    }
+}
+
+/// The range of a line that begins, after spaces, with `start-end` in hexadecimal.
+#[must_use]
+pub fn parse_range(line: &[u8]) -> Option<(u64, u64)> {
+    let mut ends = line
+        .trim_ascii_start()
+        .split(|&byte| byte == b'-' || byte == b' ');
+    Some((parse_hex(ends.next()?)?, parse_hex(ends.next()?)?))
+}
+
+fn parse_hex(digits: &[u8]) -> Option<u64> {
+    digits.iter().try_fold(0_u64, |value, &digit| {
+        let digit = char::from(digit).to_digit(16)?;
+        Some(value.checked_mul(16)? | u64::from(digit))
+    })
+}

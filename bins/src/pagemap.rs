@@ -1,0 +1,132 @@
+//! `/proc/<pid>/pagemap` and `/proc/<pid>/maps`: the kernel's own account of an address space.
+//!
+//! Format: `Documentation/admin-guide/mm/pagemap.rst` and `Documentation/filesystems/proc.rst`.
+
+use core::fmt;
+
+use heapless::{CString, String, format};
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
+
+use crate::lines::{for_each_line, parse_range};
+
+/// What pagemap says of one page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PagemapEntry(u64);
+
+impl PagemapEntry {
+    /// Bit 63: the page is present.
+    #[must_use]
+    pub const fn is_present(self) -> bool {
+        self.0 >> 63 != 0
+    }
+
+    /// Bits 54:0 of a present page: its frame number; 0 without `CAP_SYS_ADMIN`.
+    #[must_use]
+    pub const fn frame(self) -> u64 {
+        self.0 & ((1 << 55) - 1)
+    }
+}
+
+impl fmt::Display for PagemapEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_present() {
+            write!(f, "frame {:#x}", self.frame())
+        } else {
+            f.write_str("none")
+        }
+    }
+}
+
+/// An open `/proc/<pid>/pagemap`.
+#[derive(Debug)]
+pub struct Pagemap {
+    fd: OwnedFd,
+    page_shift: u32,
+}
+
+impl Pagemap {
+    /// Opens the pagemap of process `pid`.
+    ///
+    /// # Errors
+    ///
+    /// As open(2): `ENOENT` without such a process or without `/proc`.
+    pub fn open(pid: i32, page_shift: u32) -> Result<Self, Errno> {
+        let fd = file::open(&proc_path(pid, "pagemap")?, O_RDONLY)?;
+        Ok(Self { fd, page_shift })
+    }
+
+    /// Reads the entry of the page at `address`: one system call.
+    ///
+    /// # Errors
+    ///
+    /// As pread(2); `ENODATA` beyond the end of the address space.
+    pub fn entry(&self, address: u64) -> Result<PagemapEntry, Errno> {
+        let mut bytes = [0; 8];
+        match file::pread(&self.fd, &mut bytes, self.offset(address))? {
+            8 => Ok(PagemapEntry(u64::from_ne_bytes(bytes))),
+            _ => Err(Errno::ENODATA),
+        }
+    }
+
+    /// Counts the pages present in `[start, end)`: one system call for 64 pages.
+    ///
+    /// # Errors
+    ///
+    /// As [`Pagemap::entry`].
+    pub fn count_present(&self, start: u64, end: u64) -> Result<u64, Errno> {
+        let mut bytes = [0; 512];
+        let (mut offset, end) = (self.offset(start), self.offset(end));
+        let mut present = 0;
+        while offset < end {
+            let read = file::pread(&self.fd, &mut bytes, offset)?;
+            let (entries, _) = bytes.as_chunks();
+            let entries = entries.iter().zip((offset..end).step_by(8)).take(read / 8);
+            present += entries
+                .filter(|(entry, _)| PagemapEntry(u64::from_ne_bytes(**entry)).is_present())
+                .count() as u64;
+            if read == 0 {
+                return Err(Errno::ENODATA);
+            }
+            offset += read as u64;
+        }
+        Ok(present)
+    }
+
+    /// Eight bytes for each page.
+    const fn offset(&self, address: u64) -> u64 {
+        (address >> self.page_shift) * 8
+    }
+}
+
+/// Calls `visit` with the `[start, end)` of every mapping of process `pid`.
+///
+/// # Errors
+///
+/// As [`for_each_line`].
+pub fn for_each_mapping(
+    pid: i32,
+    mut visit: impl FnMut(u64, u64) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    for_each_line(
+        &proc_path(pid, "maps")?,
+        &mut |line| match parse_range(line) {
+            Some((start, end)) => visit(start, end),
+            None => Err(Errno::EINVAL),
+        },
+    )
+}
+
+/// `/proc/<pid>/<name>`.
+///
+/// # Errors
+///
+/// `ENAMETOOLONG` for more than 63 bytes.
+pub fn proc_path(pid: i32, name: &str) -> Result<CString<64>, Errno> {
+    let path: String<64> = format!("/proc/{pid}/{name}").map_err(|_| Errno::ENAMETOOLONG)?;
+    let mut string = CString::new();
+    string
+        .extend_from_bytes(path.as_bytes())
+        .map_err(|_| Errno::ENAMETOOLONG)?;
+    Ok(string)
+}

@@ -1,0 +1,49 @@
+//! What a program needs of the kernel and of its user, asked for before anything is tried.
+
+use tablewalk_rt::{ExitCode, eprintln, println};
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask};
+use tablewalk_uapi::userfault::Userfault;
+
+/// The geometry of the page tables of this kernel; proof that the call is there and permitted.
+///
+/// # Errors
+///
+/// The status to exit with, after the reason was printed: skipped if the kernel lacks the call.
+pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
+    ask().map_err(|errno| match errno {
+        Errno::ENOSYS => skip("this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)"),
+        // From Linux 6.5 on 451 is cachestat(2), whose first argument is a file descriptor.
+        Errno::EBADF => skip("system call 451 of this kernel is not remap_page_table"),
+        Errno::EPERM => {
+            eprintln!("{program}: remap_page_table: {errno}: needs CAP_SYS_ADMIN, run it as root");
+            ExitCode::FAILURE
+        }
+        _ => {
+            eprintln!("{program}: remap_page_table: {errno}");
+            ExitCode::FAILURE
+        }
+    })
+}
+
+/// A KTAP plan of no tests, with the reason.
+fn skip(reason: &str) -> ExitCode {
+    println!("KTAP version 1\n1..0 # SKIP {reason}");
+    ExitCode::SKIP
+}
+
+/// That there is a userfaultfd(2) and the program may use it.
+///
+/// # Errors
+///
+/// As [`info`].
+pub fn userfaultfd(program: &str) -> Result<(), ExitCode> {
+    match Userfault::open(0) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENOSYS) => Err(skip("this kernel has no userfaultfd (CONFIG_USERFAULTFD)")),
+        Err(errno) => {
+            eprintln!("{program}: userfaultfd: {errno}");
+            Err(ExitCode::FAILURE)
+        }
+    }
+}
