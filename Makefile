@@ -37,7 +37,7 @@ help:
 	@echo '  KERNEL_SRC  kernel source, a folder or a tar archive [Debian linux-source-6.1]'
 	@echo '  JOBS        parallel jobs of the kernel build [one per CPU]'
 	@echo '  TABLEWALK_CACHE  where built kernels are kept [~/.cache/tablewalk]'
-	@echo '  TIMEOUT     seconds until a boot counts as hung [120]'
+	@echo '  TIMEOUT     seconds until a boot counts as hung [300]'
 	@echo 'Variables of run'
 	@echo '  RUN         what init runs, as "walktest + uffd --pages 64" [all]'
 	@echo '  IMAGE       boot this Image; none is built [build/Image]'
