@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod donors;
 pub mod error;
+pub mod frames;
 pub mod handler;
 pub mod lines;
 pub mod memory;

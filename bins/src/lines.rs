@@ -48,12 +48,17 @@ pub fn parse_range(line: &[u8]) -> Option<(u64, u64)> {
     let mut ends = line
         .trim_ascii_start()
         .split(|&byte| byte == b'-' || byte == b' ');
-    Some((parse_hex(ends.next()?)?, parse_hex(ends.next()?)?))
+    Some((
+        parse_number(ends.next()?, 16)?,
+        parse_number(ends.next()?, 16)?,
+    ))
 }
 
-fn parse_hex(digits: &[u8]) -> Option<u64> {
+/// The number that `digits` are in base `radix`; none if that is 2^64 or more.
+#[must_use]
+pub fn parse_number(digits: &[u8], radix: u32) -> Option<u64> {
     digits.iter().try_fold(0_u64, |value, &digit| {
-        let digit = char::from(digit).to_digit(16)?;
-        Some(value.checked_mul(16)? | u64::from(digit))
+        let digit = char::from(digit).to_digit(radix)?;
+        value.checked_mul(radix.into())?.checked_add(digit.into())
     })
 }

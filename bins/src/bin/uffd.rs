@@ -11,13 +11,13 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::handler::{Handler, Way};
 use tablewalk_bins::memory::{base_pages_only, read, write};
 use tablewalk_bins::pagemap::Pagemap;
-use tablewalk_bins::{cli, prerequisite};
+use tablewalk_bins::{cli, frames, prerequisite};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println, thread};
 use tablewalk_uapi::file::{self, O_NONBLOCK};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::userfault::Userfault;
-use tablewalk_uapi::{Mapping, Sharing, process, system};
+use tablewalk_uapi::{Mapping, Sharing, process};
 
 tablewalk_rt::program!(main);
 
@@ -50,7 +50,7 @@ struct Demo {
     rounds: u32,
     quiet: bool,
     page_size: usize,
-    /// Free memory before and after, in bytes.
+    /// Free frames before and after.
     free: [u64; 2],
 }
 
@@ -102,7 +102,7 @@ impl Demo {
     fn resolve(&mut self) -> Result<Verdict, Error> {
         // One round that does not count: the kernel's caches fill up.
         self.round(false)?;
-        self.free[0] = system::free_memory().map_err(Error::call("sysinfo"))?;
+        self.free[0] = frames::free().map_err(Error::call("zoneinfo"))?;
         let mut all = Tally::default();
         for round in 1..=self.rounds {
             let tally = self.round(!self.quiet)?;
@@ -116,7 +116,7 @@ impl Demo {
                 );
             }
         }
-        self.free[1] = system::free_memory().map_err(Error::call("sysinfo"))?;
+        self.free[1] = frames::free().map_err(Error::call("zoneinfo"))?;
         println!(
             "# {} faults, {} resolved by {}, {} differences",
             all.faults,
@@ -205,14 +205,12 @@ impl Demo {
         Ok(differences)
     }
 
-    /// Free memory before and after. A leak grows with the faults; what the kernel keeps in lists of
-    /// each CPU (`pcp_batch` in mm/page_alloc.c) comes and goes.
+    /// Free frames before and after. A leak grows with the faults, noise does not.
     fn compare_free_memory(&mut self) -> Result<Verdict, Error> {
-        const SLACK_OF_CPU: u64 = 128;
-        let [before, after] = self.free.map(|bytes| bytes / self.page_size as u64);
+        let [before, after] = self.free;
         let faults = self.pages as u64 * u64::from(self.rounds);
         let cpus = process::cpus().map_err(Error::call("sched_getaffinity"))?;
-        let slack = SLACK_OF_CPU * u64::from(cpus);
+        let slack = frames::SLACK_OF_CPU * u64::from(cpus);
         println!("# free frames: {before} before, {after} after {faults} faults");
         if faults < 4 * slack {
             return Ok(Verdict::Skip(

@@ -7,7 +7,7 @@ use linux_raw_sys::general::{
     kernel_sigset_t, pollfd, uffd_msg, uffdio_api, uffdio_copy, uffdio_range, uffdio_register,
     uffdio_zeropage,
 };
-use linux_raw_sys::system::{new_utsname, sysinfo};
+use linux_raw_sys::system::new_utsname;
 
 use crate::poll::PollFd;
 use crate::remap::{
@@ -61,10 +61,6 @@ check_struct!(__user_cap_data_struct, size 12, align 4, {
 });
 check_struct!(new_utsname, size 390, align 1, {
     sysname: 0, nodename: 65, release: 130, version: 195, machine: 260, domainname: 325
-});
-check_struct!(sysinfo, size 112, align 8, {
-    uptime: 0, loads: 8, totalram: 32, freeram: 40, sharedram: 48, bufferram: 56, totalswap: 64,
-    freeswap: 72, procs: 80, pad: 82, totalhigh: 88, freehigh: 96, mem_unit: 104, _f: 108
 });
 
 check_struct!(uffdio_api, size 24, align 8, { api: 0, features: 8, ioctls: 16 });

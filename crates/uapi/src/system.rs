@@ -6,12 +6,11 @@
 )]
 
 use core::ffi::CStr;
-use core::mem::MaybeUninit;
 use core::ptr;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
-use linux_raw_sys::system::{new_utsname, sysinfo};
+use linux_raw_sys::system::new_utsname;
 
 use crate::errno::Errno;
 
@@ -53,20 +52,6 @@ pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u32) -> Result<()
     let (source, target, kind) = (source.as_ptr(), target.as_ptr(), kind.as_ptr());
     // SAFETY: the kernel reads strings that end in NUL.
     unsafe { syscall!(sys::__NR_mount, source, target, kind, flags, 0_usize) }.map(drop)
-}
-
-/// sysinfo(2): free memory in bytes.
-///
-/// # Errors
-///
-/// None that is documented.
-pub fn free_memory() -> Result<u64, Errno> {
-    let mut info = MaybeUninit::<sysinfo>::uninit();
-    // SAFETY: the kernel writes the struct.
-    unsafe { syscall!(sys::__NR_sysinfo, info.as_mut_ptr()) }?;
-    // SAFETY: the call succeeded and has filled the struct.
-    let info = unsafe { info.assume_init() };
-    Ok(info.freeram * u64::from(info.mem_unit))
 }
 
 /// What uname(2) says of the kernel.
