@@ -5,7 +5,16 @@ SHELL := /bin/bash -o pipefail
 
 TARGET := aarch64-unknown-linux-gnu
 PROGRAMS := init walktest uffd contract
-VARIANTS := thp nothp
+# Packed apart: they are for tests, and the smallest initramfs has no room for them.
+TESTERS := blocks hostile
+# Variants of the kernel, and the fragments of kernel/config/ that make each.
+VARIANTS := thp nothp hostile
+FRAGMENTS_thp := base 4k39 thp
+FRAGMENTS_nothp := base 4k39 nothp
+FRAGMENTS_hostile := base 4k39 thp hostile
+# Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
+GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
+SANITIZERS := kasan=4k39,thp,hostile,sanitize kcsan=4k39,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
 export INITRAMFS_LIMIT := 49152
@@ -19,7 +28,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 	"--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo"]'
 BIN := $(CURDIR)/target/$(TARGET)/release
 
-.PHONY: help setup programs kernel initramfs run test bench clean
+.PHONY: help setup programs kernel initramfs run test matrix sanitize bench clean
 .PHONY: check format lint documentation host-tests judge-tests
 
 help:
@@ -27,8 +36,10 @@ help:
 	@echo '  run         set up, build and boot the demo; the exit status is the verdict'
 	@echo '  test        set up, build, check, and boot everything on every kernel variant'
 	@echo '  check       format, lint, documentation, host-tests, judge-tests: no boot'
+	@echo '  matrix      every group of tests on every geometry, as a table'
+	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
 	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways'
-	@echo '  kernel      build/Image (with huge pages) and build/Image-nothp'
+	@echo '  kernel      build/Image (with huge pages), build/Image-nothp, build/Image-hostile'
 	@echo '  programs    the programs, and what is promised of their ELF files'
 	@echo '  initramfs   build/initramfs.cpio.gz'
 	@echo '  setup       install missing Debian packages, or say how to'
@@ -38,6 +49,11 @@ help:
 	@echo '  JOBS        parallel jobs of the kernel build [one per CPU]'
 	@echo '  TABLEWALK_CACHE  where built kernels are kept [~/.cache/tablewalk]'
 	@echo '  TIMEOUT     seconds until a boot counts as hung [300]'
+	@echo 'Variables of matrix and sanitize'
+	@echo '  ROUNDS CALLS  races, kills and random calls of hostile [200 100000; 1000 1000000]'
+	@echo '  GEOMETRIES SANITIZERS  rows of the table [all]'
+	@echo '  GROUPS_WANTED columns of the table [all]'
+	@echo '  SMP           numbers of CPUs [2; "2 4"]'
 	@echo 'Variables of run'
 	@echo '  RUN         what init runs, as "walktest + uffd --pages 64" [all]'
 	@echo '  IMAGE       boot this Image; none is built [build/Image]'
@@ -49,25 +65,29 @@ setup:
 
 programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
-	tests/check-elf $(addprefix $(BIN)/,$(PROGRAMS))
+	tests/check-elf 32768 $(addprefix $(BIN)/,$(PROGRAMS))
+	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 
-# The first variant is the default one.
-kernel: setup
+kernel: $(addprefix kernel-,$(VARIANTS))
+
+# The cache of kernel/build knows whether there is anything to do. The first variant is the default
+# one, and brings what comes with a kernel.
+kernel-%: setup
 	@mkdir -p build
-	@for variant in $(VARIANTS); do \
-		kernel=$$(kernel/build base $$variant) || exit 1; \
-		cp "$$kernel/Image" build/Image.new && mv build/Image.new build/Image-$$variant || exit 1; \
-		echo "kernel: build/Image-$$variant from $$kernel"; \
-	done; \
-	rm -rf build/tools && cp -r "$$kernel/tools" build/ && cp "$$kernel/selftest" build/
-	@ln -f build/Image-$(firstword $(VARIANTS)) build/Image
+	@kernel=$$(kernel/build $(FRAGMENTS_$*)) && \
+	cp "$$kernel/Image" build/Image.$*.new && mv build/Image.$*.new build/Image-$* && \
+	echo "kernel: build/Image-$* from $$kernel" && \
+	if [ $* = $(firstword $(VARIANTS)) ]; then \
+		ln -f build/Image-$* build/Image && cp "$$kernel/selftest" build/ && \
+		rm -rf build/tools && cp -r "$$kernel/tools" build/; \
+	fi
 
 initramfs: programs
 	@mkdir -p build
 	@initramfs/pack build/initramfs.cpio.gz $(addprefix $(BIN)/,$(PROGRAMS))
 
 # The KTAP parser comes with the kernel.
-run: $(if $(IMAGE),,kernel) initramfs
+run: $(if $(IMAGE),,kernel-thp) initramfs
 	@$(if $(IMAGE),KUNIT=) tests/boot run $(or $(IMAGE),build/Image) build/initramfs.cpio.gz $(RUN)
 
 check: format lint documentation host-tests judge-tests
@@ -91,9 +111,18 @@ judge-tests: setup
 	python3 -B -m unittest --quiet tests/test_judge.py
 
 test:
-	@MAKE='$(MAKE)' tests/all $(BIN)/init
+	@MAKE='$(MAKE)' tests/all $(BIN)
 
-bench: kernel programs
+matrix: setup programs
+	@tests/matrix $(BIN) $(foreach g,$(GEOMETRIES),$g=$g,thp,hostile)
+
+sanitize: export ROUNDS ?= 1000
+sanitize: export CALLS ?= 1000000
+sanitize: export SMP ?= 2 4
+sanitize: setup programs
+	@tests/matrix $(BIN) $(SANITIZERS)
+
+bench: kernel-thp programs
 	@tests/bench build/Image $(BIN)/init $(BIN)/bench
 
 clean:

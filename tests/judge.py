@@ -16,7 +16,7 @@ import sys
 # KTAP; those of the kernel with its time stamp.
 TROUBLE = re.compile(
     r"BUG:|BUG at|WARNING:|Bad page|Bad rss-counter|Oops|Kernel panic|Unable to handle kernel"
-    r"|KASAN:|KCSAN:|UBSAN:|kmemleak:|INFO: task|rcu:.*stall|possible recursive locking"
+    r"|KASAN:|KCSAN:|UBSAN:|kmemleak: [0-9]+ new|INFO: task|rcu:.*stall|possible recursive locking"
     r"|possible circular locking|inconsistent lock state|suspicious RCU usage|Call trace:"
     r"|held lock freed|scheduling while atomic|refcount_t:|list_(add|del) corruption|cut here"
 )

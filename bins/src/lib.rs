@@ -3,12 +3,17 @@
 #![no_std]
 
 pub mod cli;
+pub mod compare;
 pub mod donors;
 pub mod error;
+pub mod expect;
 pub mod frames;
 pub mod handler;
 pub mod lines;
 pub mod memory;
+pub mod page;
 pub mod pagemap;
 pub mod prerequisite;
+pub mod random;
+pub mod sparse;
 pub mod tree;

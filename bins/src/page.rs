@@ -14,7 +14,11 @@ use tablewalk_uapi::remap::{
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 /// Makes the call; the frame number that it wrote back.
-pub(crate) fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
+///
+/// # Errors
+///
+/// Those of the call.
+pub fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
     let mut args = ExposePgtblArgs {
         pid,
         remap_vaddr,
@@ -26,54 +30,81 @@ pub(crate) fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u
 }
 
 /// Makes the call with the struct at `args`, which need not be memory at all.
-pub(crate) fn call_at(args: *mut u8) -> Result<(), Errno> {
+///
+/// # Errors
+///
+/// Those of the call.
+pub fn call_at(args: *mut u8) -> Result<(), Errno> {
     // SAFETY: as above.
     unsafe { remap_page_table_raw(args.cast()) }
 }
 
 /// One page of shared anonymous memory, as callers of the base form map it.
-pub(crate) struct Page {
+pub struct Page {
     mapping: Mapping,
 }
 
 impl Page {
-    pub(crate) fn new(info: &ExposePgtblInfo, protection: Protection) -> Result<Self, Errno> {
+    /// Maps one.
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2).
+    pub fn new(info: &ExposePgtblInfo, protection: Protection) -> Result<Self, Errno> {
         let mapping = Mapping::anonymous(page_size(info), protection, Sharing::Shared)?;
         Ok(Self { mapping })
     }
 
     /// A page that may be written.
-    pub(crate) fn writable(info: &ExposePgtblInfo) -> Result<Self, Errno> {
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2).
+    pub fn writable(info: &ExposePgtblInfo) -> Result<Self, Errno> {
         Self::new(info, Protection::READ_WRITE)
     }
 
-    pub(crate) const fn mapping(&self) -> &Mapping {
+    /// The mapping, of one page.
+    #[must_use]
+    pub const fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
-    pub(crate) fn address(&self) -> u64 {
+    /// Where it begins.
+    #[must_use]
+    pub fn address(&self) -> u64 {
         self.mapping.address()
     }
 
     /// Makes the call on this page.
-    pub(crate) fn map(&self, pid: i32, level: u32, pfn: u64) -> Result<u64, Errno> {
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    pub fn map(&self, pid: i32, level: u32, pfn: u64) -> Result<u64, Errno> {
         call(pid, self.address(), pfn, level)
     }
 
     /// Replaces the page by the table of `level` that translates `address`; its frame number.
-    pub(crate) fn map_address(&self, pid: i32, level: u32, address: u64) -> Result<u64, Errno> {
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    pub fn map_address(&self, pid: i32, level: u32, address: u64) -> Result<u64, Errno> {
         self.map(pid, level | EXPOSE_PGTBL_ADDR, address)
     }
 
     /// The word at `index`, 0 beyond the page.
-    pub(crate) fn word(&self, index: usize) -> u64 {
+    #[must_use]
+    pub fn word(&self, index: usize) -> u64 {
         self.words()
             .get(index)
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
     /// How many words are not 0.
-    pub(crate) fn words_in_use(&self) -> u64 {
+    #[must_use]
+    pub fn words_in_use(&self) -> u64 {
         self.words()
             .iter()
             .filter(|word| word.load(Ordering::Relaxed) != 0)
@@ -81,7 +112,7 @@ impl Page {
     }
 
     /// Writes the word at `index`.
-    pub(crate) fn set_word(&self, index: usize, value: u64) {
+    pub fn set_word(&self, index: usize, value: u64) {
         if let Some(word) = self.words().get(index) {
             word.store(value, Ordering::Relaxed);
         }
@@ -96,6 +127,7 @@ impl Page {
 }
 
 /// Bytes of a page.
-pub(crate) const fn page_size(info: &ExposePgtblInfo) -> usize {
+#[must_use]
+pub const fn page_size(info: &ExposePgtblInfo) -> usize {
     1 << info.page_shift
 }

@@ -10,7 +10,9 @@ use tablewalk_bins::donors::Donors;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::handler::{Handler, Way};
 use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::page::Page;
 use tablewalk_bins::pagemap::Pagemap;
+use tablewalk_bins::sparse::Sparse;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_live::Live;
 use tablewalk_rt::{Args, ExitCode, counter, eprintln, println, thread};
@@ -45,6 +47,7 @@ fn main(args: Args) -> ExitCode {
         return status;
     }
     match measure_calls()
+        .and_then(|()| measure_searches())
         .and_then(|()| measure_translations())
         .and_then(|()| measure_faults())
     {
@@ -103,6 +106,45 @@ fn measure_calls() -> Result<(), Error> {
     for (name, call) in calls {
         measure(name, call).map_err(Error::call("a measured call"))?;
     }
+    Ok(())
+}
+
+/// Processes that are searched: how many level-3 tables they have, and how often each is searched.
+const SEARCHED: [(u64, u64); 3] = [(10, 1000), (1000, 1000), (100_000, 20)];
+
+/// Mapping a table of another process, the last one in the order of addresses: what the search by
+/// frame number costs, and that the way by address does not depend on the number.
+fn measure_searches() -> Result<(), Error> {
+    let info = remap::info().map_err(Error::call("INFO"))?;
+    let page = Page::new(&info, Protection::READ).map_err(Error::call("mmap"))?;
+    for (tables, repeats) in SEARCHED {
+        let sparse = Sparse::new(&info, tables)?;
+        let (pid, address) = (sparse.pid(), sparse.address_of_table(tables - 1));
+        let frame = page
+            .map_address(pid, 3, address)
+            .map_err(Error::call("ADDR"))?;
+        measure_map("by address", tables, repeats, &|| {
+            page.map_address(pid, 3, address)
+        })?;
+        measure_map("by frame number", tables, repeats, &|| {
+            page.map(pid, 3, frame)
+        })?;
+    }
+    Ok(())
+}
+
+fn measure_map(
+    form: &str,
+    tables: u64,
+    repeats: u64,
+    map: &dyn Fn() -> Result<u64, Errno>,
+) -> Result<(), Error> {
+    let start = counter::ticks();
+    for _ in 0..repeats {
+        map().map_err(Error::call("a measured call"))?;
+    }
+    let ticks = (counter::ticks() - start) / repeats;
+    println!("map one of {tables:>6} tables, {form:<21} {ticks:>8}");
     Ok(())
 }
 

@@ -3,10 +3,11 @@
 #![no_std]
 #![no_main]
 
+use tablewalk_bins::compare::compare_all;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::{base_pages_only, write};
-use tablewalk_bins::pagemap::{Pagemap, for_each_mapping};
-use tablewalk_bins::{cli, prerequisite, tree};
+use tablewalk_bins::pagemap::Pagemap;
+use tablewalk_bins::{cli, prerequisite};
 use tablewalk_live::Live;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Child;
@@ -14,7 +15,7 @@ use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
-use tablewalk_walker::{Found, Geometry, TableSource, VirtualAddress, Visit, Walk, entry};
+use tablewalk_walker::{TableSource, VirtualAddress, entry};
 
 tablewalk_rt::program!(main);
 
@@ -26,9 +27,6 @@ while it is mapped. Prints KTAP.
   --pid PID  walk process PID instead of a child
   --help     print this text
 Needs a kernel with remap_page_table, /proc, and root.";
-
-/// One slot for each level: what a walk needs.
-const SLOTS: usize = 4;
 
 const TESTS: &[Case<Context, Error>] = &[
     Case {
@@ -76,7 +74,7 @@ fn parse(mut args: Args) -> Result<Context, ExitCode> {
 
 fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
     if let Some(pid) = context.pid {
-        return walk(pid);
+        return compare_all(pid, true).map(Verdict::from);
     }
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let child = Child::spawn(|| {
@@ -90,7 +88,7 @@ fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
     .map_err(Error::call("fork"))?;
     drop(writer);
     match file::read(&reader, &mut [0]) {
-        Ok(1) => walk(child.pid()),
+        Ok(1) => compare_all(child.pid(), true).map(Verdict::from),
         Ok(_) => Err(Error::Call("the child's memory", Errno::ENOMEM)),
         Err(errno) => Err(Error::Call("pipe", errno)),
     }
@@ -129,104 +127,7 @@ impl Specimens {
 }
 
 fn walk_self(_: &mut Context) -> Result<Verdict, Error> {
-    walk(process::pid())
-}
-
-/// What a walk saw.
-#[derive(Default)]
-struct Tally {
-    tables: u64,
-    pages: u64,
-    /// Pages that are no memory of the process, such as tables mapped here: pagemap leaves them out.
-    special: u64,
-    differences: u64,
-}
-
-/// Walks process `pid`, prints its tree, and compares it with pagemap in both directions: each page
-/// that the walk comes to, and their number with that of all pages that pagemap has.
-fn walk(pid: i32) -> Result<Verdict, Error> {
-    let mut live = Live::new(pid, SLOTS)?;
-    let geometry = live.geometry();
-    let pagemap = Pagemap::open(pid, geometry.page_shift()).map_err(Error::call("pagemap"))?;
-    // First without a word: when a process walks itself, the first walk and the first look at
-    // pagemap touch what the second finds.
-    visit(&mut live, &pagemap, false)?;
-    count_present(pid, &geometry, &pagemap)?;
-
-    println!(
-        "process {pid}: {} KiB pages, {}-bit addresses, {} levels",
-        geometry.page_size() >> 10,
-        geometry.va_bits(),
-        geometry.levels()
-    );
-    let tally = visit(&mut live, &pagemap, true)?;
-    let present = count_present(pid, &geometry, &pagemap)?;
-    println!(
-        "# process {pid}: {} tables, {} pages, {} differ from pagemap, which has {present}; {} special",
-        tally.tables, tally.pages, tally.differences, tally.special
-    );
-    Ok((tally.pages > 0 && tally.differences == 0 && tally.pages == present).into())
-}
-
-/// Compares at the moment that the walk passes by: a process that walks itself changes the entries of
-/// its own slots as it goes.
-fn visit(live: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error> {
-    let geometry = live.geometry();
-    let mut tally = Tally::default();
-    for visit in Walk::new(live) {
-        let visit = visit?;
-        if print {
-            tree::print(&geometry, &visit);
-        }
-        match visit {
-            Visit::Table(_) => tally.tables += 1,
-            Visit::Leaf(leaf) => compare(&geometry, pagemap, &leaf, &mut tally)?,
-            // Without access, but there.
-            Visit::NotValid(entry) if entry.descriptor.is_present() => {
-                compare(&geometry, pagemap, &entry, &mut tally)?;
-            }
-            Visit::NotValid(_) => {}
-            Visit::Changed(_) => tally.differences += 1,
-        }
-    }
-    Ok(tally)
-}
-
-fn compare(
-    geometry: &Geometry,
-    pagemap: &Pagemap,
-    leaf: &Found,
-    tally: &mut Tally,
-) -> Result<(), Error> {
-    for page in 0..leaf.pages(geometry) {
-        let address = leaf.address.wrapping_add(page << geometry.page_shift());
-        let found = leaf.frame(geometry).0 + page;
-        let entry = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
-        if leaf.descriptor.is_special() && !entry.is_present() {
-            tally.special += 1;
-            continue;
-        }
-        tally.pages += 1;
-        if !entry.is_present() || entry.frame() != found {
-            tally.differences += 1;
-            println!("# {address}: frame {found:#x}, pagemap has {entry}");
-        }
-    }
-    Ok(())
-}
-
-/// The pages present in all mappings of process `pid`, as pagemap has them.
-fn count_present(pid: i32, geometry: &Geometry, pagemap: &Pagemap) -> Result<u64, Error> {
-    let mut present = 0;
-    for_each_mapping(pid, |start, end| {
-        // Nothing above is translated by user tables.
-        if geometry.contains(VirtualAddress(start)) {
-            present += pagemap.count_present(start, end)?;
-        }
-        Ok(())
-    })
-    .map_err(Error::call("maps"))?;
-    Ok(present)
+    compare_all(process::pid(), true).map(Verdict::from)
 }
 
 /// Keeps a leaf table mapped while the kernel adds a page to it and takes it away.

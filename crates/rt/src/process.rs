@@ -52,6 +52,15 @@ impl Child {
         core::mem::forget(self);
         status
     }
+
+    /// Whether it has not ended yet.
+    ///
+    /// # Errors
+    ///
+    /// As waitid(2).
+    pub fn is_running(&self) -> Result<bool, Errno> {
+        process::has_ended(self.pid).map(|ended| !ended)
+    }
 }
 
 impl Drop for Child {

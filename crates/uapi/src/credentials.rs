@@ -9,6 +9,7 @@ use core::ptr;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO};
+use linux_raw_sys::prctl::{PR_SET_DUMPABLE, PR_SET_KEEPCAPS};
 
 use crate::errno::Errno;
 use crate::syscall::int;
@@ -48,6 +49,26 @@ pub fn set_gids(gid: u32) -> Result<(), Errno> {
 pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
     // SAFETY: the kernel reads the slice.
     unsafe { syscall!(sys::__NR_setgroups, groups.len(), groups.as_ptr()) }.map(drop)
+}
+
+/// prctl(2), `PR_SET_KEEPCAPS`: what is permitted stays so when the user ID changes.
+///
+/// # Errors
+///
+/// As prctl(2).
+pub fn keep_capabilities() -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_prctl, PR_SET_KEEPCAPS, 1_u32) }.map(drop)
+}
+
+/// prctl(2), `PR_SET_DUMPABLE`: whether other processes of the user may look into this one.
+///
+/// # Errors
+///
+/// As prctl(2).
+pub fn set_dumpable(dumpable: bool) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_prctl, PR_SET_DUMPABLE, u32::from(dumpable)) }.map(drop)
 }
 
 /// capset(2): the capabilities whose bits (`CAP_*`, below 64) are set stay permitted and effective,

@@ -23,6 +23,7 @@ mod mapping;
 pub mod memory;
 pub mod poll;
 pub mod process;
+pub mod raw;
 pub mod remap;
 pub mod signal;
 pub mod system;

@@ -8,8 +8,9 @@ use core::ptr;
 
 use crate::errno::Errno;
 use crate::memory::{
-    Advice, MAP_FIXED_NOREPLACE, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED,
-    MREMAP_MAYMOVE, Protection, madvise, mmap_anonymous, mprotect, mremap, munmap,
+    Advice, MAP_FIXED_NOREPLACE, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE,
+    MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, Protection, madvise, mmap_anonymous, mprotect,
+    mremap, munmap,
 };
 use crate::syscall::Argument;
 
@@ -74,6 +75,17 @@ impl Mapping {
         let address = ptr::with_exposed_provenance_mut(address.register());
         let flags = MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
         Self::map(address, size, protection, flags)
+    }
+
+    /// Maps pages of hugetlbfs of `1 << page_shift` bytes each, none of them reserved.
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2); `EINVAL` or `ENOENT` if there are no pages of that size. Without a free one, the
+    /// first access is a `SIGBUS`.
+    pub fn huge(size: usize, page_shift: u32, sharing: Sharing) -> Result<Self, Errno> {
+        let flags = MAP_HUGETLB | MAP_NORESERVE | page_shift << MAP_HUGE_SHIFT | sharing as u32;
+        Self::map(ptr::null_mut(), size, Protection::READ_WRITE, flags)
     }
 
     fn map(

@@ -117,6 +117,35 @@ pub fn wait_without_reaping(pid: i32) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_waitid, sys::P_PID, pid, 0_usize, options, 0_usize) }.map(drop)
 }
 
+/// waitid(2): whether child `pid` has ended; if so, it stays a zombie.
+///
+/// # Errors
+///
+/// As waitid(2).
+pub fn has_ended(pid: i32) -> Result<bool, Errno> {
+    wait_for(pid, sys::WEXITED | sys::WNOWAIT | sys::WNOHANG).map(|code| code != 0)
+}
+
+/// waitid(2): waits until child `pid` is stopped; false if it ended, and stays a zombie.
+///
+/// # Errors
+///
+/// As waitid(2).
+pub fn wait_until_stopped(pid: i32) -> Result<bool, Errno> {
+    wait_for(pid, sys::WEXITED | sys::WSTOPPED | sys::WNOWAIT).map(|code| code == sys::CLD_STOPPED)
+}
+
+/// waitid(2) for child `pid`: `si_code` of what happened, 0 if nothing did.
+fn wait_for(pid: i32, options: u32) -> Result<u32, Errno> {
+    // `struct siginfo` is 128 bytes (`SI_MAX_SIZE`) and begins with si_signo, si_errno, si_code.
+    let mut siginfo = [0_u32; 32];
+    let (start, usage) = (siginfo.as_mut_ptr(), ptr::null_mut::<sys::rusage>());
+    // SAFETY: the kernel writes the siginfo, and no usage.
+    unsafe { syscall!(sys::__NR_waitid, sys::P_PID, pid, start, options, usage) }?;
+    let [_, _, code, ..] = siginfo;
+    Ok(code)
+}
+
 /// kill(2).
 ///
 /// # Errors
@@ -166,6 +195,16 @@ pub fn tid() -> i32 {
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_pidfd_open, pid, 0_u32) }.map(OwnedFd::from_return_value)
+}
+
+/// unshare(2) into a user namespace of its own, in which the process has every capability.
+///
+/// # Errors
+///
+/// As unshare(2).
+pub fn unshare_user() -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_unshare, sys::CLONE_NEWUSER) }.map(drop)
 }
 
 /// prctl(2), `PR_SET_PDEATHSIG`: the caller gets `signal` when the thread that made it ends.

@@ -16,10 +16,14 @@ use crate::errno::Errno;
 pub enum Signal {
     /// An access that the hardware or userfaultfd refused.
     Bus = sys::SIGBUS,
+    /// Lets a stopped process go on.
+    Continue = sys::SIGCONT,
     /// Ends a process at once.
     Kill = sys::SIGKILL,
     /// An access to memory that is not mapped or protected.
     Segv = sys::SIGSEGV,
+    /// Stops a process at once.
+    Stop = sys::SIGSTOP,
     /// Asks a process to end.
     Term = sys::SIGTERM,
     /// For the program to use.

@@ -10,8 +10,9 @@ use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_PATH, ExposePgtblInfo, flush, path,
 };
 
-use crate::page::{Page, call, call_at, page_size};
-use crate::{Test, all, each, expect, expect_error, expect_ok};
+use crate::Test;
+use tablewalk_bins::expect::{all, each, expect, expect_error, expect_ok};
+use tablewalk_bins::page::{Page, call, call_at, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {

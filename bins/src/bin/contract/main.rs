@@ -8,15 +8,12 @@
 
 mod arguments;
 mod mappings;
-mod page;
 mod targets;
 mod trees;
 
-use core::fmt;
-
 use tablewalk_bins::{cli, prerequisite};
-use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_rt::ktap::{self, Case};
+use tablewalk_rt::{Args, ExitCode};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::remap::ExposePgtblInfo;
 
@@ -45,48 +42,5 @@ fn main(args: Args) -> ExitCode {
             ],
         ),
         Err(status) => status,
-    }
-}
-
-/// What a call returned or a look found, as a number.
-type Outcome = Result<u64, Errno>;
-
-/// Says what came where something else was expected.
-fn expect(what: &str, outcome: Outcome, expected: Outcome) -> bool {
-    let same = outcome == expected;
-    if !same {
-        println!("# {what}: {}, expected {}", Shown(outcome), Shown(expected));
-    }
-    same
-}
-
-/// As [`expect`], for a success whose value does not matter.
-fn expect_ok<T>(what: &str, result: Result<T, Errno>) -> bool {
-    expect(what, result.map(|_| 0), Ok(0))
-}
-
-/// As [`expect`], for an error.
-fn expect_error<T>(what: &str, result: Result<T, Errno>, errno: Errno) -> bool {
-    expect(what, result.map(|_| 0), Err(errno))
-}
-
-/// The verdict of a test that is a list of expectations.
-fn all(expectations: &[bool]) -> Result<Verdict, Errno> {
-    Ok(expectations.iter().all(|&met| met).into())
-}
-
-/// The verdict of a test that is one expectation for each of several values.
-fn each(values: &[u64], met: &mut dyn FnMut(u64) -> bool) -> Result<Verdict, Errno> {
-    Ok(values.iter().all(|&value| met(value)).into())
-}
-
-struct Shown(Outcome);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Ok(value) => write!(f, "{value:#x}"),
-            Err(errno) => errno.fmt(f),
-        }
     }
 }

@@ -14,9 +14,10 @@ use tablewalk_uapi::memory::{Advice, MREMAP_MAYMOVE, Protection, mprotect, mrema
 use tablewalk_uapi::process::{self, read_memory};
 use tablewalk_uapi::remap::ExposePgtblInfo;
 
-use crate::page::{Page, page_size};
-use crate::targets::status_number;
-use crate::{Test, all, expect, expect_error, expect_ok};
+use crate::Test;
+use tablewalk_bins::expect::status_number;
+use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
+use tablewalk_bins::page::{Page, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {

@@ -12,11 +12,12 @@ use tablewalk_uapi::credentials::{
 };
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::process;
 use tablewalk_uapi::remap::{ExposePgtblInfo, flush, info as ask_info, path};
 
-use crate::page::Page;
-use crate::{Test, all, expect, expect_error};
+use crate::Test;
+use tablewalk_bins::expect::{all, expect, expect_error, failed_with, in_child};
+use tablewalk_bins::page::Page;
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
@@ -52,29 +53,6 @@ pub(crate) const TESTS: &[Test] = &[
         run: other_process,
     },
 ];
-
-/// Runs `body` in a child; its result.
-fn in_child(body: impl FnOnce() -> Result<(), Errno>) -> Result<u64, Errno> {
-    let status = Child::spawn(|| match body() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(errno) => ExitCode(u8::try_from(errno.number()).unwrap_or(u8::MAX)),
-    })?
-    .wait()?;
-    Ok(status_number(status))
-}
-
-/// What [`in_child`] returns where the body failed with `errno`.
-fn failed_with(errno: Errno) -> Result<u64, Errno> {
-    Ok(errno.number().into())
-}
-
-/// The exit status of a child, or 256 and the signal that killed it.
-pub(crate) fn status_number(status: Status) -> u64 {
-    match status {
-        Status::Exited(status) => status.into(),
-        Status::Killed(signal) => 256 + u64::from(signal),
-    }
-}
 
 fn missing(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;

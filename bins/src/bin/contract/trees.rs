@@ -6,8 +6,9 @@ use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{ExposePgtblInfo, path};
 use tablewalk_uapi::{Errno, Mapping};
 
-use crate::page::{Page, page_size};
-use crate::{Test, all, expect, expect_error};
+use crate::Test;
+use tablewalk_bins::expect::{all, expect, expect_error};
+use tablewalk_bins::page::{Page, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {

@@ -1,0 +1,165 @@
+//! Allocations that fail, one after the other.
+
+use core::ffi::CStr;
+
+use tablewalk_bins::error::Error;
+use tablewalk_bins::page::{Page, call};
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_rt::println;
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file::{self, O_RDWR, O_WRONLY, OwnedFd};
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::remap::{EXPOSE_PGTBL_ADDR, ExposePgtblInfo, flush, info as ask_info, path};
+use tablewalk_uapi::system::mount;
+
+use crate::witness::Witness;
+use crate::{Context, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    Case {
+        name: "mapping a table by address, each allocation failing",
+        run: |context| fail_each(context, Protection::READ_WRITE, by_address),
+    },
+    Case {
+        name: "mapping a table by frame number, each allocation failing",
+        run: |context| fail_each(context, Protection::READ_WRITE, by_frame),
+    },
+    Case {
+        name: "mapping the root read-only, each allocation failing",
+        run: |context| fail_each(context, Protection::READ, root),
+    },
+    Case {
+        name: "INFO, PATH and FLUSH allocate nothing",
+        run: allocate_nothing,
+    },
+];
+
+/// Settings of fault injection (`Documentation/fault-injection/fault-injection.rst`): allocations
+/// that may wait fail too, of every order, and nothing is printed about it.
+const SETTINGS: [(&CStr, &[u8]); 6] = [
+    (c"/sys/kernel/debug/failslab/ignore-gfp-wait", b"N"),
+    (c"/sys/kernel/debug/failslab/verbose", b"0"),
+    (c"/sys/kernel/debug/fail_page_alloc/ignore-gfp-wait", b"N"),
+    (
+        c"/sys/kernel/debug/fail_page_alloc/ignore-gfp-highmem",
+        b"N",
+    ),
+    (c"/sys/kernel/debug/fail_page_alloc/min-order", b"0"),
+    (c"/sys/kernel/debug/fail_page_alloc/verbose", b"0"),
+];
+
+/// The allocation of this thread that is to fail: `/proc/thread-self/fail-nth`.
+struct FailNth(OwnedFd);
+
+impl FailNth {
+    /// `None` if the kernel cannot inject faults.
+    fn open() -> Option<Self> {
+        match mount(c"debugfs", c"/sys/kernel/debug", c"debugfs", 0) {
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(_) => return None,
+        }
+        for (path, value) in SETTINGS {
+            let file = file::open(path, O_WRONLY).ok()?;
+            file::write(&file, value).ok()?;
+        }
+        file::open(c"/proc/thread-self/fail-nth", O_RDWR)
+            .ok()
+            .map(Self)
+    }
+
+    /// Does `body` with its allocation number `n` failing; what came, and whether it had so many.
+    fn with(
+        &self,
+        n: u8,
+        body: &dyn Fn() -> Result<(), Errno>,
+    ) -> Result<(Result<(), Errno>, bool), Errno> {
+        let digits = [b'0' + n / 10, b'0' + n % 10];
+        // A leading 0 would make it octal.
+        let number = digits.strip_prefix(b"0").unwrap_or(&digits);
+        file::write(&self.0, number)?;
+        let result = body();
+        // What is left of the count: 0 if it was reached.
+        let mut left = [0; 8];
+        let length = file::pread(&self.0, &mut left, 0)?;
+        file::write(&self.0, b"0")?;
+        let failed = left.get(..length).unwrap_or_default().trim_ascii() == b"0";
+        Ok((result, failed))
+    }
+}
+
+fn by_address(info: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
+    let _ = info;
+    call(0, page.address(), page.address(), 3 | EXPOSE_PGTBL_ADDR).map(drop)
+}
+
+fn by_frame(info: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
+    let path = path(0, page.address())?;
+    let descriptor = path.desc.get(2).copied().unwrap_or(0);
+    call(
+        0,
+        page.address(),
+        crate::races::frame_of(info, descriptor),
+        3,
+    )
+    .map(drop)
+}
+
+fn root(_: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
+    call(0, page.address(), 0, 0).map(drop)
+}
+
+/// More than any call makes.
+const MOST: u8 = 99;
+
+fn fail_each(
+    context: &mut Context,
+    protection: Protection,
+    map: fn(&ExposePgtblInfo, &Page) -> Result<(), Errno>,
+) -> Result<Verdict, Error> {
+    let info = &context.info;
+    let Some(fail) = FailNth::open() else {
+        return Ok(Verdict::Skip("no fault injection (CONFIG_FAULT_INJECTION)"));
+    };
+    let witness = Witness::begin()?;
+    let (mut met, mut whole_again, mut refused) = (true, false, 0);
+    // Often enough that a leak shows.
+    for round in 0..context.rounds.div_ceil(4) {
+        for n in 1..=MOST {
+            let page = Page::new(info, protection).map_err(Error::call("mmap"))?;
+            let (result, failed) = fail
+                .with(n, &|| map(info, &page))
+                .map_err(Error::call("fail-nth"))?;
+            // Some allocations are tried for speed, with another way if they fail.
+            let expected = result.is_ok() || (failed && result == Err(Errno::ENOMEM));
+            if !expected {
+                println!("# allocation {n} of the call fails: {result:?}");
+                met = false;
+            }
+            refused += u64::from(result.is_err());
+            if !failed {
+                if round == 0 {
+                    println!("# {} allocations, {refused} of them needed", n - 1);
+                }
+                whole_again = refused > 0;
+                break;
+            }
+        }
+    }
+    Ok((met && whole_again && witness.all_came_back()?).into())
+}
+
+fn allocate_nothing(_: &mut Context) -> Result<Verdict, Error> {
+    let Some(fail) = FailNth::open() else {
+        return Ok(Verdict::Skip("no fault injection (CONFIG_FAULT_INJECTION)"));
+    };
+    let calls: [&dyn Fn() -> Result<(), Errno>; 3] =
+        [&|| ask_info().map(drop), &|| path(0, 0).map(drop), &|| {
+            flush(0, 0, 1)
+        }];
+    let mut met = true;
+    for call in calls {
+        let (result, failed) = fail.with(1, call).map_err(Error::call("fail-nth"))?;
+        met &= result == Ok(()) && !failed;
+    }
+    Ok(met.into())
+}

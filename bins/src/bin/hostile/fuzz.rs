@@ -1,0 +1,527 @@
+//! Random calls, whose results are held against a second reading of the contract.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use tablewalk_bins::error::Error;
+use tablewalk_bins::page::{call_at, page_size};
+use tablewalk_bins::random::Random;
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_rt::process::Child;
+use tablewalk_rt::{ExitCode, println, thread};
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::remap::{
+    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0,
+    EXPOSE_PGTBL_PATH, ExposePgtblArgs, ExposePgtblInfo, path,
+};
+use tablewalk_uapi::{Errno, Mapping, Sharing};
+
+use crate::operations::{self, Range};
+use crate::races::frame_of;
+use crate::witness::Witness;
+use crate::{Context, Test};
+
+pub(crate) const TESTS: &[Test] = &[Case {
+    name: "random calls give what the contract says",
+    run: fuzz,
+}];
+
+/// Threads that make calls, all in one process.
+const THREADS: u64 = 4;
+
+/// Pages that tables are mapped over, of each protection.
+const SLOTS: u64 = 32;
+
+fn fuzz(context: &mut Context) -> Result<Verdict, Error> {
+    let info = &context.info;
+    let witness = Witness::begin()?;
+    let range = Range::reserve(info).map_err(Error::call("mmap"))?;
+    range
+        .unmap(range.part(0), 2 * range.span())
+        .map_err(Error::call("munmap"))?;
+    let busy = Child::spawn(|| {
+        loop {
+            if operations::unmap(&range, info).is_err() {
+                return ExitCode::FAILURE;
+            }
+        }
+    })
+    .map_err(Error::call("fork"))?;
+    let gone = Child::spawn(|| ExitCode::SUCCESS).map_err(Error::call("fork"))?;
+    let gone_pid = gone.pid();
+    gone.wait().map_err(Error::call("wait"))?;
+
+    // In a child: a call that went through where it must not would break this process.
+    let calls = u64::from(context.calls).div_ceil(THREADS);
+    let seed = context.seed;
+    let fuzzer = Child::spawn(|| {
+        let pids = [
+            0,
+            process::pid(),
+            busy.pid(),
+            process::parent_pid(),
+            gone_pid,
+            2,
+            -1,
+        ];
+        match Places::new(info) {
+            Ok(places) => {
+                let shared = Shared::new(info, &range, &places, pids);
+                shared.run(seed, calls)
+            }
+            Err(errno) => {
+                println!("# mmap: {errno}");
+                ExitCode::FAILURE
+            }
+        }
+    })
+    .map_err(Error::call("fork"))?;
+    let ended = fuzzer.wait().map_err(Error::call("wait"))?;
+    if ended != Status::Exited(0) {
+        println!("# {ended:?}: again with --seed {seed} fuzz");
+    }
+    let still_busy = busy.is_running().map_err(Error::call("wait"))?;
+    drop((busy, range));
+    Ok((ended == Status::Exited(0) && still_busy && witness.all_came_back()?).into())
+}
+
+/// Addresses of each kind that a call can be given.
+struct Places {
+    /// Tables are mapped over these pages.
+    writable: Mapping,
+    read_only: Mapping,
+    /// One page without access.
+    without: Mapping,
+    /// Structs are filled here, a page for each thread; the page behind has no access.
+    data: Mapping,
+}
+
+impl Places {
+    fn new(info: &ExposePgtblInfo) -> Result<Self, Errno> {
+        let page = page_size(info);
+        let slots = page * usize::try_from(SLOTS).unwrap_or(0);
+        let data_size = page * usize::try_from(THREADS).unwrap_or(0);
+        let shared = |size, protection| Mapping::anonymous(size, protection, Sharing::Shared);
+        let data = shared(data_size + page, Protection::READ_WRITE)?;
+        data.protect(data_size..data_size + page, Protection::NONE)?;
+        Ok(Self {
+            writable: shared(slots, Protection::READ_WRITE)?,
+            read_only: shared(slots, Protection::READ)?,
+            without: shared(page, Protection::NONE)?,
+            data,
+        })
+    }
+}
+
+/// What all threads of the fuzzer use.
+struct Shared<'a> {
+    info: &'a ExposePgtblInfo,
+    range: &'a Range,
+    places: &'a Places,
+    pids: [i32; 7],
+    /// Results seen: none, each of the errors of the contract, and others.
+    tally: [AtomicU64; ERRORS.len() + 2],
+    wrong: AtomicU64,
+}
+
+/// The errors that a call can have here.
+const ERRORS: [Errno; 4] = [Errno::EFAULT, Errno::EINVAL, Errno::ESRCH, Errno::ENOENT];
+
+impl<'a> Shared<'a> {
+    fn new(
+        info: &'a ExposePgtblInfo,
+        range: &'a Range,
+        places: &'a Places,
+        pids: [i32; 7],
+    ) -> Self {
+        Self {
+            info,
+            range,
+            places,
+            pids,
+            tally: [const { AtomicU64::new(0) }; ERRORS.len() + 2],
+            wrong: AtomicU64::new(0),
+        }
+    }
+
+    fn run(&self, seed: u64, calls: u64) -> ExitCode {
+        let ran = thread::run_beside(
+            || self.work(seed, 1, calls),
+            || {
+                thread::run_beside(
+                    || self.work(seed, 2, calls),
+                    || {
+                        thread::run_beside(
+                            || self.work(seed, 3, calls),
+                            || self.work(seed, 0, calls),
+                        )
+                    },
+                )
+            },
+        );
+        let all_ran = matches!(ran, Ok(Ok(Ok(()))));
+        let [ok, efault, einval, esrch, enoent, other] = self
+            .tally
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed));
+        println!(
+            "# {ok} succeeded, EFAULT {efault}, EINVAL {einval}, ESRCH {esrch}, ENOENT {enoent}, \
+             others {other}"
+        );
+        let wrong = self.wrong.load(Ordering::Relaxed);
+        let varied = [ok, efault, einval, esrch, enoent]
+            .iter()
+            .all(|&count| count > 0);
+        if all_ran && wrong == 0 && varied && other == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    /// What thread number `number` does.
+    fn work(&self, seed: u64, number: u64, calls: u64) {
+        let mut thread = Thread {
+            shared: self,
+            number,
+            random: Random::new(seed, number),
+            seen: [(3, 0); 8],
+        };
+        for done in 0..calls {
+            if number == 0 && calls >= 10 && done % (calls / 10) == 0 {
+                println!("# {} % of {} calls", done * 100 / calls, calls * THREADS);
+            }
+            thread.step(done);
+        }
+    }
+
+    fn count(&self, result: Result<(), Errno>) {
+        let index = match result {
+            Ok(()) => 0,
+            Err(errno) => {
+                ERRORS
+                    .iter()
+                    .position(|&known| known == errno)
+                    .unwrap_or(ERRORS.len())
+                    + 1
+            }
+        };
+        if let Some(count) = self.tally.get(index) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What may come of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Allowed {
+    /// This, and nothing else.
+    Exactly(Result<(), Errno>),
+    /// Success, or no such table.
+    MaybeNoTable,
+    /// A process that there may be or not: success, no table, no process, no memory for the struct.
+    Any,
+}
+
+impl Allowed {
+    fn allows(self, result: Result<(), Errno>) -> bool {
+        match self {
+            Self::Exactly(expected) => result == expected,
+            Self::MaybeNoTable => matches!(result, Ok(()) | Err(Errno::ENOENT)),
+            Self::Any => !matches!(result, Err(errno) if !ERRORS.contains(&errno)),
+        }
+    }
+}
+
+/// Whether a place can be mapped over or written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Good,
+    /// Aligned, but there is no mapping, or none that can be written.
+    Bad,
+    Unaligned,
+}
+
+struct Thread<'a> {
+    shared: &'a Shared<'a>,
+    number: u64,
+    random: Random,
+    /// Levels and frame numbers of tables that were there at some time.
+    seen: [(u32, u64); 8],
+}
+
+impl Thread<'_> {
+    /// One call with random arguments.
+    fn step(&mut self, round: u64) {
+        let (mut args, allowed) = self.choose();
+        let before = args;
+        let pointer = core::ptr::from_mut(&mut args).cast();
+        let result = call_at(pointer);
+        let fine = allowed.allows(result);
+        self.shared.count(result);
+        if !fine {
+            self.shared.wrong.fetch_add(1, Ordering::Relaxed);
+            println!(
+                "# thread {} call {round}: {before:x?}: {result:?}, allowed: {allowed:?}",
+                self.number
+            );
+        }
+        if result.is_ok() && before.level & !(0xff | EXPOSE_PGTBL_ADDR) == 0 {
+            let level = before.level & 0xff;
+            let slot = usize::try_from(self.random.below(8)).unwrap_or(0);
+            if level != 0
+                && let Some(seen) = self.seen.get_mut(slot)
+            {
+                *seen = (level, args.pfn);
+            }
+        }
+        if self.random.one_in(64) {
+            self.shared.count(call_at(self.bad_pointer()));
+        }
+    }
+
+    /// A pointer to no args: `EFAULT` each.
+    fn bad_pointer(&mut self) -> *mut u8 {
+        let behind = self.shared.places.data.address() + self.shared.places.data.size() as u64;
+        let without = behind - (1 << self.shared.info.page_shift);
+        let addresses = [0, 8, without, without - 20, 1 << 63, u64::MAX - 8, 1 << 56];
+        operations::at(self.random.pick(&addresses)).cast()
+    }
+
+    /// Arguments, and what they may give.
+    fn choose(&mut self) -> (ExposePgtblArgs, Allowed) {
+        match self.random.below(16) {
+            0..=5 => self.by_frame(),
+            6..=9 => self.by_address(),
+            10 => self.flush(),
+            11 => self.info(),
+            12 | 13 => self.path(),
+            _ => self.nonsense(),
+        }
+    }
+
+    /// A process, and whether there is one with tables.
+    fn pid(&mut self) -> (i32, Option<bool>) {
+        let index = usize::try_from(self.random.below(8)).unwrap_or(0);
+        match self.shared.pids.get(index) {
+            // The process that is gone, a kernel thread, a number that no process has.
+            Some(&pid) if index >= 4 => (pid, Some(false)),
+            Some(&pid) => (pid, Some(true)),
+            None => {
+                let [a, b, ..] = self.random.number().to_le_bytes();
+                (i32::from(u16::from_le_bytes([a, b])), None)
+            }
+        }
+    }
+
+    /// A level that exists; 0 is the root.
+    fn level(&mut self) -> u32 {
+        let steps = u32::try_from(self.random.below(self.shared.info.levels.into())).unwrap_or(0);
+        if steps == 0 { 0 } else { 4 - steps }
+    }
+
+    /// An address of a page to map a table over.
+    fn page(&mut self) -> (u64, Place) {
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let slot = self.random.below(SLOTS) << shift;
+        let top = 1_u64 << self.shared.info.va_bits;
+        match self.random.below(16) {
+            0..=6 => (places.writable.address() + slot, Place::Good),
+            7..=12 => (places.read_only.address() + slot, Place::Good),
+            13 => (places.without.address(), Place::Good),
+            14 => {
+                let holes = [0, top, 1 << 63, 1 << shift];
+                (self.random.pick(&holes), Place::Bad)
+            }
+            _ => {
+                let odd = self.random.below((1 << shift) - 1) + 1;
+                (places.writable.address() + slot + odd, Place::Unaligned)
+            }
+        }
+    }
+
+    fn by_frame(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let (remap_vaddr, place) = self.page();
+        let (mut level, frame) = match self.random.below(4) {
+            0 => (self.level(), self.random.number()),
+            1 => (self.level(), self.random.below(1 << 20)),
+            2 => self.random.pick(&self.seen),
+            _ => self.real_table(pid),
+        };
+        if level != 0 && level + self.shared.info.levels < 4 {
+            level = 3;
+        }
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: frame,
+            level,
+        };
+        let found = if level == 0 {
+            Allowed::Exactly(Ok(()))
+        } else {
+            Allowed::MaybeNoTable
+        };
+        (args, judge(place, exists, found))
+    }
+
+    /// A table that process `pid` has at this moment.
+    fn real_table(&mut self, pid: i32) -> (u32, u64) {
+        let address = self.shared.range.part(self.random.below(2));
+        match path(pid, address) {
+            Ok(path) if path.last_level > path.root_level => {
+                let above = path.last_level - 1;
+                let descriptor = path.desc.get(above as usize).copied().unwrap_or(0);
+                (path.last_level, frame_of(self.shared.info, descriptor))
+            }
+            _ => (3, 0),
+        }
+    }
+
+    /// An address of a process, below the end of user space, perhaps with a tag in its top byte.
+    fn address(&mut self) -> u64 {
+        let end = 1 << self.shared.info.va_bits;
+        let addresses = [
+            0,
+            self.shared.range.part(0),
+            self.shared.range.part(1) + 8,
+            self.shared.places.data.address(),
+            end - 1,
+            self.random.below(end >> 12) << 12,
+        ];
+        let tag = if self.random.one_in(8) { 0xa5 << 56 } else { 0 };
+        self.random.pick(&addresses) | tag
+    }
+
+    fn by_address(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let (remap_vaddr, place) = self.page();
+        let level = self.level();
+        let beyond = self.random.one_in(16);
+        let pfn = if beyond {
+            self.random
+                .pick(&[1 << self.shared.info.va_bits, 1 << 55, u64::MAX])
+        } else {
+            self.address()
+        };
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn,
+            level: level | EXPOSE_PGTBL_ADDR,
+        };
+        let found = if level == 0 {
+            Allowed::Exactly(Ok(()))
+        } else {
+            Allowed::MaybeNoTable
+        };
+        if beyond {
+            return (args, Allowed::Exactly(Err(Errno::EINVAL)));
+        }
+        (args, judge(place, exists, found))
+    }
+
+    fn flush(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let shift = self.shared.info.page_shift;
+        let end = 1_u64 << self.shared.info.va_bits;
+        let start = self.random.below(end >> shift) << shift;
+        let (pages, fits) = match self.random.below(4) {
+            0 => (0, true),
+            1 => ((end - start) >> shift, true),
+            2 => (((end - start) >> shift) + 1, false),
+            _ => (1, true),
+        };
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr: start,
+            pfn: pages,
+            level: EXPOSE_PGTBL_FLUSH,
+        };
+        let place = if fits { Place::Good } else { Place::Bad };
+        (args, judge(place, exists, Allowed::Exactly(Ok(()))))
+    }
+
+    /// Where a struct is filled, of what size, and what comes of that.
+    fn struct_to_fill(&mut self) -> (u64, Result<(), Errno>) {
+        let places = self.shared.places;
+        let page = 1_u64 << self.shared.info.page_shift;
+        let own = places.data.address() + self.number * page;
+        match self.random.below(4) {
+            0 | 1 => {
+                let least = u64::from(EXPOSE_PGTBL_INFO_SIZE_VER0);
+                let sizes = [least, least + 1, 4096, u64::from(u32::MAX), 0, least - 1];
+                let size = self.random.pick(&sizes);
+                let offset = self.random.below(8) * 8;
+                let word = usize::try_from(self.number * page + offset).unwrap_or(0);
+                tablewalk_bins::memory::write(&places.data, word, size);
+                let outcome = if size < least {
+                    Err(Errno::EINVAL)
+                } else {
+                    Ok(())
+                };
+                (own + offset, outcome)
+            }
+            2 => (places.without.address(), Err(Errno::EFAULT)),
+            _ => {
+                let nowhere = [0, 4, 1 << 63, u64::MAX - 3];
+                (self.random.pick(&nowhere), Err(Errno::EFAULT))
+            }
+        }
+    }
+
+    fn info(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, _) = self.pid();
+        let (remap_vaddr, outcome) = self.struct_to_fill();
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: self.random.number(),
+            level: EXPOSE_PGTBL_INFO,
+        };
+        (args, Allowed::Exactly(outcome))
+    }
+
+    fn path(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let (remap_vaddr, outcome) = self.struct_to_fill();
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: self.address(),
+            level: EXPOSE_PGTBL_PATH,
+        };
+        (args, judge(Place::Good, exists, Allowed::Exactly(outcome)))
+    }
+
+    /// A level or flags that there are not: `EINVAL`, whatever the rest.
+    fn nonsense(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let [a, b, c, d, ..] = self.random.number().to_le_bytes();
+        let bits = u32::from_le_bytes([a, b, c, d]);
+        let level = match self.random.below(4) {
+            0 => bits | 0x1000,
+            1 => (bits & 0xff) | 4,
+            2 => EXPOSE_PGTBL_ADDR | EXPOSE_PGTBL_INFO,
+            _ => EXPOSE_PGTBL_PATH | 3,
+        };
+        let args = ExposePgtblArgs {
+            pid: bits.cast_signed(),
+            remap_vaddr: self.random.number(),
+            pfn: self.random.number(),
+            level,
+        };
+        (args, Allowed::Exactly(Err(Errno::EINVAL)))
+    }
+}
+
+/// The order in which the contract looks at things: the place, the process, the table.
+fn judge(place: Place, exists: Option<bool>, found: Allowed) -> Allowed {
+    match (place, exists) {
+        (Place::Bad | Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
+        (Place::Good, Some(true)) => found,
+        (Place::Good, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
+        (Place::Good, None) => Allowed::Any,
+    }
+}

@@ -1,0 +1,268 @@
+//! Who may have what.
+
+use tablewalk_bins::error::Error;
+use tablewalk_bins::expect::{Outcome, expect, failed_with, in_child};
+use tablewalk_bins::page::Page;
+use tablewalk_rt::ExitCode;
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_rt::process::Child;
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::credentials::{
+    CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO, keep_capabilities, set_capabilities,
+    set_dumpable, set_gids, set_groups, set_uids,
+};
+use tablewalk_uapi::file;
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::process::{self, pid};
+use tablewalk_uapi::remap::{ExposePgtblInfo, flush, info as ask_info, path};
+use tablewalk_uapi::signal;
+
+use crate::{Context, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    Case {
+        name: "user 1000 without a capability",
+        run: none,
+    },
+    Case {
+        name: "user 1000 with each single capability",
+        run: each_single,
+    },
+    Case {
+        name: "user 1000 with all that are needed",
+        run: all_needed,
+    },
+    Case {
+        name: "a process of another user",
+        run: other_user,
+    },
+    Case {
+        name: "a process of the same user that is not dumpable",
+        run: not_dumpable,
+    },
+    Case {
+        name: "root of a user namespace",
+        run: namespace_root,
+    },
+];
+
+/// A set of capabilities.
+pub(crate) const fn set(capabilities: &[u32]) -> u64 {
+    let mut set = 0;
+    let mut rest = capabilities;
+    while let Some((&first, others)) = rest.split_first() {
+        set |= 1 << first;
+        rest = others;
+    }
+    set
+}
+
+pub(crate) const ADMIN: u64 = set(&[CAP_SYS_ADMIN]);
+pub(crate) const RAW_IO: u64 = set(&[CAP_SYS_RAWIO]);
+pub(crate) const PTRACE: u64 = set(&[CAP_SYS_PTRACE]);
+
+/// `CAP_LAST_CAP` of 6.1, `CAP_CHECKPOINT_RESTORE`.
+const LAST_CAPABILITY: u32 = 40;
+
+pub(crate) const OK: Outcome = Ok(0);
+pub(crate) const DENIED: Errno = Errno::EPERM;
+
+/// What each form of the call gives.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected {
+    pub(crate) info: bool,
+    pub(crate) read_only: bool,
+    pub(crate) path: bool,
+    pub(crate) writable: bool,
+    pub(crate) flush: bool,
+}
+
+impl Expected {
+    /// Everything, or nothing.
+    pub(crate) const fn every(permitted: bool) -> Self {
+        Self {
+            info: permitted,
+            read_only: permitted,
+            path: permitted,
+            writable: permitted,
+            flush: permitted,
+        }
+    }
+}
+
+/// A form of the call.
+type Form<'a> = &'a dyn Fn() -> Result<(), Errno>;
+
+/// Tries each form of the call on process `target` as a child that first does `become_it`.
+pub(crate) fn holds(
+    info: &ExposePgtblInfo,
+    who: &str,
+    become_it: &dyn Fn() -> Result<(), Errno>,
+    target: i32,
+    expected: Expected,
+) -> Result<bool, Error> {
+    let read_only = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let writable = Page::writable(info).map_err(Error::call("mmap"))?;
+    let forms: [(&str, Form<'_>, bool); 5] = [
+        ("INFO", &|| ask_info().map(drop), expected.info),
+        (
+            "read-only",
+            &|| read_only.map(target, 0, 0).map(drop),
+            expected.read_only,
+        ),
+        ("PATH", &|| path(target, 0).map(drop), expected.path),
+        (
+            "writable",
+            &|| writable.map(target, 0, 0).map(drop),
+            expected.writable,
+        ),
+        ("FLUSH", &|| flush(target, 0, 1), expected.flush),
+    ];
+    let mut met = true;
+    for (form, call, permitted) in forms {
+        let outcome = in_child(|| {
+            become_it()?;
+            call()
+        });
+        let wanted = if permitted { OK } else { failed_with(DENIED) };
+        if !expect(form, outcome, wanted) {
+            tablewalk_rt::println!("# as {who}");
+            met = false;
+        }
+    }
+    Ok(met)
+}
+
+/// Becomes a user with capabilities.
+pub(crate) fn become_user(uid: u32, capabilities: u64) -> Result<(), Errno> {
+    keep_capabilities()?;
+    set_groups(&[])?;
+    set_gids(uid)?;
+    set_uids(uid)?;
+    set_capabilities(capabilities)?;
+    // A change of user makes a process not dumpable.
+    set_dumpable(true)
+}
+
+/// A process of user `uid` without capabilities, ready to be looked at.
+pub(crate) fn process_of(uid: u32, dumpable: bool) -> Result<Child, Error> {
+    let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+    let child = Child::spawn(|| {
+        let ready = become_user(uid, 0).and_then(|()| set_dumpable(dumpable));
+        // Setting the user ID clears the signal for a parent's death.
+        if ready.is_ok() && file::write(&writer, b".").is_ok() {
+            signal::pause();
+        }
+        ExitCode::FAILURE
+    })
+    .map_err(Error::call("fork"))?;
+    drop(writer);
+    match file::read(&reader, &mut [0]) {
+        Ok(1) => Ok(child),
+        Ok(_) => Err(Error::Call("a process of another user", Errno::EPERM)),
+        Err(errno) => Err(Error::Call("read", errno)),
+    }
+}
+
+fn none(context: &mut Context) -> Result<Verdict, Error> {
+    let become_it = || become_user(1000, 0);
+    let nothing = Expected::every(false);
+    holds(&context.info, "nobody", &become_it, 0, nothing).map(Verdict::from)
+}
+
+fn each_single(context: &mut Context) -> Result<Verdict, Error> {
+    let mut met = true;
+    for capability in 0..=LAST_CAPABILITY {
+        let become_it = || become_user(1000, 1 << capability);
+        let expected = if capability == CAP_SYS_ADMIN {
+            Expected {
+                writable: false,
+                ..Expected::every(true)
+            }
+        } else {
+            Expected::every(false)
+        };
+        if !holds(&context.info, "one capability", &become_it, 0, expected)? {
+            tablewalk_rt::println!("# capability {capability}");
+            met = false;
+        }
+    }
+    Ok(met.into())
+}
+
+fn all_needed(context: &mut Context) -> Result<Verdict, Error> {
+    let become_it = || become_user(1000, ADMIN | RAW_IO);
+    let everything = Expected::every(true);
+    holds(
+        &context.info,
+        "SYS_ADMIN, SYS_RAWIO",
+        &become_it,
+        0,
+        everything,
+    )
+    .map(Verdict::from)
+}
+
+fn other_user(context: &mut Context) -> Result<Verdict, Error> {
+    let target = process_of(1001, true)?;
+    let only_info = Expected {
+        info: true,
+        ..Expected::every(false)
+    };
+    let but_writing = Expected {
+        writable: false,
+        ..Expected::every(true)
+    };
+    let mut met = true;
+    for (who, capabilities, expected) in [
+        ("SYS_ADMIN, SYS_RAWIO", ADMIN | RAW_IO, only_info),
+        ("SYS_ADMIN, SYS_PTRACE", ADMIN | PTRACE, but_writing),
+        ("all three", ADMIN | PTRACE | RAW_IO, Expected::every(true)),
+        (
+            "SYS_PTRACE, SYS_RAWIO",
+            PTRACE | RAW_IO,
+            Expected::every(false),
+        ),
+    ] {
+        let become_it = || become_user(1000, capabilities);
+        met &= holds(&context.info, who, &become_it, target.pid(), expected)?;
+    }
+    Ok(met.into())
+}
+
+fn not_dumpable(context: &mut Context) -> Result<Verdict, Error> {
+    let become_it = || become_user(1000, ADMIN | RAW_IO);
+    let dumpable = process_of(1000, true)?;
+    let hidden = process_of(1000, false)?;
+    let only_info = Expected {
+        info: true,
+        ..Expected::every(false)
+    };
+    let everything = Expected::every(true);
+    let info = &context.info;
+    Ok(
+        (holds(info, "its user", &become_it, dumpable.pid(), everything)?
+            && holds(info, "its user", &become_it, hidden.pid(), only_info)?)
+        .into(),
+    )
+}
+
+fn namespace_root(context: &mut Context) -> Result<Verdict, Error> {
+    let nothing = Expected::every(false);
+    match in_child(process::unshare_user) {
+        Ok(0) => {}
+        _ => return Ok(Verdict::Skip("no user namespaces")),
+    }
+    let as_user = || {
+        become_user(1000, 0)?;
+        process::unshare_user()
+    };
+    let as_root = process::unshare_user;
+    let info = &context.info;
+    Ok(
+        (holds(info, "user 1000, root of its own", &as_user, 0, nothing)?
+            && holds(info, "root, root of its own", &as_root, 0, nothing)?
+            && holds(info, "root, of its parent", &as_root, pid(), nothing)?)
+        .into(),
+    )
+}

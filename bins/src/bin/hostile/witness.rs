@@ -1,0 +1,55 @@
+//! Whether all frames came back.
+
+use core::time::Duration;
+
+use tablewalk_bins::error::Error;
+use tablewalk_bins::frames;
+use tablewalk_rt::println;
+use tablewalk_uapi::{process, time};
+
+/// How many frames there were before something was tried.
+pub(crate) struct Witness {
+    free: u64,
+    tables: u64,
+    slack: u64,
+}
+
+/// How long the kernel may take to free what the last process has left: a second.
+const PATIENCE: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(20);
+
+impl Witness {
+    /// Counts.
+    pub(crate) fn begin() -> Result<Self, Error> {
+        let cpus = process::cpus().map_err(Error::call("sched_getaffinity"))?;
+        Ok(Self {
+            free: frames::free().map_err(Error::call("zoneinfo"))?,
+            tables: frames::tables().map_err(Error::call("zoneinfo"))?,
+            slack: frames::SLACK_OF_CPU * u64::from(cpus),
+        })
+    }
+
+    /// Counts again, when every process that was started has ended. What is missing after a while is
+    /// lost.
+    pub(crate) fn all_came_back(&self) -> Result<bool, Error> {
+        for _try in 0..PATIENCE {
+            let free = frames::free().map_err(Error::call("zoneinfo"))?;
+            let tables = frames::tables().map_err(Error::call("zoneinfo"))?;
+            if free + self.slack >= self.free && tables <= self.tables + self.slack {
+                println!(
+                    "# free frames {} -> {free}, page tables {} -> {tables}",
+                    self.free, self.tables
+                );
+                return Ok(true);
+            }
+            time::sleep(PAUSE).map_err(Error::call("nanosleep"))?;
+        }
+        let free = frames::free().map_err(Error::call("zoneinfo"))?;
+        let tables = frames::tables().map_err(Error::call("zoneinfo"))?;
+        println!(
+            "# LOST: free frames {} -> {free}, page tables {} -> {tables}; slack is {}",
+            self.free, self.tables, self.slack
+        );
+        Ok(false)
+    }
+}

@@ -1,0 +1,115 @@
+//! A whole tree held against pagemap, in both directions.
+
+use tablewalk_live::Live;
+use tablewalk_rt::println;
+use tablewalk_walker::{Found, Geometry, TableSource, VirtualAddress, Visit, Walk};
+
+use crate::error::Error;
+use crate::pagemap::{Pagemap, for_each_mapping};
+use crate::tree;
+
+/// One slot for each level: what a walk needs.
+const SLOTS: usize = 4;
+
+/// What a walk saw.
+#[derive(Default)]
+struct Tally {
+    tables: u64,
+    pages: u64,
+    /// Pages that are no memory of the process, such as tables mapped here: pagemap leaves them out.
+    special: u64,
+    differences: u64,
+}
+
+/// Walks process `pid`, prints its tree if `print` says so, and compares it with pagemap in both directions: each page
+/// that the walk comes to, and their number with that of all pages that pagemap has.
+///
+/// # Errors
+///
+/// Those of mapping tables and of reading pagemap.
+pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
+    let mut live = Live::new(pid, SLOTS)?;
+    let geometry = live.geometry();
+    let pagemap = Pagemap::open(pid, geometry.page_shift()).map_err(Error::call("pagemap"))?;
+    // First without a word: when a process walks itself, the first walk and the first look at
+    // pagemap touch what the second finds.
+    visit(&mut live, &pagemap, false)?;
+    count_present(pid, &geometry, &pagemap)?;
+
+    if print {
+        println!(
+            "process {pid}: {} KiB pages, {}-bit addresses, {} levels",
+            geometry.page_size() >> 10,
+            geometry.va_bits(),
+            geometry.levels()
+        );
+    }
+    let tally = visit(&mut live, &pagemap, print)?;
+    let present = count_present(pid, &geometry, &pagemap)?;
+    println!(
+        "# process {pid}: {} tables, {} pages, {} differ from pagemap, which has {present}; {} special",
+        tally.tables, tally.pages, tally.differences, tally.special
+    );
+    Ok(tally.pages > 0 && tally.differences == 0 && tally.pages == present)
+}
+
+/// Compares at the moment that the walk passes by: a process that walks itself changes the entries of
+/// its own slots as it goes.
+fn visit(live: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error> {
+    let geometry = live.geometry();
+    let mut tally = Tally::default();
+    for visit in Walk::new(live) {
+        let visit = visit?;
+        if print {
+            tree::print(&geometry, &visit);
+        }
+        match visit {
+            Visit::Table(_) => tally.tables += 1,
+            Visit::Leaf(leaf) => compare(&geometry, pagemap, &leaf, &mut tally)?,
+            // Without access, but there.
+            Visit::NotValid(entry) if entry.descriptor.is_present() => {
+                compare(&geometry, pagemap, &entry, &mut tally)?;
+            }
+            Visit::NotValid(_) => {}
+            Visit::Changed(_) => tally.differences += 1,
+        }
+    }
+    Ok(tally)
+}
+
+fn compare(
+    geometry: &Geometry,
+    pagemap: &Pagemap,
+    leaf: &Found,
+    tally: &mut Tally,
+) -> Result<(), Error> {
+    for page in 0..leaf.pages(geometry) {
+        let address = leaf.address.wrapping_add(page << geometry.page_shift());
+        let found = leaf.frame(geometry).0 + page;
+        let entry = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
+        if leaf.descriptor.is_special() && !entry.is_present() {
+            tally.special += 1;
+            continue;
+        }
+        tally.pages += 1;
+        if !entry.is_present() || entry.frame() != found {
+            tally.differences += 1;
+            println!("# {address}: frame {found:#x}, pagemap has {entry}");
+        }
+    }
+    Ok(())
+}
+
+/// The pages present in all mappings of process `pid`, as pagemap has them.
+fn count_present(pid: i32, geometry: &Geometry, pagemap: &Pagemap) -> Result<u64, Error> {
+    let mut present = 0;
+    for_each_mapping(pid, |start, end| {
+        // Nothing above is translated by user tables.
+        if geometry.contains(VirtualAddress(start)) {
+            present += pagemap.count_present(start, end)?;
+        }
+        Ok(())
+    })
+    .map_err(Error::call("maps"))?;
+    Ok(present)
+}
