@@ -13,8 +13,6 @@ use tablewalk_uapi::userfault::Userfault;
 pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
     ask().map_err(|errno| match errno {
         Errno::ENOSYS => skip("this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)"),
-        // From Linux 6.5 on 451 is cachestat(2), whose first argument is a file descriptor.
-        Errno::EBADF => skip("system call 451 of this kernel is not remap_page_table"),
         Errno::EPERM => {
             eprintln!("{program}: remap_page_table: {errno}: needs CAP_SYS_ADMIN, run it as root");
             ExitCode::FAILURE

@@ -21,6 +21,7 @@ pub mod file;
 pub mod futex;
 mod mapping;
 pub mod memory;
+mod number;
 pub mod poll;
 pub mod process;
 pub mod raw;

@@ -9,9 +9,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use crate::errno::Errno;
-
-/// Number of the system call, the same on every architecture.
-pub const NR_REMAP_PAGE_TABLE: u32 = 451;
+pub use crate::number::{NUMBERS, number};
 
 /// Bits of [`ExposePgtblArgs::level`] that hold the lookup level.
 pub const EXPOSE_PGTBL_LEVEL_MASK: u32 = 0xff;
@@ -133,8 +131,9 @@ pub struct ExposePgtblPath {
 /// As [`remap_page_table`], for whatever the kernel finds at `args`. The kernel may write to the
 /// eight bytes at offset 16.
 pub unsafe fn remap_page_table_raw(args: *mut c_void) -> Result<(), Errno> {
+    let number = number().ok_or(Errno::ENOSYS)?;
     // SAFETY: the caller's promise.
-    unsafe { syscall!(NR_REMAP_PAGE_TABLE, args) }.map(drop)
+    unsafe { syscall!(number, args) }.map(drop)
 }
 
 /// Makes the call.

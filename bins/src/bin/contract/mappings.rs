@@ -2,15 +2,13 @@
 
 #![expect(unsafe_code, reason = "tries what must be refused")]
 
-use core::ptr;
-
 use tablewalk_bins::lines::{for_each_line, parse_range};
 use tablewalk_bins::pagemap::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::memory::{Advice, MREMAP_MAYMOVE, Protection, mprotect, mremap};
+use tablewalk_uapi::memory::{Advice, Protection, mprotect};
 use tablewalk_uapi::process::{self, read_memory};
 use tablewalk_uapi::remap::ExposePgtblInfo;
 
@@ -31,10 +29,6 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "a child does not inherit the mapping",
         run: fork,
-    },
-    Case {
-        name: "mremap neither grows nor duplicates it",
-        run: grow,
     },
     Case {
         name: "madvise cannot make it inherited or dumped: EINVAL",
@@ -108,19 +102,6 @@ fn fork(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         }
     })?;
     all(&[expect("the child", child.wait().map(status_number), Ok(0))])
-}
-
-fn grow(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    let page = root(info, Protection::READ_WRITE)?;
-    let (start, size) = (page.mapping().as_ptr().cast(), page_size(info));
-    let resize = |old_size, new_size| {
-        // SAFETY: must be refused; the page is not used if it was not.
-        unsafe { mremap(start, old_size, new_size, MREMAP_MAYMOVE, ptr::null_mut()) }
-    };
-    all(&[
-        expect_error("grow", resize(size, 2 * size), Errno::EFAULT),
-        expect_error("duplicate", resize(0, size), Errno::EFAULT),
-    ])
 }
 
 fn advise(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
