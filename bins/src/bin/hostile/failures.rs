@@ -3,15 +3,16 @@
 use core::ffi::CStr;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::page::{Page, call};
+use tablewalk_bins::page::Page;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::println;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDWR, O_WRONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::remap::{EXPOSE_PGTBL_ADDR, ExposePgtblInfo, flush, info as ask_info, path};
+use tablewalk_uapi::remap::{ExposePgtblInfo, flush, info as ask_info, path};
 use tablewalk_uapi::system::mount;
 
+use crate::races::frame_of;
 use crate::witness::Witness;
 use crate::{Context, Test};
 
@@ -87,25 +88,23 @@ impl FailNth {
     }
 }
 
+/// An address whose table is there: the context is on the stack.
+fn mapped_address(info: &ExposePgtblInfo) -> u64 {
+    core::ptr::from_ref(info).expose_provenance() as u64
+}
+
 fn by_address(info: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
-    let _ = info;
-    call(0, page.address(), page.address(), 3 | EXPOSE_PGTBL_ADDR).map(drop)
+    page.map_address(0, 3, mapped_address(info)).map(drop)
 }
 
 fn by_frame(info: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
-    let path = path(0, page.address())?;
+    let path = path(0, mapped_address(info))?;
     let descriptor = path.desc.get(2).copied().unwrap_or(0);
-    call(
-        0,
-        page.address(),
-        crate::races::frame_of(info, descriptor),
-        3,
-    )
-    .map(drop)
+    page.map(0, 3, frame_of(info, descriptor)).map(drop)
 }
 
 fn root(_: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
-    call(0, page.address(), 0, 0).map(drop)
+    page.map(0, 0, 0).map(drop)
 }
 
 /// More than any call makes.

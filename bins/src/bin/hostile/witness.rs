@@ -14,8 +14,9 @@ pub(crate) struct Witness {
     slack: u64,
 }
 
-/// How long the kernel may take to free what the last process has left: a second.
-const PATIENCE: u32 = 50;
+/// How long the kernel may take to free what the last process has left, tables after a grace period
+/// of RCU: half a minute, which a kernel with KASAN needs for 100,000 of them.
+const PATIENCE: u32 = 1500;
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Witness {
