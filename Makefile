@@ -29,6 +29,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs kernel initramfs run test matrix sanitize bench clean
+.PHONY: series-check neighbours
 .PHONY: check format lint documentation host-tests judge-tests
 
 help:
@@ -38,6 +39,8 @@ help:
 	@echo '  check       format, lint, documentation, host-tests, judge-tests: no boot'
 	@echo '  matrix      every group of tests on every geometry, as a table'
 	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
+	@echo '  series-check  checkpatch, sparse and builds of the series, as its reviewers would'
+	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
 	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways'
 	@echo '  kernel      build/Image (with huge pages), build/Image-nothp, build/Image-hostile'
 	@echo '  programs    the programs, and what is promised of their ELF files'
@@ -50,7 +53,7 @@ help:
 	@echo '  TABLEWALK_CACHE  where built kernels are kept [~/.cache/tablewalk]'
 	@echo '  TIMEOUT     seconds until a boot counts as hung [300]'
 	@echo 'Variables of matrix and sanitize'
-	@echo '  ROUNDS CALLS  races, kills and random calls of hostile [200 100000; 1000 1000000]'
+	@echo '  ROUNDS CALLS  races, kills and random calls of hostile [200 100000; 1000 200000]'
 	@echo '  GEOMETRIES SANITIZERS  rows of the table [all]'
 	@echo '  GROUPS_WANTED columns of the table [all]'
 	@echo '  SMP           numbers of CPUs [2; "2 4"]'
@@ -117,10 +120,17 @@ matrix: setup programs
 	@tests/matrix $(BIN) $(foreach g,$(GEOMETRIES),$g=$g,thp,hostile)
 
 sanitize: export ROUNDS ?= 1000
-sanitize: export CALLS ?= 1000000
+sanitize: export CALLS ?= 200000
 sanitize: export SMP ?= 2 4
 sanitize: setup programs
 	@tests/matrix $(BIN) $(SANITIZERS)
+
+# What the default set-up does not install is named by the scripts.
+series-check:
+	@kernel/check
+
+neighbours: programs
+	@kernel/neighbours $(BIN)/init
 
 bench: kernel-thp programs
 	@tests/bench build/Image $(BIN)/init $(BIN)/bench

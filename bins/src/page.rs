@@ -9,7 +9,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{
-    EXPOSE_PGTBL_ADDR, ExposePgtblArgs, ExposePgtblInfo, remap_page_table_raw,
+    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_RANGE, EXPOSE_PGTBL_RANGE_SIZE_VER0, ExposePgtblArgs,
+    ExposePgtblInfo, ExposePgtblRange, ExposePgtblTable, remap_page_table_raw,
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
@@ -39,7 +40,7 @@ pub fn call_at(args: *mut u8) -> Result<(), Errno> {
     unsafe { remap_page_table_raw(args.cast()) }
 }
 
-/// One page of shared anonymous memory, as callers of the base form map it.
+/// One page of shared anonymous memory, as callers of the base form map it, or several.
 pub struct Page {
     mapping: Mapping,
 }
@@ -55,6 +56,21 @@ impl Page {
         Ok(Self { mapping })
     }
 
+    /// Maps `pages` of them, one behind the other.
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2).
+    pub fn several(
+        info: &ExposePgtblInfo,
+        protection: Protection,
+        pages: usize,
+    ) -> Result<Self, Errno> {
+        let size = pages << info.page_shift;
+        let mapping = Mapping::anonymous(size, protection, Sharing::Shared)?;
+        Ok(Self { mapping })
+    }
+
     /// A page that may be written.
     ///
     /// # Errors
@@ -64,7 +80,7 @@ impl Page {
         Self::new(info, Protection::READ_WRITE)
     }
 
-    /// The mapping, of one page.
+    /// The mapping.
     #[must_use]
     pub const fn mapping(&self) -> &Mapping {
         &self.mapping
@@ -92,6 +108,21 @@ impl Page {
     /// Those of the call.
     pub fn map_address(&self, pid: i32, level: u32, address: u64) -> Result<u64, Errno> {
         self.map(pid, level | EXPOSE_PGTBL_ADDR, address)
+    }
+
+    /// Replaces the pages by tables of `level` below the root, as `range` says.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call.
+    pub fn map_range(
+        &self,
+        pid: i32,
+        level: u32,
+        range: &mut ExposePgtblRange,
+    ) -> Result<(), Errno> {
+        let pfn = core::ptr::from_mut(range).expose_provenance() as u64;
+        self.map(pid, level | EXPOSE_PGTBL_RANGE, pfn).map(drop)
     }
 
     /// The word at `index`, 0 beyond the page.
@@ -123,6 +154,18 @@ impl Page {
         // SAFETY: a mapping of that size, aligned to pages, that lives as long as this value. The
         // call replaces its page by another that can be read just so.
         unsafe { core::slice::from_raw_parts(start, self.mapping.size() / 8) }
+    }
+}
+
+/// What [`Page::map_range`] takes for the tables that translate `start` to `end`.
+#[must_use]
+pub fn range(start: u64, end: u64, tables: &mut [ExposePgtblTable]) -> ExposePgtblRange {
+    ExposePgtblRange {
+        size: EXPOSE_PGTBL_RANGE_SIZE_VER0,
+        count: u32::try_from(tables.len()).unwrap_or(u32::MAX),
+        start,
+        end,
+        tables: tables.as_mut_ptr().expose_provenance() as u64,
     }
 }
 

@@ -11,8 +11,8 @@ use linux_raw_sys::system::new_utsname;
 
 use crate::poll::PollFd;
 use crate::remap::{
-    EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH_SIZE_VER0, ExposePgtblArgs, ExposePgtblInfo,
-    ExposePgtblPath,
+    EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH_SIZE_VER0, EXPOSE_PGTBL_RANGE_SIZE_VER0,
+    ExposePgtblArgs, ExposePgtblInfo, ExposePgtblPath, ExposePgtblRange, ExposePgtblTable,
 };
 
 /// Checks size and alignment of a struct and the offset of each of its fields.
@@ -31,11 +31,20 @@ check_struct!(ExposePgtblInfo, size 56, align 8, {
     size: 0, page_shift: 4, va_bits: 8, levels: 12, root_entries: 16, oa_bits: 20, mair: 24,
     features: 32, flags: 36, bit_write: 40, bit_dirty: 41, bit_special: 42, bit_devmap: 43,
     bit_prot_none: 44, bit_present_invalid: 45, bit_swp_exclusive: 46, bit_uffd_wp: 47,
-    swp_type_shift: 48, swp_type_bits: 49, swp_offset_shift: 50, swp_offset_bits: 51, reserved: 52
+    swp_type_shift: 48, swp_type_bits: 49, swp_offset_shift: 50, swp_offset_bits: 51,
+    swp_hwpoison: 52, swp_migration: 53, swp_device: 54, swp_marker: 55
 });
 check_struct!(ExposePgtblPath, size 56, align 8, {
     size: 0, root_level: 4, last_level: 8, reserved: 12, root_pfn: 16, desc: 24
 });
+check_struct!(ExposePgtblTable, size 16, align 8, { addr: 0, desc: 8 });
+check_struct!(ExposePgtblRange, size 32, align 8, {
+    size: 0, count: 4, start: 8, end: 16, tables: 24
+});
+static_assertions::const_assert_eq!(
+    size_of::<ExposePgtblRange>(),
+    EXPOSE_PGTBL_RANGE_SIZE_VER0 as usize
+);
 static_assertions::const_assert_eq!(
     size_of::<ExposePgtblInfo>(),
     EXPOSE_PGTBL_INFO_SIZE_VER0 as usize

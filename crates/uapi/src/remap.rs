@@ -6,6 +6,7 @@
 #![expect(unsafe_code, reason = "maps a table over a page of the caller")]
 
 use core::ffi::c_void;
+use core::ops::Range;
 use core::ptr;
 
 use crate::errno::Errno;
@@ -21,19 +22,26 @@ pub const EXPOSE_PGTBL_FLUSH: u32 = 0x200;
 pub const EXPOSE_PGTBL_INFO: u32 = 0x400;
 /// Fills the [`ExposePgtblPath`] at `remap_vaddr` for the address `pfn`.
 pub const EXPOSE_PGTBL_PATH: u32 = 0x800;
+/// Maps several tables as the [`ExposePgtblRange`] at `pfn` says.
+pub const EXPOSE_PGTBL_RANGE: u32 = 0x1000;
 
 /// Bit of [`ExposePgtblInfo::features`]: the CPU sets the access flag.
 pub const EXPOSE_PGTBL_HW_AF: u32 = 0x1;
 /// Bit of [`ExposePgtblInfo::features`]: the CPU manages the dirty state.
 pub const EXPOSE_PGTBL_HW_DBM: u32 = 0x2;
 
-/// Value of a `bit_*` field of [`ExposePgtblInfo`] that this kernel does not use.
+/// Value of a `bit_*` or `swp_*` field of [`ExposePgtblInfo`] that this kernel does not use.
 pub const EXPOSE_PGTBL_NO_BIT: u8 = 0xff;
 
 /// Size of the first version of [`ExposePgtblInfo`] in bytes.
 pub const EXPOSE_PGTBL_INFO_SIZE_VER0: u32 = 56;
 /// Size of the first version of [`ExposePgtblPath`] in bytes.
 pub const EXPOSE_PGTBL_PATH_SIZE_VER0: u32 = 56;
+/// Size of the first version of [`ExposePgtblRange`] in bytes.
+pub const EXPOSE_PGTBL_RANGE_SIZE_VER0: u32 = 32;
+
+/// Tables that one call with [`EXPOSE_PGTBL_RANGE`] maps at most.
+pub const EXPOSE_PGTBL_RANGE_MOST: usize = 512;
 
 /// `struct expose_pgtbl_args`: the argument of the call.
 ///
@@ -97,8 +105,15 @@ pub struct ExposePgtblInfo {
     pub swp_offset_shift: u8,
     /// Width of the offset in a swap entry, in bits.
     pub swp_offset_bits: u8,
-    /// 0.
-    pub reserved: u32,
+    /// Type of the swap entry of a frame with a hardware error.
+    pub swp_hwpoison: u8,
+    /// The first of three types of swap entries of a frame that is being migrated: readable; readable
+    /// and exclusive; writable.
+    pub swp_migration: u8,
+    /// The first of the types of swap entries of device memory.
+    pub swp_device: u8,
+    /// Type of the swap entry that only marks its place.
+    pub swp_marker: u8,
 }
 
 /// `struct expose_pgtbl_path`: the descriptors that translate one address.
@@ -117,6 +132,32 @@ pub struct ExposePgtblPath {
     pub root_pfn: u64,
     /// The descriptor read at each lookup level; 0 at levels not read.
     pub desc: [u64; 4],
+}
+
+/// `struct expose_pgtbl_table`: a table that [`EXPOSE_PGTBL_RANGE`] has mapped.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExposePgtblTable {
+    /// First address that it translates.
+    pub addr: u64,
+    /// The descriptor that led to it.
+    pub desc: u64,
+}
+
+/// `struct expose_pgtbl_range`: tables to map over consecutive pages.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExposePgtblRange {
+    /// Bytes of this struct that the caller knows.
+    pub size: u32,
+    /// In: pages to be replaced. Out: tables mapped, of which each took the next page.
+    pub count: u32,
+    /// In: an address that the first table translates. Out: where to go on; `end` if nothing is left.
+    pub start: u64,
+    /// The address behind the last one.
+    pub end: u64,
+    /// Array of `count` [`ExposePgtblTable`], filled in the order of addresses.
+    pub tables: u64,
 }
 
 /// Makes the call with the struct at `args`, whatever that is: an address that is no memory gives
@@ -221,6 +262,41 @@ pub unsafe fn map_by_address(
     let level = level & EXPOSE_PGTBL_LEVEL_MASK | EXPOSE_PGTBL_ADDR;
     // SAFETY: the caller gives the page away.
     unsafe { map(pid, level, address, page) }
+}
+
+/// Maps the tables of lookup level `level`, below the root, that translate addresses in `range` of
+/// process `pid`, each over the next page from `pages` on, as many as `tables` has room for and at most
+/// [`EXPOSE_PGTBL_RANGE_MOST`]. Returns how many there were, and the address to go on at: the end of the
+/// range if nothing is left.
+///
+/// # Errors
+///
+/// As [`remap_page_table`]; `EINVAL` for the root level, an empty range, or no room.
+///
+/// # Safety
+///
+/// Nothing else uses the `tables.len()` pages from `pages` on, which lie in mappings of the caller.
+pub unsafe fn map_range(
+    pid: i32,
+    level: u32,
+    range: Range<u64>,
+    pages: *mut c_void,
+    tables: &mut [ExposePgtblTable],
+) -> Result<(usize, u64), Errno> {
+    let count = tables.len().min(EXPOSE_PGTBL_RANGE_MOST);
+    let mut range = ExposePgtblRange {
+        size: EXPOSE_PGTBL_RANGE_SIZE_VER0,
+        #[expect(clippy::cast_possible_truncation, reason = "at most 512")]
+        count: count as u32,
+        start: range.start,
+        end: range.end,
+        tables: tables.as_mut_ptr().expose_provenance() as u64,
+    };
+    let level = level & EXPOSE_PGTBL_LEVEL_MASK | EXPOSE_PGTBL_RANGE;
+    let pfn = ptr::from_mut(&mut range).expose_provenance() as u64;
+    // SAFETY: the caller gives the pages away; the kernel fills the struct and `count` elements.
+    unsafe { map(pid, level, pfn, pages) }?;
+    Ok((range.count as usize, range.start))
 }
 
 /// Invalidates the TLB entries of `pages` pages of process `pid` (0: the caller) from `address`

@@ -3,13 +3,13 @@
 use core::ffi::CStr;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::page::Page;
+use tablewalk_bins::page::{Page, range};
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::println;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDWR, O_WRONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::remap::{ExposePgtblInfo, flush, info as ask_info, path};
+use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblTable, flush, info as ask_info, path};
 use tablewalk_uapi::system::mount;
 
 use crate::races::frame_of;
@@ -24,6 +24,10 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "mapping a table by frame number, each allocation failing",
         run: |context| fail_each(context, Protection::READ_WRITE, by_frame),
+    },
+    Case {
+        name: "mapping tables by range, each allocation failing",
+        run: |context| fail_each(context, Protection::READ_WRITE, by_range),
     },
     Case {
         name: "mapping the root read-only, each allocation failing",
@@ -101,6 +105,11 @@ fn by_frame(info: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
     let path = path(0, mapped_address(info))?;
     let descriptor = path.desc.get(2).copied().unwrap_or(0);
     page.map(0, 3, frame_of(info, descriptor)).map(drop)
+}
+
+fn by_range(_: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
+    let mut tables = [ExposePgtblTable::default()];
+    page.map_range(0, 3, &mut range(0, 1 << 36, &mut tables))
 }
 
 fn root(_: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {

@@ -12,7 +12,8 @@ use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0,
-    EXPOSE_PGTBL_PATH, ExposePgtblArgs, ExposePgtblInfo, path,
+    EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE, EXPOSE_PGTBL_RANGE_SIZE_VER0, ExposePgtblArgs,
+    ExposePgtblInfo, path,
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
@@ -296,6 +297,7 @@ impl Thread<'_> {
             10 => self.flush(),
             11 => self.info(),
             12 | 13 => self.path(),
+            14 => self.by_range(),
             _ => self.nonsense(),
         }
     }
@@ -423,6 +425,75 @@ impl Thread<'_> {
         (args, judge(place, exists, found))
     }
 
+    /// The struct and its array lie in the page of this thread, or nowhere.
+    fn by_range(&mut self) -> (ExposePgtblArgs, Allowed) {
+        /// Words of the struct: the array is behind it, with room for the rest of the page.
+        const STRUCT: u64 = 4;
+        let (pid, exists) = self.pid();
+        let (remap_vaddr, mut place) = self.page();
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let own = places.data.address() + (self.number << shift);
+        let end = 1_u64 << self.shared.info.va_bits;
+        let start = self.address();
+        let start = start & (end - 1);
+        let (start, end, sound) = match self.random.below(8) {
+            0 => (start, start, false),
+            1 => (start, end + 1, false),
+            2 => (0, end, true),
+            _ => (
+                start,
+                (start + self.random.below(1 << 32) + 1).min(end),
+                true,
+            ),
+        };
+        let root_level = 4 - self.shared.info.levels;
+        let level = self.random.pick(&[3, 3, root_level + 1, root_level]);
+        // Two only where the page behind is of the same kind: it is replaced too.
+        let two = |pages: &Mapping| {
+            remap_vaddr >= pages.address()
+                && remap_vaddr + (2 << shift) <= pages.address() + pages.size() as u64
+        };
+        let most = 1 + u32::from(two(&places.writable) || two(&places.read_only));
+        let count = self.random.pick(&[1, 1, most, most, 0]);
+        if place == Place::Good && (count == 0 || !sound) {
+            place = Place::Bad;
+        }
+        let least = u64::from(EXPOSE_PGTBL_RANGE_SIZE_VER0);
+        let size = self.random.pick(&[least, least, least, 0, least - 1]);
+        let tables = self.random.pick(&[own + 8 * STRUCT, own + 8 * STRUCT, 8]);
+        let words = [u64::from(count) << 32 | size, start, end, tables];
+        for (index, word) in words.into_iter().enumerate() {
+            let offset = usize::try_from((self.number << shift) + 8 * index as u64).unwrap_or(0);
+            tablewalk_bins::memory::write(&places.data, offset, word);
+        }
+        let at = self
+            .random
+            .pick(&[own, own, own, 8, places.without.address()]);
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: at,
+            level: level | EXPOSE_PGTBL_RANGE,
+        };
+        // An array that is no memory matters only if there is something to put into it.
+        let found = if tables == 8 {
+            Allowed::Any
+        } else {
+            Allowed::Exactly(Ok(()))
+        };
+        let allowed = if level == root_level || place == Place::Unaligned {
+            Allowed::Exactly(Err(Errno::EINVAL))
+        } else if at != own {
+            Allowed::Exactly(Err(Errno::EFAULT))
+        } else if size < least {
+            Allowed::Exactly(Err(Errno::EINVAL))
+        } else {
+            judge(place, exists, found)
+        };
+        (args, allowed)
+    }
+
     fn flush(&mut self) -> (ExposePgtblArgs, Allowed) {
         let (pid, exists) = self.pid();
         let shift = self.shared.info.page_shift;
@@ -501,7 +572,7 @@ impl Thread<'_> {
         let [a, b, c, d, ..] = self.random.number().to_le_bytes();
         let bits = u32::from_le_bytes([a, b, c, d]);
         let level = match self.random.below(4) {
-            0 => bits | 0x1000,
+            0 => bits | 0x2000,
             1 => (bits & 0xff) | 4,
             2 => EXPOSE_PGTBL_ADDR | EXPOSE_PGTBL_INFO,
             _ => EXPOSE_PGTBL_PATH | 3,

@@ -1,7 +1,7 @@
 //! Callers that are killed at random points.
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::page::{Page, call};
+use tablewalk_bins::page::{Page, call, range as range_of};
 use tablewalk_bins::random::Random;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
@@ -9,7 +9,7 @@ use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::raw::constants::MADV_NOHUGEPAGE;
-use tablewalk_uapi::remap::{EXPOSE_PGTBL_ADDR, ExposePgtblInfo, flush};
+use tablewalk_uapi::remap::{EXPOSE_PGTBL_ADDR, ExposePgtblInfo, ExposePgtblTable, flush};
 use tablewalk_uapi::signal::Signal;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
@@ -148,6 +148,8 @@ fn map_tables(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Resul
             let frame = page.map_address(pid, 3, address)?;
             page.map(pid, 3, frame)?;
             page.map(pid, 0, 0)?;
+            let mut tables = [ExposePgtblTable::default()];
+            page.map_range(pid, 3, &mut range_of(address, address + 1, &mut tables))?;
             journal.count();
         }
     }

@@ -17,6 +17,7 @@ mod operations;
 mod places;
 mod privileges;
 mod races;
+mod ranges;
 mod restrictions;
 mod witness;
 
@@ -35,7 +36,7 @@ Tries to break the kernel with remap_page_table. Prints KTAP.
   --rounds N  how often each race is run and each victim is killed (1000)
   --calls N   random calls (1000000)
   --seed N    what the random numbers begin with (1)
-Groups: races kills escapes places privileges fuzz failures denial
+Groups: races kills escapes places ranges privileges fuzz failures denial
 leaks restrictions.
 Without: all, in this order. The last one restricts root until the next boot.
 Needs a kernel with remap_page_table, /proc, and root; what else a test needs of the
@@ -58,7 +59,7 @@ struct Group {
     tests: &'static [Test],
 }
 
-const GROUPS: [Group; 10] = [
+const GROUPS: [Group; 11] = [
     Group {
         name: "races",
         tests: races::TESTS,
@@ -74,6 +75,10 @@ const GROUPS: [Group; 10] = [
     Group {
         name: "places",
         tests: places::TESTS,
+    },
+    Group {
+        name: "ranges",
+        tests: ranges::TESTS,
     },
     Group {
         name: "privileges",

@@ -4,7 +4,7 @@ use core::ffi::CStr;
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::{base_pages_only, write};
-use tablewalk_bins::page::Page;
+use tablewalk_bins::page::{Page, range};
 use tablewalk_bins::random::Random;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Child, execute};
@@ -12,7 +12,7 @@ use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::file::{self, O_WRONLY};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::Status;
-use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblPath, path};
+use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::{self, Range};
@@ -60,6 +60,9 @@ const PATTERN: u64 = 0x5a5a_a5a5_5a5a_a5a7;
 
 /// Callers that map the tables of one target at the same time.
 const OBSERVERS: usize = 2;
+
+/// Pages for the tables that are mapped at once: the range has two.
+const TOGETHER: usize = 2;
 
 /// Mappings that an observer holds while it makes the next one.
 const HELD: usize = 8;
@@ -183,9 +186,9 @@ impl<'a> Observer<'a> {
         } else {
             Protection::READ_WRITE
         };
-        let page = Page::new(self.info, protection)?;
+        let page = Page::several(self.info, protection, TOGETHER)?;
         let address = self.range.part(self.random.below(2));
-        let outcome = match self.random.below(4) {
+        let outcome = match self.random.below(5) {
             0 | 1 => {
                 let level = self.random_level();
                 page.map_address(pid, level, address)
@@ -195,6 +198,7 @@ impl<'a> Observer<'a> {
                 Ok(path) => self.map_random_table_of(&page, pid, &path),
                 Err(errno) => Err(errno),
             },
+            3 => self.map_all(&page, pid),
             _ => {
                 let (level, frame) = self.random.pick(&self.seen);
                 page.map(pid, level, frame).map(|frame| (level, frame))
@@ -253,6 +257,17 @@ impl<'a> Observer<'a> {
         let frame = frame_of(self.info, descriptor);
         page.map(pid, above + 1, frame)
             .map(|frame| (above + 1, frame))
+    }
+
+    /// All tables of the range at once; the first of them.
+    fn map_all(&self, page: &Page, pid: i32) -> Result<(u32, u64), Errno> {
+        let mut tables = [ExposePgtblTable::default(); TOGETHER];
+        let mut asked = range(self.range.part(0), self.range.part(2), &mut tables);
+        page.map_range(pid, 3, &mut asked)?;
+        match tables {
+            [first, ..] if asked.count > 0 => Ok((3, frame_of(self.info, first.desc))),
+            _ => Err(Errno::ENOENT),
+        }
     }
 
     /// After the end of the process: every table that is still mapped is empty.
