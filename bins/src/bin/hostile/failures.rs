@@ -5,11 +5,13 @@ use core::ffi::CStr;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::page::{Page, range};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::println;
+use tablewalk_rt::process::Child;
+use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDWR, O_WRONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblTable, flush, info as ask_info, path};
+use tablewalk_uapi::signal;
 use tablewalk_uapi::system::mount;
 
 use crate::races::frame_of;
@@ -97,45 +99,49 @@ fn mapped_address(info: &ExposePgtblInfo) -> u64 {
     core::ptr::from_ref(info).expose_provenance() as u64
 }
 
-fn by_address(info: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
-    page.map_address(0, 3, mapped_address(info)).map(drop)
+/// Maps a table of process `pid`.
+type Map = fn(&ExposePgtblInfo, &Page, pid: i32) -> Result<(), Errno>;
+
+fn by_address(info: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> {
+    page.map_address(pid, 3, mapped_address(info)).map(drop)
 }
 
-fn by_frame(info: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
-    let path = path(0, mapped_address(info))?;
+fn by_frame(info: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> {
+    let path = path(pid, mapped_address(info))?;
     let descriptor = path.desc.get(2).copied().unwrap_or(0);
-    page.map(0, 3, frame_of(info, descriptor)).map(drop)
+    page.map(pid, 3, frame_of(info, descriptor)).map(drop)
 }
 
-fn by_range(_: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
+fn by_range(_: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> {
     let mut tables = [ExposePgtblTable::default()];
-    page.map_range(0, 3, &mut range(0, 1 << 36, &mut tables))
+    page.map_range(pid, 3, &mut range(0, 1 << 36, &mut tables))
 }
 
-fn root(_: &ExposePgtblInfo, page: &Page) -> Result<(), Errno> {
-    page.map(0, 0, 0).map(drop)
+fn root(_: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> {
+    page.map(pid, 0, 0).map(drop)
 }
 
 /// More than any call makes.
 const MOST: u8 = 99;
 
-fn fail_each(
-    context: &mut Context,
-    protection: Protection,
-    map: fn(&ExposePgtblInfo, &Page) -> Result<(), Errno>,
-) -> Result<Verdict, Error> {
+fn fail_each(context: &mut Context, protection: Protection, map: Map) -> Result<Verdict, Error> {
     let info = &context.info;
     let Some(fail) = FailNth::open() else {
         return Ok(Verdict::Skip("no fault injection (CONFIG_FAULT_INJECTION)"));
     };
     let witness = Witness::begin()?;
     let (mut met, mut whole_again, mut refused) = (true, false, 0);
-    // Often enough that a leak shows.
-    for round in 0..context.rounds.div_ceil(4) {
+    // Often enough that a leak shows, each time of another process: what is lost is its tables.
+    for round in 0..context.rounds {
+        let target = Child::spawn(|| {
+            signal::pause();
+            ExitCode::SUCCESS
+        })
+        .map_err(Error::call("fork"))?;
         for n in 1..=MOST {
             let page = Page::new(info, protection).map_err(Error::call("mmap"))?;
             let (result, failed) = fail
-                .with(n, &|| map(info, &page))
+                .with(n, &|| map(info, &page, target.pid()))
                 .map_err(Error::call("fail-nth"))?;
             // Some allocations are tried for speed, with another way if they fail.
             let expected = result.is_ok() || (failed && result == Err(Errno::ENOMEM));
