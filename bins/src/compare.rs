@@ -2,7 +2,7 @@
 
 use tablewalk_live::Live;
 use tablewalk_rt::println;
-use tablewalk_walker::{Found, Geometry, TableSource, VirtualAddress, Visit, Walk};
+use tablewalk_walker::{Format, Found, Geometry, TableSource, VirtualAddress, Visit, Walk};
 
 use crate::error::Error;
 use crate::pagemap::{Pagemap, for_each_mapping};
@@ -10,6 +10,8 @@ use crate::tree;
 
 /// One slot for each level: what a walk needs.
 const SLOTS: usize = 4;
+/// Level-3 tables mapped with one call; fewer than some processes have.
+const BATCH_SLOTS: usize = 4;
 
 /// What a walk saw.
 #[derive(Default)]
@@ -28,7 +30,7 @@ struct Tally {
 ///
 /// Those of mapping tables and of reading pagemap.
 pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
-    let mut live = Live::new(pid, SLOTS)?;
+    let mut live = Live::with_batch(pid, SLOTS, BATCH_SLOTS)?;
     let geometry = live.geometry();
     let pagemap = Pagemap::open(pid, geometry.page_shift()).map_err(Error::call("pagemap"))?;
     // First without a word: when a process walks itself, the first walk and the first look at
@@ -56,19 +58,19 @@ pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
 /// Compares at the moment that the walk passes by: a process that walks itself changes the entries of
 /// its own slots as it goes.
 fn visit(live: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error> {
-    let geometry = live.geometry();
+    let format = live.format();
     let mut tally = Tally::default();
     for visit in Walk::new(live) {
         let visit = visit?;
         if print {
-            tree::print(&geometry, &visit);
+            tree::print(&format, &visit);
         }
         match visit {
             Visit::Table(_) => tally.tables += 1,
-            Visit::Leaf(leaf) => compare(&geometry, pagemap, &leaf, &mut tally)?,
+            Visit::Leaf(leaf) => compare(&format, pagemap, &leaf, &mut tally)?,
             // Without access, but there.
-            Visit::NotValid(entry) if entry.descriptor.is_present() => {
-                compare(&geometry, pagemap, &entry, &mut tally)?;
+            Visit::NotValid(entry) if format.linux.is_present(entry.descriptor) => {
+                compare(&format, pagemap, &entry, &mut tally)?;
             }
             Visit::NotValid(_) => {}
             Visit::Changed(_) => tally.differences += 1,
@@ -78,16 +80,17 @@ fn visit(live: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error
 }
 
 fn compare(
-    geometry: &Geometry,
+    format: &Format,
     pagemap: &Pagemap,
     leaf: &Found,
     tally: &mut Tally,
 ) -> Result<(), Error> {
+    let geometry = &format.geometry;
     for page in 0..leaf.pages(geometry) {
         let address = leaf.address.wrapping_add(page << geometry.page_shift());
         let found = leaf.frame(geometry).0 + page;
         let entry = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
-        if leaf.descriptor.is_special() && !entry.is_present() {
+        if format.linux.is_special(leaf.descriptor) && !entry.is_present() {
             tally.special += 1;
             continue;
         }

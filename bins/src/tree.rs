@@ -1,7 +1,7 @@
 //! Prints tables and leaves as a walk comes to them.
 
 use tablewalk_rt::println;
-use tablewalk_walker::{Found, Geometry, Level, TableVisit, Visit};
+use tablewalk_walker::{Format, Found, Geometry, Level, TableVisit, Visit};
 
 /// Columns before a table of `level`: two for each level below the root.
 fn columns(geometry: &Geometry, level: Level) -> usize {
@@ -9,10 +9,11 @@ fn columns(geometry: &Geometry, level: Level) -> usize {
 }
 
 /// Prints one line for what a walk came to.
-pub fn print(geometry: &Geometry, visit: &Visit) {
+pub fn print(format: &Format, visit: &Visit) {
+    let geometry = &format.geometry;
     match visit {
         Visit::Table(table) => print_table(geometry, table),
-        Visit::Leaf(leaf) => print_leaf(geometry, leaf),
+        Visit::Leaf(leaf) => print_leaf(format, leaf),
         Visit::NotValid(entry) => print_not_valid(geometry, entry),
         Visit::Changed(id) => println!(
             "# the {} of {} changed while it was walked",
@@ -36,7 +37,8 @@ fn print_table(geometry: &Geometry, table: &TableVisit) {
 }
 
 /// `[index] page frame 0x404c2  0x7f8b320000 rw-`: and what user space may do with it.
-fn print_leaf(geometry: &Geometry, leaf: &Found) {
+fn print_leaf(format: &Format, leaf: &Found) {
+    let geometry = &format.geometry;
     let columns = columns(geometry, leaf.level) + 2;
     let what = if leaf.level == Level::L3 {
         "page"
@@ -52,7 +54,10 @@ fn print_leaf(geometry: &Geometry, leaf: &Found) {
         leaf.frame(geometry),
         leaf.address,
         letter(descriptor.is_user(), 'r'),
-        letter(descriptor.is_user() && descriptor.is_writable(), 'w'),
+        letter(
+            descriptor.is_user() && format.linux.is_writable(descriptor),
+            'w'
+        ),
         letter(!descriptor.is_uxn(), 'x'),
     );
 }

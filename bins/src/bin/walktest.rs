@@ -15,7 +15,7 @@ use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
-use tablewalk_walker::{TableSource, VirtualAddress, entry};
+use tablewalk_walker::{Format, TableSource, VirtualAddress, entry};
 
 tablewalk_rt::program!(main);
 
@@ -133,7 +133,9 @@ fn walk_self(_: &mut Context) -> Result<Verdict, Error> {
 /// Keeps a leaf table mapped while the kernel adds a page to it and takes it away.
 fn watch(_: &mut Context) -> Result<Verdict, Error> {
     let mut live = Live::new(0, 1)?;
-    let geometry = live.geometry();
+    let Format {
+        geometry, linux, ..
+    } = live.format();
     let page = usize::try_from(geometry.page_size()).unwrap_or(usize::MAX);
     let memory = Mapping::anonymous(2 * page, Protection::READ_WRITE, Sharing::Private)
         .map_err(Error::call("mmap"))?;
@@ -156,13 +158,13 @@ fn watch(_: &mut Context) -> Result<Verdict, Error> {
     write(&memory, page, 2);
     let after = entry.load();
     let witness = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
-    let appeared = !before.is_present() && after.is_valid();
+    let appeared = !linux.is_present(before) && after.is_valid();
     let frame = after.next_table(&geometry).0;
     if appeared {
         println!("Can see kernel's modification: {address} is frame {frame:#x} now");
     }
     drop(memory);
-    let gone = !entry.load().is_present();
+    let gone = !linux.is_present(entry.load());
     if gone {
         println!("Can see it vanish with munmap");
     }

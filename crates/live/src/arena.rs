@@ -6,47 +6,80 @@ use core::ffi::c_void;
 use core::sync::atomic::AtomicU64;
 
 use tablewalk_uapi::memory::{MAP_FIXED_NOREPLACE, MAP_SHARED, Protection, mmap_anonymous};
-use tablewalk_uapi::{Errno, Mapping, Sharing, remap};
-use tablewalk_walker::{FrameNumber, Geometry, TableId};
+use tablewalk_uapi::remap::{self, ExposePgtblTable};
+use tablewalk_uapi::{Errno, Mapping, Sharing};
+use tablewalk_walker::{Batched, Descriptor, Format, FrameNumber, Level, TableId, VirtualAddress};
 
-use crate::LiveError;
+use crate::{LiveError, format};
 
-/// One page for each slot, for the tables of one process.
+/// Pages for the tables of one process: one for each slot, and one for each batch slot.
 #[derive(Debug)]
 pub(crate) struct Arena {
     pid: i32,
-    geometry: Geometry,
-    slots: usize,
+    format: Format,
+    slots: Pages,
+    batch: Option<Batch>,
+}
+
+/// Pages that tables are mapped over.
+#[derive(Debug)]
+struct Pages {
+    mapping: Mapping,
+    count: usize,
+    page_shift: u32,
     protection: Protection,
-    pages: Mapping,
+}
+
+/// Pages for tables that are mapped together, and what is in each.
+#[derive(Debug)]
+struct Batch {
+    pages: Pages,
+    /// Room for one [`ExposePgtblTable`] for each page.
+    list: Mapping,
 }
 
 impl Arena {
-    /// Asks the kernel for its geometry and maps the pages: two system calls.
-    pub(crate) fn new(pid: i32, slots: usize, protection: Protection) -> Result<Self, LiveError> {
-        let info = remap::info().map_err(LiveError::Info)?;
-        let geometry = Geometry::new(info.page_shift, info.va_bits, info.oa_bits)
-            .map_err(LiveError::Geometry)?;
-        let pages = slots
-            .checked_mul(1 << geometry.page_shift())
-            .ok_or(Errno::ENOMEM)
-            .and_then(|size| Mapping::anonymous(size, protection, Sharing::Shared))
-            .map_err(|errno| LiveError::Arena { slots, errno })?;
+    /// Asks the kernel for its format and maps the pages: two system calls, and with batch slots four.
+    pub(crate) fn new(
+        pid: i32,
+        slots: usize,
+        batch_slots: usize,
+        protection: Protection,
+    ) -> Result<Self, LiveError> {
+        let format = format()?;
+        let page_shift = format.geometry.page_shift();
+        let pages = |count| Pages::new(count, page_shift, protection);
+        let batch = if batch_slots == 0 {
+            None
+        } else {
+            let size = batch_slots.saturating_mul(size_of::<ExposePgtblTable>());
+            let list = Mapping::reserve(size, Protection::READ_WRITE);
+            Some(Batch {
+                pages: pages(batch_slots)?,
+                list: list.map_err(|errno| LiveError::Arena {
+                    slots: batch_slots,
+                    errno,
+                })?,
+            })
+        };
         Ok(Self {
             pid,
-            geometry,
-            slots,
-            protection,
-            pages,
+            format,
+            slots: pages(slots)?,
+            batch,
         })
     }
 
-    pub(crate) const fn geometry(&self) -> Geometry {
-        self.geometry
+    pub(crate) const fn format(&self) -> &Format {
+        &self.format
     }
 
     pub(crate) const fn slots(&self) -> usize {
-        self.slots
+        self.slots.count
+    }
+
+    pub(crate) fn batch_slots(&self) -> usize {
+        self.batch.as_ref().map_or(0, |batch| batch.pages.count)
     }
 
     /// Maps the table `id` over the page of `slot`: one system call.
@@ -57,7 +90,7 @@ impl Arena {
         slot: usize,
         id: TableId,
     ) -> Result<Option<FrameNumber>, LiveError> {
-        let page = self.page(slot)?;
+        let page = self.slots.page(slot)?;
         let (level, address) = (id.level, id.address);
         // SAFETY: the page is the arena's, and nobody has its words: they borrow the arena.
         let mapped =
@@ -66,52 +99,146 @@ impl Arena {
             Ok(frame) => Ok(Some(frame).filter(|&frame| id.frame.is_none_or(|id| id == frame))),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => {
-                self.close_hole(page);
-                Err(LiveError::Map {
-                    pid: self.pid,
-                    level,
-                    address,
-                    errno,
-                })
+                self.slots.close_holes(slot, 1);
+                Err(self.refused(level, address, errno))
             }
         }
+    }
+
+    /// Maps tables of `level` over the pages of batch slots from `slot` on: one system call.
+    pub(crate) fn map_batch(
+        &mut self,
+        slot: usize,
+        level: Level,
+        start: VirtualAddress,
+        last: VirtualAddress,
+    ) -> Result<usize, LiveError> {
+        let end = last
+            .0
+            .saturating_add(1)
+            .min(1 << self.format.geometry.va_bits());
+        let Some(batch) = &mut self.batch else {
+            return Ok(0);
+        };
+        let page = batch.pages.page(slot)?;
+        let tables = batch.list_mut().get_mut(slot..).unwrap_or_default();
+        let number = level.number().into();
+        // SAFETY: there are as many pages behind `page` as elements of `tables`; nobody has the words
+        // of either.
+        let mapped = unsafe { remap::map_range(self.pid, number, start.0..end, page, tables) };
+        mapped.map(|(count, _)| count).map_err(|errno| {
+            if let Some(batch) = &self.batch {
+                batch
+                    .pages
+                    .close_holes(slot, remap::EXPOSE_PGTBL_RANGE_MOST);
+            }
+            self.refused(level, start, errno)
+        })
+    }
+
+    /// What is in batch slot `slot`.
+    pub(crate) fn batched(&self, slot: usize) -> Option<Batched> {
+        let table = self.batch.as_ref()?.list().get(slot)?;
+        // No descriptor leads to a table and is 0.
+        (table.desc != 0).then_some(Batched {
+            address: VirtualAddress(table.addr),
+            descriptor: Descriptor(table.desc),
+        })
     }
 
     /// The words of the page of `slot`: those of the table mapped there, and zeros behind a root
     /// table smaller than a page. None if there is no such slot.
     #[inline]
     pub(crate) fn words(&self, slot: usize) -> &[AtomicU64] {
-        if slot >= self.slots {
-            return &[];
+        self.slots.words(slot)
+    }
+
+    /// As [`Arena::words`], of a batch slot.
+    pub(crate) fn batch_words(&self, slot: usize) -> &[AtomicU64] {
+        match &self.batch {
+            Some(batch) => batch.pages.words(slot),
+            None => &[],
         }
-        let offset = slot << self.geometry.page_shift();
-        let start = self
-            .pages
-            .as_ptr()
-            .wrapping_add(offset)
-            .cast_const()
-            .cast::<AtomicU64>();
-        // SAFETY: a page of the arena, which is mapped, readable and aligned to pages as long as the
-        // arena lives. What it is mapped to changes in `map` only, which borrows the arena alone.
-        unsafe { core::slice::from_raw_parts(start, 1 << (self.geometry.page_shift() - 3)) }
+    }
+
+    const fn refused(&self, level: Level, address: VirtualAddress, errno: Errno) -> LiveError {
+        LiveError::Map {
+            pid: self.pid,
+            level,
+            address,
+            errno,
+        }
+    }
+}
+
+impl Pages {
+    fn new(count: usize, page_shift: u32, protection: Protection) -> Result<Self, LiveError> {
+        let mapping = count
+            .checked_mul(1 << page_shift)
+            .ok_or(Errno::ENOMEM)
+            .and_then(|size| Mapping::anonymous(size, protection, Sharing::Shared))
+            .map_err(|errno| LiveError::Arena {
+                slots: count,
+                errno,
+            })?;
+        Ok(Self {
+            mapping,
+            count,
+            page_shift,
+            protection,
+        })
     }
 
     fn page(&self, slot: usize) -> Result<*mut c_void, LiveError> {
-        if slot >= self.slots {
+        if slot >= self.count {
             return Err(LiveError::Slot {
                 slot,
-                slots: self.slots,
+                slots: self.count,
             });
         }
-        let offset = slot << self.geometry.page_shift();
-        Ok(self.pages.as_ptr().wrapping_add(offset).cast())
+        Ok(self.start(slot).cast())
     }
 
-    /// Maps an empty page where the kernel took one away and failed then, as `mmap(MAP_FIXED)` may.
-    fn close_hole(&self, page: *mut c_void) {
+    /// Where the page of a slot begins, if there is such a slot.
+    #[inline]
+    fn start(&self, slot: usize) -> *mut u8 {
+        self.mapping.as_ptr().wrapping_add(slot << self.page_shift)
+    }
+
+    #[inline]
+    fn words(&self, slot: usize) -> &[AtomicU64] {
+        if slot >= self.count {
+            return &[];
+        }
+        let start = self.start(slot).cast_const().cast::<AtomicU64>();
+        // SAFETY: a page of the mapping, which is readable and aligned to pages as long as it lives.
+        // What is mapped there changes in `map` and `map_batch` only, which borrow the arena alone.
+        unsafe { core::slice::from_raw_parts(start, 1 << (self.page_shift - 3)) }
+    }
+
+    /// Maps empty pages where the kernel took some away and failed then, as `mmap(MAP_FIXED)` may: up
+    /// to `count` from `slot` on.
+    fn close_holes(&self, slot: usize, count: usize) {
         let flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
-        let size = 1 << self.geometry.page_shift();
-        // SAFETY: replaces nothing. `EEXIST`, the usual answer, says that the page is still there.
-        let _ = unsafe { mmap_anonymous(page, size, self.protection, flags) };
+        for slot in (slot..self.count).take(count) {
+            let page = self.start(slot).cast();
+            // SAFETY: replaces nothing. `EEXIST`, the usual answer, says that the page is still there.
+            let _ = unsafe { mmap_anonymous(page, 1 << self.page_shift, self.protection, flags) };
+        }
+    }
+}
+
+impl Batch {
+    fn list(&self) -> &[ExposePgtblTable] {
+        let start = self.list.as_ptr().cast_const().cast();
+        // SAFETY: as many as the mapping, which is zeros at first, was made for. The kernel writes to
+        // them in `map_batch` only, which borrows them alone.
+        unsafe { core::slice::from_raw_parts(start, self.pages.count) }
+    }
+
+    fn list_mut(&mut self) -> &mut [ExposePgtblTable] {
+        let start = self.list.as_ptr().cast();
+        // SAFETY: as in `list`; borrowed alone.
+        unsafe { core::slice::from_raw_parts_mut(start, self.pages.count) }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! [`Live`] maps tables for reading only, [`LiveMut`] for writing too. Each owns an arena with one
 //! page for each slot, mapped once; `remap_page_table(2)` replaces the page of a slot by a table, so
-//! a slot is reused without `munmap`. A child does not inherit the tables: it makes its own source.
+//! a slot is reused without `munmap`. Batch slots take up to 512 tables with one call. A child does not inherit the tables: it makes its own source.
 
 #![no_std]
 #![expect(
@@ -13,15 +13,18 @@
 mod arena;
 mod error;
 mod flush;
+mod format;
 
 use tablewalk_uapi::memory::Protection;
 use tablewalk_walker::{
-    FrameNumber, Geometry, Table, TableId, TableMut, TableSource, TableSourceMut,
+    Batched, Format, FrameNumber, Geometry, Level, Table, TableId, TableMut, TableSource,
+    TableSourceMut, VirtualAddress,
 };
 
 use crate::arena::Arena;
 pub use crate::error::LiveError;
 pub use crate::flush::flush;
+pub use crate::format::{format, format_of};
 
 /// Defines a source whose arena has a protection.
 macro_rules! source {
@@ -38,7 +41,21 @@ macro_rules! source {
             /// [`LiveError::Info`], [`LiveError::Geometry`], [`LiveError::Arena`]. Whether there is
             /// such a process turns out when a table is mapped.
             pub fn new(pid: i32, slots: usize) -> Result<Self, LiveError> {
-                Arena::new(pid, slots, $protection).map(Self)
+                Self::with_batch(pid, slots, 0)
+            }
+
+            /// As [`Self::new`], and prepares `batch_slots` for tables that are mapped many at a time.
+            /// Address space and sixteen bytes for each are taken at once, memory when they are used.
+            ///
+            /// # Errors
+            ///
+            /// As [`Self::new`].
+            pub fn with_batch(
+                pid: i32,
+                slots: usize,
+                batch_slots: usize,
+            ) -> Result<Self, LiveError> {
+                Arena::new(pid, slots, batch_slots, $protection).map(Self)
             }
         }
 
@@ -47,8 +64,13 @@ macro_rules! source {
         unsafe impl TableSource for $name {
             type Error = LiveError;
 
+            fn format(&self) -> Format {
+                *self.0.format()
+            }
+
+            #[inline]
             fn geometry(&self) -> Geometry {
-                self.0.geometry()
+                self.0.format().geometry
             }
 
             fn slots(&self) -> usize {
@@ -62,6 +84,28 @@ macro_rules! source {
             #[inline]
             fn table(&self, slot: usize) -> Table<'_> {
                 Table::new(self.0.words(slot))
+            }
+
+            fn batch_slots(&self) -> usize {
+                self.0.batch_slots()
+            }
+
+            fn map_batch(
+                &mut self,
+                slot: usize,
+                level: Level,
+                start: VirtualAddress,
+                last: VirtualAddress,
+            ) -> Result<usize, LiveError> {
+                self.0.map_batch(slot, level, start, last)
+            }
+
+            fn batched(&self, slot: usize) -> Option<Batched> {
+                self.0.batched(slot)
+            }
+
+            fn batch_table(&self, slot: usize) -> Table<'_> {
+                Table::new(self.0.batch_words(slot))
             }
         }
     };

@@ -6,6 +6,7 @@ use crate::Geometry;
 
 /// An address that the tables translate.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(transparent)]
 pub struct VirtualAddress(pub u64);
 
 impl VirtualAddress {

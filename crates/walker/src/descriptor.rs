@@ -1,7 +1,8 @@
 //! The 64-bit words of a table.
 //!
-//! Bit positions: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats", and for the bits that hardware
-//! ignores Linux 6.1, `arch/arm64/include/asm/pgtable-prot.h`.
+//! Bit positions: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats", with the names that
+//! `arch/arm64/include/asm/pgtable-hwdef.h` of Linux has for them. What Linux keeps in the bits that
+//! hardware ignores is for [`Linux`](crate::Linux).
 
 use core::fmt;
 
@@ -9,6 +10,7 @@ use crate::{FrameNumber, Geometry, Level, PhysicalAddress};
 
 /// A copy of a descriptor: any 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
 pub struct Descriptor(pub u64);
 
 /// What a descriptor is at its level.
@@ -57,21 +59,21 @@ bits! {
     /// GP: a page guarded by branch target identification. Linux: `PTE_GP`.
     GP is_guarded = 50;
     /// DBM, dirty bit modifier: a write may clear AP\[2\]. Linux: `PTE_WRITE`.
-    DBM is_writable = 51;
+    DBM is_dbm = 51;
     /// Contiguous: one of a run of entries with contiguous output. Linux: `PTE_CONT`.
     CONTIGUOUS is_contiguous = 52;
     /// PXN: not executable at EL1. Linux: `PTE_PXN`.
     PXN is_pxn = 53;
     /// UXN: not executable at EL0. Linux: `PTE_UXN`.
     UXN is_uxn = 54;
-    /// Linux: `PTE_DIRTY`, dirty as software knows it.
-    LINUX_DIRTY is_software_dirty = 55;
-    /// Linux: `PTE_SPECIAL`, no `struct page` is behind it.
-    LINUX_SPECIAL is_special = 56;
-    /// Linux: `PTE_DEVMAP`.
-    LINUX_DEVMAP is_devmap = 57;
-    /// Linux: `PTE_PROT_NONE`, in a descriptor that is not valid: a page is there, without access.
-    LINUX_PROT_NONE is_prot_none = 58;
+    /// PXNTable: nothing below is executable at EL1.
+    PXN_TABLE is_pxn_table = 59;
+    /// XNTable, in tables of user space UXNTable: nothing below is executable at EL0.
+    UXN_TABLE is_uxn_table = 60;
+    /// APTable\[0\]: nothing below is accessible at EL0.
+    AP_TABLE_NO_EL0 is_no_el0_table = 61;
+    /// APTable\[1\]: nothing below is writable.
+    AP_TABLE_READ_ONLY is_read_only_table = 62;
 }
 
 impl Descriptor {
@@ -109,19 +111,6 @@ impl Descriptor {
         PhysicalAddress(high | low)
     }
 
-    /// Whether Linux counts the page as dirty: by software, or writable and written by hardware
-    /// (`pte_dirty`).
-    #[must_use]
-    pub const fn is_dirty(self) -> bool {
-        self.is_software_dirty() || (self.is_writable() && !self.is_read_only())
-    }
-
-    /// Whether Linux has a page behind it: valid, or `PROT_NONE` (`pte_present`).
-    #[must_use]
-    pub const fn is_present(self) -> bool {
-        self.is_valid() || self.is_prot_none()
-    }
-
     /// AttrIndx\[2:0\], bits 4:2: which byte of `MAIR_EL1` says the memory type.
     #[must_use]
     pub const fn attr_index(self) -> u8 {
@@ -153,6 +142,11 @@ impl AddressBits {
             0
         };
         Self { low, high }
+    }
+
+    /// The bits of the output address, as a mask.
+    pub(crate) const fn mask(self) -> u64 {
+        self.low | self.high
     }
 
     #[inline(always)]
@@ -229,24 +223,6 @@ mod tests {
     }
 
     #[test]
-    fn dirty_and_present_are_as_linux_says() {
-        // The table above `__check_racy_pte_update` in arch/arm64/include/asm/pgtable.h.
-        let (read_only, write, dirty) = (
-            Descriptor::AP_READ_ONLY,
-            Descriptor::DBM,
-            Descriptor::LINUX_DIRTY,
-        );
-        assert!(!Descriptor(read_only).is_dirty());
-        assert!(!Descriptor(read_only | write).is_dirty());
-        assert!(Descriptor(read_only | dirty).is_dirty());
-        assert!(Descriptor(write).is_dirty());
-        assert!(Descriptor(write | dirty).is_dirty());
-        assert!(Descriptor(Descriptor::VALID).is_present());
-        assert!(Descriptor(Descriptor::LINUX_PROT_NONE).is_present());
-        assert!(!Descriptor(0b10).is_present());
-    }
-
-    #[test]
     fn fields_are_where_the_arm_arm_has_them() {
         assert_eq!(Descriptor(0b111 << 2).attr_index(), 7);
         assert_eq!(Descriptor(!(0b111 << 2)).attr_index(), 0);
@@ -256,6 +232,8 @@ mod tests {
         assert!(Descriptor(1 << 10).is_accessed() && Descriptor(1 << 11).is_not_global());
         assert!(Descriptor(1 << 50).is_guarded() && Descriptor(1 << 52).is_contiguous());
         assert!(Descriptor(1 << 53).is_pxn() && Descriptor(1 << 54).is_uxn());
-        assert!(Descriptor(1 << 56).is_special() && Descriptor(1 << 57).is_devmap());
+        assert!(Descriptor(1 << 51).is_dbm());
+        assert!(Descriptor(1 << 59).is_pxn_table() && Descriptor(1 << 60).is_uxn_table());
+        assert!(Descriptor(1 << 61).is_no_el0_table() && Descriptor(1 << 62).is_read_only_table());
     }
 }

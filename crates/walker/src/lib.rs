@@ -18,22 +18,30 @@
 #![no_std]
 
 mod address;
+mod attributes;
 mod barrier;
 mod cache;
 mod descriptor;
+mod format;
 mod geometry;
 mod level;
+mod linux;
+mod runs;
 mod source;
 mod table;
 mod translate;
 mod walk;
 
 pub use address::{FrameNumber, PhysicalAddress, VirtualAddress};
+pub use attributes::{Access, Limits, MemoryType, Permissions, Shareability};
 pub use cache::{Cache, CacheError};
 pub use descriptor::{Descriptor, Kind};
+pub use format::Format;
 pub use geometry::{Geometry, GeometryError};
 pub use level::{InvalidLevel, Level};
-pub use source::{TableId, TableSource, TableSourceMut};
+pub use linux::{Absent, Linux, SwapLayout};
+pub use runs::{Merge, Run, Runs};
+pub use source::{Batched, TableId, TableSource, TableSourceMut};
 pub use table::{Entry, EntryMut, FlushOwed, Table, TableMut};
 pub use translate::{Translation, entry, entry_mut, translate};
-pub use walk::{Found, TableVisit, Visit, Walk};
+pub use walk::{Found, TableVisit, Visit, Walk, WalkError};

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "a cache relies on what a source promises")]
 
-use crate::{FrameNumber, Geometry, Level, Table, TableMut, VirtualAddress};
+use crate::{Descriptor, Format, FrameNumber, Geometry, Level, Table, TableMut, VirtualAddress};
 
 /// Names a table: the one of `level` that translates `address`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,8 +30,13 @@ pub unsafe trait TableSource {
     /// What can go wrong.
     type Error;
 
+    /// The shape of the tables, and what their bits mean.
+    fn format(&self) -> Format;
+
     /// The shape of the tables.
-    fn geometry(&self) -> Geometry;
+    fn geometry(&self) -> Geometry {
+        self.format().geometry
+    }
 
     /// Number of slots.
     fn slots(&self) -> usize;
@@ -46,6 +51,54 @@ pub unsafe trait TableSource {
 
     /// The table in `slot`: zeros, or no words at all, if none was mapped.
     fn table(&self, slot: usize) -> Table<'_>;
+
+    /// How many tables [`TableSource::map_batch`] keeps at a time, apart from the slots; 0 if it cannot.
+    fn batch_slots(&self) -> usize {
+        0
+    }
+
+    /// Maps tables of `level`, below the root, that translate addresses from `start` up to `last`, in
+    /// the order of addresses, into batch slots from `slot` on: as many as there are, or as there is
+    /// room for, or fewer. Returns how many.
+    ///
+    /// # Errors
+    ///
+    /// The source's own.
+    fn map_batch(
+        &mut self,
+        slot: usize,
+        level: Level,
+        start: VirtualAddress,
+        last: VirtualAddress,
+    ) -> Result<usize, Self::Error> {
+        let _ = (slot, level, start, last);
+        Ok(0)
+    }
+
+    /// What is in batch slot `slot`, if anything.
+    ///
+    /// While the entry of the parent holds the descriptor, the table is the one in the tree.
+    fn batched(&self, slot: usize) -> Option<Batched> {
+        let _ = slot;
+        None
+    }
+
+    /// The table in batch slot `slot`: as [`TableSource::table`]. It stays until the next successful
+    /// [`TableSource::map_batch`] into that slot.
+    fn batch_table(&self, slot: usize) -> Table<'_> {
+        let _ = slot;
+        Table::new(&[])
+    }
+}
+
+/// A table that a source keeps in a batch slot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
+pub struct Batched {
+    /// The first address that it translates.
+    pub address: VirtualAddress,
+    /// The descriptor that led to it when it was mapped.
+    pub descriptor: Descriptor,
 }
 
 /// A [`TableSource`] whose tables can be written.

@@ -102,6 +102,33 @@ impl<'a> Table<'a> {
         self.entry(index).map_or(Descriptor::ZERO, Entry::load)
     }
 
+    /// The first index in `from..end` whose entry does not hold 0; `end` if there is none.
+    #[must_use]
+    #[inline(never)]
+    pub fn first_in_use(self, from: usize, end: usize) -> usize {
+        let words = self.0.get(from..end.min(self.0.len())).unwrap_or_default();
+        let empty = words
+            .iter()
+            .position(|word| word.load(Ordering::Relaxed) != 0);
+        empty.map_or(end, |empty| from + empty)
+    }
+
+    /// How many entries from `from` on, before `end`, continue a run: the first of them holds `next`,
+    /// each further one `step` more, in the bits of `care`. One load each.
+    #[must_use]
+    #[inline(never)]
+    pub(crate) fn run(self, from: usize, end: usize, next: u64, step: u64, care: u64) -> usize {
+        let words = self.0.get(from..end.min(self.0.len())).unwrap_or_default();
+        let mut expected = next;
+        let run = words.iter().position(|word| {
+            let differs = (word.load(Ordering::Relaxed) ^ expected) & care != 0;
+            expected = expected.wrapping_add(step);
+            differs
+        });
+        fence(Ordering::Acquire);
+        run.unwrap_or(words.len())
+    }
+
     /// The entry at `index`.
     #[must_use]
     #[inline]
@@ -259,7 +286,7 @@ mod tests {
     #[test]
     fn remove_takes_the_same_frame_whatever_its_attributes_and_no_other() {
         let installed = Descriptor(0x1234_5000 | Descriptor::AP_READ_ONLY | 0b11);
-        let dirtied = 0x1234_5000 | Descriptor::AF | Descriptor::LINUX_DIRTY | 0b11;
+        let dirtied = 0x1234_5000 | Descriptor::AF | 1 << 55 | 0b11;
         let word = AtomicU64::new(dirtied);
         // SAFETY: a word of this test.
         let removed = unsafe { EntryMut(&word).remove(installed, ADDRESS) };

@@ -1,12 +1,13 @@
 //! Every table and every entry of a tree.
 
+use core::fmt;
 use core::iter::FusedIterator;
 
 use heapless::Vec;
 
 use crate::{
-    Descriptor, FrameNumber, Geometry, Kind, Level, PhysicalAddress, TableId, TableSource,
-    VirtualAddress,
+    Descriptor, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress, Table, TableId,
+    TableSource, VirtualAddress,
 };
 
 /// Lookup levels, and so tables on the way down to an entry.
@@ -21,6 +22,8 @@ pub struct TableVisit {
     pub frame: FrameNumber,
     /// The first address that it translates.
     pub address: VirtualAddress,
+    /// What the tables above take away from everything in it.
+    pub limits: Limits,
 }
 
 /// A descriptor, with the place it was read from.
@@ -36,6 +39,8 @@ pub struct Found {
     pub address: VirtualAddress,
     /// What was read.
     pub descriptor: Descriptor,
+    /// What the tables above it take away.
+    pub limits: Limits,
 }
 
 impl Found {
@@ -72,26 +77,77 @@ pub enum Visit {
     Changed(TableId),
 }
 
+/// Why a part of a tree was not seen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum WalkError<E> {
+    /// As [`Visit::Changed`]. What follows is behind it.
+    Changed(TableId),
+    /// The source failed; nothing follows.
+    Source(E),
+}
+
+impl<E: fmt::Display> fmt::Display for WalkError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Changed(id) => {
+                let level = id.level.number();
+                write!(
+                    f,
+                    "level {level} table of {}: changed meanwhile",
+                    id.address
+                )
+            }
+            Self::Source(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: core::error::Error> core::error::Error for WalkError<E> {}
+
 /// Walks a tree in address order, each table before its entries. Entries that hold 0 are passed over.
 ///
 /// Reads each descriptor once and maps each table once, into the slot with the number of its level:
-/// the source needs four. Does not allocate. The error of a source is the last item.
+/// the source needs four. Level-3 tables are mapped in batches, if the source has
+/// [`batch_slots`](TableSource::batch_slots), and those that are in them from an earlier walk are
+/// used again if they are current. Does not allocate. The error of a source is the last item.
 #[derive(Debug)]
 pub struct Walk<'s, S> {
     source: &'s mut S,
     geometry: Geometry,
     lowest: Level,
+    start: VirtualAddress,
+    last: VirtualAddress,
     /// The table to map next.
-    pending: Option<TableId>,
+    pending: Option<Pending>,
     /// The tables on the way down.
     path: Vec<Step, LEVELS>,
+    /// The batch slot in which the next level-3 table may be.
+    batch: usize,
+}
+
+/// A table to map.
+#[derive(Debug)]
+struct Pending {
+    id: TableId,
+    /// What led to it; 0 if nothing did.
+    descriptor: Descriptor,
+    limits: Limits,
 }
 
 /// A table on the way down, and how far the walk is in it.
 #[derive(Debug)]
 struct Step {
     table: TableVisit,
+    view: View,
     next: usize,
+    end: usize,
+}
+
+/// Where a table is mapped.
+#[derive(Clone, Copy, Debug)]
+enum View {
+    Slot(usize),
+    Batch(usize),
 }
 
 impl<'s, S: TableSource> Walk<'s, S> {
@@ -104,17 +160,24 @@ impl<'s, S: TableSource> Walk<'s, S> {
     /// Walks the table of `level` that translates `address`, and what is below it.
     pub fn at(source: &'s mut S, level: Level, address: VirtualAddress) -> Self {
         let geometry = source.geometry();
-        let pending = Some(TableId {
+        let id = TableId {
             level,
             address,
             frame: None,
-        });
+        };
         Self {
             source,
             geometry,
             lowest: Level::L3,
-            pending,
+            start: VirtualAddress(0),
+            last: VirtualAddress(u64::MAX),
+            pending: Some(Pending {
+                id,
+                descriptor: Descriptor::ZERO,
+                limits: Limits::NONE,
+            }),
             path: Vec::new(),
+            batch: 0,
         }
     }
 
@@ -125,45 +188,199 @@ impl<'s, S: TableSource> Walk<'s, S> {
         self
     }
 
-    /// Maps a table and goes to its first entry.
-    fn enter(&mut self, id: TableId) -> Result<Visit, S::Error> {
-        let slot = usize::from(id.level.number());
-        let Some(frame) = self.source.map(slot, id)? else {
-            return Ok(Visit::Changed(id));
+    /// Leaves out entries, and tables with nothing but entries, that translate no address from `start`
+    /// to `last`.
+    #[must_use]
+    pub const fn within(mut self, start: VirtualAddress, last: VirtualAddress) -> Self {
+        self.start = start;
+        self.last = last;
+        self
+    }
+
+    /// The blocks and pages alone.
+    pub fn leaves(self) -> impl Iterator<Item = Result<Found, WalkError<S::Error>>> {
+        self.filter_map(|visit| match visit {
+            Ok(Visit::Leaf(leaf)) => Some(Ok(leaf)),
+            Ok(Visit::Table(_) | Visit::NotValid(_)) => None,
+            Ok(Visit::Changed(id)) => Some(Err(WalkError::Changed(id))),
+            Err(error) => Some(Err(WalkError::Source(error))),
+        })
+    }
+
+    /// The tables alone.
+    pub fn tables(self) -> impl Iterator<Item = Result<TableVisit, WalkError<S::Error>>> {
+        self.filter_map(|visit| match visit {
+            Ok(Visit::Table(table)) => Some(Ok(table)),
+            Ok(Visit::Leaf(_) | Visit::NotValid(_)) => None,
+            Ok(Visit::Changed(id)) => Some(Err(WalkError::Changed(id))),
+            Err(error) => Some(Err(WalkError::Source(error))),
+        })
+    }
+
+    /// The words of the table that the walk is in, as they are now, and the table itself.
+    #[must_use]
+    pub fn current_table(&self) -> Option<(TableVisit, Table<'_>)> {
+        let step = self.path.last()?;
+        Some((step.table, self.view(step.view)))
+    }
+
+    /// The shape of the tables.
+    #[must_use]
+    pub const fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// The source.
+    pub(crate) const fn source(&self) -> &S {
+        self.source
+    }
+
+    /// Passes over the entries that continue a run in the table the walk is in: see [`Table::run`].
+    pub(crate) fn pass_over_run(&mut self, next: u64, step: u64, care: u64) -> usize {
+        let Some(at) = self.path.last() else {
+            return 0;
         };
-        let address = id.address.align_down(self.geometry.span_shift(id.level));
+        let count = self.view(at.view).run(at.next, at.end, next, step, care);
+        if let Some(at) = self.path.last_mut() {
+            at.next += count;
+        }
+        count
+    }
+
+    fn view(&self, view: View) -> Table<'_> {
+        match view {
+            View::Slot(slot) => self.source.table(slot),
+            View::Batch(slot) => self.source.batch_table(slot),
+        }
+    }
+
+    /// Maps a table and goes to its first entry.
+    fn enter(&mut self, pending: Pending) -> Result<Visit, S::Error> {
+        let Pending {
+            id,
+            descriptor,
+            limits,
+        } = pending;
+        let (view, frame) = match self.enter_batched(id, descriptor)? {
+            Some(slot) => (View::Batch(slot), descriptor.next_table(&self.geometry)),
+            None => {
+                let slot = usize::from(id.level.number());
+                match self.source.map(slot, id)? {
+                    Some(frame) => (View::Slot(slot), frame),
+                    None => return Ok(Visit::Changed(id)),
+                }
+            }
+        };
+        let shift = self.geometry.span_shift(id.level);
+        let address = id.address.align_down(shift);
         let table = TableVisit {
             level: id.level,
             frame,
             address,
+            limits,
+        };
+        let (next, end) = self.indices(table);
+        let step = Step {
+            table,
+            view,
+            next,
+            end,
         };
         // One table for each level: there is room. Were there none, the entries would be left out.
-        let _room = self.path.push(Step { table, next: 0 });
+        let _room = self.path.push(step);
         Ok(Visit::Table(table))
     }
 
-    /// Reads the next descriptor of the table that the walk is in.
-    fn next_found(&mut self) -> Option<Found> {
-        let step = self.path.last_mut()?;
-        let TableVisit {
-            level,
-            frame: table,
-            address,
-        } = step.table;
-        let index = step.next;
-        if index >= self.geometry.entries(level) {
-            return None;
+    /// The batch slot of level-3 table `id`, to which `descriptor` leads; `None` if it has to be
+    /// mapped by itself.
+    ///
+    /// Batch slots are filled in the order of addresses, so the table is in the next one; if it is not,
+    /// that one and those behind it are filled again.
+    fn enter_batched(
+        &mut self,
+        id: TableId,
+        descriptor: Descriptor,
+    ) -> Result<Option<usize>, S::Error> {
+        let slots = self.source.batch_slots();
+        if slots == 0 || id.level != Level::L3 || descriptor == Descriptor::ZERO {
+            return Ok(None);
         }
-        step.next += 1;
-        let offset = (index as u64) << self.geometry.level_shift(level);
-        let descriptor = self.source.table(usize::from(level.number())).load(index);
-        Some(Found {
-            level,
-            table,
-            index,
-            address: address.wrapping_add(offset),
-            descriptor,
-        })
+        for filled in [false, true] {
+            // Tables that are gone.
+            while let Some(batched) = self.source.batched(self.batch)
+                && batched.address < id.address
+            {
+                self.batch += 1;
+            }
+            if let Some(batched) = self.source.batched(self.batch)
+                && batched.address == id.address
+                && batched.descriptor == descriptor
+            {
+                self.batch += 1;
+                return Ok(Some(self.batch - 1));
+            }
+            if filled {
+                break;
+            }
+            if self.batch >= slots {
+                self.batch = 0;
+            }
+            if self
+                .source
+                .map_batch(self.batch, id.level, id.address, self.last)?
+                == 0
+            {
+                break;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The entries of `table` that translate addresses of the range: the first, and one behind the
+    /// last.
+    fn indices(&self, table: TableVisit) -> (usize, usize) {
+        let last = self.geometry.table_span(table.level) - 1;
+        let last = table.address.wrapping_add(last);
+        if self.start > last || self.last < table.address {
+            return (0, 0);
+        }
+        let first = self.start.max(table.address);
+        let last = self.last.min(last);
+        let index = |address| self.geometry.index(table.level, address);
+        (index(first), index(last) + 1)
+    }
+
+    /// Reads the next descriptor that is not 0 of the table that the walk is in.
+    fn next_found(&mut self) -> Option<Found> {
+        let step = self.path.last()?;
+        let (table, end) = (step.table, step.end);
+        let words = self.view(step.view);
+        let mut next = step.next;
+        let found = loop {
+            let index = words.first_in_use(next, end);
+            if index >= end {
+                next = end;
+                break None;
+            }
+            next = index + 1;
+            // It may have become 0 meanwhile.
+            let descriptor = words.load(index);
+            if descriptor != Descriptor::ZERO {
+                let offset = (index as u64) << self.geometry.level_shift(table.level);
+                break Some(Found {
+                    level: table.level,
+                    table: table.frame,
+                    index,
+                    address: table.address.wrapping_add(offset),
+                    descriptor,
+                    limits: table.limits,
+                });
+            }
+        };
+        if let Some(step) = self.path.last_mut() {
+            step.next = next;
+        }
+        found
     }
 }
 
@@ -172,8 +389,8 @@ impl<S: TableSource> Iterator for Walk<'_, S> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(id) = self.pending.take() {
-                let visit = self.enter(id);
+            if let Some(pending) = self.pending.take() {
+                let visit = self.enter(pending);
                 if visit.is_err() {
                     self.path.clear();
                 }
@@ -185,15 +402,18 @@ impl<S: TableSource> Iterator for Walk<'_, S> {
                 continue;
             };
             match found.descriptor.kind(&self.geometry, found.level) {
-                Kind::Invalid if found.descriptor == Descriptor::ZERO => {}
                 Kind::Invalid => return Some(Ok(Visit::NotValid(found))),
                 Kind::Block | Kind::Page => return Some(Ok(Visit::Leaf(found))),
                 Kind::Table if found.level >= self.lowest => {}
                 Kind::Table => {
-                    self.pending = found.level.next_lower().map(|level| TableId {
-                        level,
-                        address: found.address,
-                        frame: Some(found.descriptor.next_table(&self.geometry)),
+                    self.pending = found.level.next_lower().map(|level| Pending {
+                        id: TableId {
+                            level,
+                            address: found.address,
+                            frame: Some(found.descriptor.next_table(&self.geometry)),
+                        },
+                        descriptor: found.descriptor,
+                        limits: found.limits.below(found.descriptor),
                     });
                 }
             }

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use tablewalk_walker::{
-    Cache, Descriptor, Found, FrameNumber, Kind, TableId, TableVisit, VirtualAddress, Visit, Walk,
-    translate,
+    Absent, Cache, Descriptor, Found, FrameNumber, Kind, Limits, Linux, Merge, Permissions, Run,
+    Runs, TableId, TableVisit, VirtualAddress, Visit, Walk, translate,
 };
 
 use crate::model::{Meaning, SHAPES, Shape};
@@ -60,14 +60,17 @@ fn model_walk(
     number: u32,
     frame: u64,
     address: u64,
+    hierarchy: u64,
     limit: usize,
     visits: &mut Vec<Visit>,
 ) {
+    let limits = Limits::NONE.below(Descriptor(hierarchy));
     let shape = tree.shape;
     visits.push(Visit::Table(TableVisit {
         level: level(number),
         frame: FrameNumber(frame),
         address: VirtualAddress(address),
+        limits,
     }));
     for index in 0..shape.words(number) {
         if visits.len() >= limit {
@@ -81,13 +84,16 @@ fn model_walk(
             index,
             address: VirtualAddress(address),
             descriptor: Descriptor(word),
+            limits,
         };
         match shape.meaning(number, word) {
             Meaning::Nothing if word == 0 => {}
             Meaning::Nothing => visits.push(Visit::NotValid(found)),
             Meaning::Leaf(_) => visits.push(Visit::Leaf(found)),
             Meaning::Table(next) if tree.word(next, 0).is_some() => {
-                model_walk(tree, number + 1, next, address, limit, visits);
+                // Bits 62:59 of a table descriptor hold for everything below.
+                let hierarchy = hierarchy | word & 0xf << 59;
+                model_walk(tree, number + 1, next, address, hierarchy, limit, visits);
             }
             Meaning::Table(next) => visits.push(Visit::Changed(TableId {
                 level: level(number + 1),
@@ -96,6 +102,82 @@ fn model_walk(
             })),
         }
     }
+}
+
+/// Read, write and execute at EL0 and EL1, from the tables of the Arm ARM: "Data access permissions"
+/// for stage 1, two privilege levels, and "Instruction access permissions".
+fn permissions(leaf: u64, tables: &[u64]) -> [[bool; 3]; 2] {
+    let bit = |word: u64, number: u32| word >> number & 1 == 1;
+    let any = |number| tables.iter().any(|&table| bit(table, number));
+    let [mut el0, mut el1] = match (bit(leaf, 7), bit(leaf, 6)) {
+        (false, false) => [(false, false), (true, true)],
+        (false, true) => [(true, true), (true, true)],
+        (true, false) => [(false, false), (true, false)],
+        (true, true) => [(true, false), (true, false)],
+    };
+    if any(61) {
+        el0 = (false, false);
+    }
+    if any(62) {
+        (el0.1, el1.1) = (false, false);
+    }
+    let el0_execute = !bit(leaf, 54) && !any(60);
+    let el1_execute = !bit(leaf, 53) && !any(59) && !el0.1;
+    [[el0.0, el0.1, el0_execute], [el1.0, el1.1, el1_execute]]
+}
+
+/// Runs, by looking at each entry and the one before.
+fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Vec<Run> {
+    let shape = tree.shape;
+    let geometry = tree.geometry();
+    let mut runs: Vec<(Run, u64)> = Vec::new();
+    for visit in Walk::new(&mut Source::new(tree, 4)).map(Result::unwrap) {
+        let (Visit::Leaf(found) | Visit::NotValid(found)) = visit else {
+            continue;
+        };
+        let word = found.descriptor.0;
+        if word & wanted.0 != wanted.1 {
+            continue;
+        }
+        let number = u32::from(found.level.number());
+        let size = 1 << shape.shift(number);
+        let output = found.output_address(&geometry).0;
+        let present = |word: u64| word & (1 | 3 << 58) != 0;
+        let low = (1 << 48) - size;
+        let address_bits = if shape.oa_bits == 52 {
+            low | 0xf000
+        } else {
+            low
+        };
+        let attributes = |word: u64| {
+            if present(word) {
+                word & !address_bits & !(1 << 52) & !ignored
+            } else {
+                word & (0b11 | 31 << 3 | 3 << 58) & !ignored
+            }
+        };
+        if let Some((run, next_output)) = runs.last_mut()
+            && run.address.0 + run.entries * size == found.address.0
+            && run.level == found.level
+            && run.limits == found.limits
+            && present(run.descriptor.0) == present(word)
+            && attributes(run.descriptor.0) == attributes(word)
+            && (!frames || !present(word) || *next_output == output)
+        {
+            run.entries += 1;
+            *next_output = output + size;
+            continue;
+        }
+        let run = Run {
+            address: found.address,
+            level: found.level,
+            descriptor: found.descriptor,
+            limits: found.limits,
+            entries: 1,
+        };
+        runs.push((run, output + size));
+    }
+    runs.into_iter().map(|(run, _)| run).collect()
 }
 
 /// A change of a tree.
@@ -223,11 +305,126 @@ proptest! {
         const LIMIT: usize = 300;
         let tree = random_tree(shape, &words);
         let mut expected = Vec::new();
-        model_walk(&tree, shape.first(), tree.root, 0, LIMIT, &mut expected);
+        model_walk(&tree, shape.first(), tree.root, 0, 0, LIMIT, &mut expected);
         expected.truncate(LIMIT);
         let mut source = Source::new(&tree, 4);
         let visits: Result<Vec<_>, _> = Walk::new(&mut source).take(LIMIT).collect();
         prop_assert_eq!(visits.unwrap(), expected);
+    }
+
+    #[test]
+    fn permissions_are_those_of_the_model(leaf: u64, tables in prop::collection::vec(any::<u64>(), 0..4)) {
+        let limits = tables.iter().fold(Limits::NONE, |limits, &table| limits.below(Descriptor(table)));
+        let found = Permissions::new(Descriptor(leaf), limits);
+        let expected = permissions(leaf, &tables);
+        let bits = [found.el0, found.el1].map(|access| [access.read, access.write, access.execute]);
+        prop_assert_eq!(bits, expected);
+    }
+
+    #[test]
+    fn an_entry_that_is_not_valid_is_what_linux_made_it(shape in shapes(), kind in 0..32u64, offset: u64) {
+        let geometry = Tree::new(shape).geometry();
+        let offset = offset % (1 << 50);
+        // `__swp_entry` of arch/arm64/include/asm/pgtable.h.
+        let absent = Linux::V6_1.absent(Descriptor(kind << 3 | offset << 8), &geometry, level(3));
+        let frame = FrameNumber(offset % (1 << (shape.oa_bits - shape.page_shift)));
+        // include/linux/swap.h, from the top down: marker, device, migration, hardware poison.
+        let expected = match kind {
+            31 => Absent::Marker { marks: offset },
+            27..=30 => Absent::Device { frame },
+            26 => Absent::Migration { frame, writable: true },
+            24 | 25 => Absent::Migration { frame, writable: false },
+            23 => Absent::HardwarePoison { frame },
+            _ if kind == 0 && offset == 0 => Absent::Empty,
+            area => Absent::Swap { area: area as u8, offset, exclusive: false },
+        };
+        prop_assert_eq!(absent, expected);
+    }
+
+    #[test]
+    fn a_range_of_random_memory_is_what_the_whole_walk_has_of_it(
+        shape in shapes(),
+        words in prop::collection::vec(placed(), 0..40),
+        ends in any::<[u64; 2]>(),
+        small: bool,
+    ) {
+        const LIMIT: usize = 300;
+        let tree = random_tree(shape, &words);
+        let bits = if small { shape.page_shift + 3 } else { shape.va_bits };
+        let mut ends = ends.map(|end| end % (1 << bits));
+        ends.sort_unstable();
+        let [start, last] = ends;
+        let inside = |address: VirtualAddress, shift: u32| {
+            address.0 <= last && address.0 + ((1 << shift) - 1) >= start
+        };
+        let geometry = tree.geometry();
+        let whole: Vec<_> = Walk::new(&mut Source::new(&tree, 4)).take(10 * LIMIT).map(Result::unwrap).collect();
+        let expected: Vec<_> = whole.iter().copied().filter(|visit| match visit {
+            Visit::Table(table) => inside(table.address, geometry.span_shift(table.level)),
+            Visit::Leaf(found) | Visit::NotValid(found) => inside(found.address, geometry.level_shift(found.level)),
+            Visit::Changed(id) => inside(id.address, geometry.span_shift(id.level)),
+        }).collect();
+        let mut source = Source::new(&tree, 4);
+        let within = Walk::new(&mut source).within(VirtualAddress(start), VirtualAddress(last));
+        let found: Vec<_> = within.take(LIMIT).map(Result::unwrap).collect();
+        // The whole walk may have been cut off before the range ends.
+        let seen = found.len().min(expected.len());
+        prop_assert_eq!(&found[..seen], &expected[..seen]);
+        prop_assert!(found.len() >= expected.len().min(LIMIT));
+        prop_assert!(whole.len() == 10 * LIMIT || found.len() == expected.len().min(LIMIT));
+    }
+
+    #[test]
+    fn runs_are_entries_joined_one_by_one(
+        (shape, steps) in histories(),
+        frames: bool,
+        ignored in prop::sample::select(vec![0, Descriptor::AF]),
+        wanted in prop::sample::select(vec![(0, 0), (Descriptor::AF, Descriptor::AF), (1, 0)]),
+        fill in prop::collection::vec((0..3u64, 0..40u64, 0..40u64, 0..3u64), 0..6),
+    ) {
+        let tree = Tree::new(shape);
+        for (changes, _) in steps {
+            for (place, change) in changes {
+                apply(&tree, place, change);
+            }
+        }
+        // Pages in a row, of one of a few places in memory, across the border of two tables.
+        for (table, first, count, place) in fill {
+            let start = (table << shape.shift(2)) + (1 << shape.shift(2)) - (20 << shape.page_shift);
+            for page in first..first + count {
+                let address = start + (page << shape.page_shift);
+                if tree.table(3, address).is_some() || tree.table(2, address).is_none() || tree.translate(address).2.is_none() {
+                    let target = (place << shape.shift(2)) + (page << shape.page_shift);
+                    tree.set(3, address, tree.leaf_word(3, target) ^ (page / 16 % 2) << 10);
+                }
+            }
+        }
+        let merge = if frames { Merge::Frames } else { Merge::Attributes };
+        let mut source = Source::new(&tree, 4);
+        let walk = Walk::new(&mut source);
+        let runs = Runs::new(walk, merge).ignoring(ignored).matching(wanted.0, wanted.1);
+        let runs: Vec<_> = runs.map(Result::unwrap).collect();
+        prop_assert_eq!(runs, model_runs(&tree, frames, ignored, wanted));
+    }
+
+    #[test]
+    fn batches_make_no_difference_however_often_tables_change(
+        (shape, steps) in histories(),
+        slots in 1..5usize,
+    ) {
+        let tree = Tree::new(shape);
+        let mut batched = Source::new(&tree, 4).with_batch(slots);
+        for (changes, start) in steps {
+            for (place, change) in changes {
+                apply(&tree, place, change);
+            }
+            let visits = |source: &mut Source| -> Vec<_> {
+                let walk = Walk::new(source).within(VirtualAddress(start), VirtualAddress(u64::MAX));
+                walk.map(Result::unwrap).collect()
+            };
+            let expected = visits(&mut Source::new(&tree, 4));
+            prop_assert_eq!(visits(&mut batched), expected);
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_walker::{
-    FrameNumber, Geometry, Table, TableId, TableMut, TableSource, TableSourceMut,
+    Batched, Descriptor, Format, FrameNumber, Geometry, Level, Linux, Table, TableId, TableMut,
+    TableSource, TableSourceMut, VirtualAddress,
 };
 
 use crate::model::{Meaning, Shape};
@@ -128,6 +129,38 @@ impl Tree {
         (exists && self.frames.borrow().contains_key(&frame)).then_some(frame)
     }
 
+    /// Tables of `wanted` below the table of `level` in `frame`, which begins at `base`, that translate
+    /// addresses of `range`: address, what leads there, and frame; until there are `room`.
+    #[expect(clippy::too_many_arguments, reason = "a recursion")]
+    fn tables_of(
+        &self,
+        wanted: u32,
+        level: u32,
+        frame: u64,
+        base: u64,
+        range: (u64, u64),
+        room: usize,
+        found: &mut Vec<(u64, u64, u64)>,
+    ) {
+        for index in 0..self.shape.words(level) {
+            let size = 1 << self.shape.shift(level);
+            let address = base + index as u64 * size;
+            let word = self.word(frame, index).unwrap();
+            let Meaning::Table(next) = self.shape.meaning(level, word) else {
+                continue;
+            };
+            let inside = address + (size - 1) >= range.0 && address <= range.1;
+            if !inside || found.len() == room || self.word(next, 0).is_none() {
+                continue;
+            }
+            if level + 1 == wanted {
+                found.push((address, word, next));
+            } else {
+                self.tables_of(wanted, level + 1, next, address, range, room, found);
+            }
+        }
+    }
+
     /// Writes the entry of `level` that translates `address`, with the tables above it.
     pub(crate) fn set(&self, level: u32, address: u64, word: u64) {
         for level in self.shape.first() + 1..=level {
@@ -201,6 +234,8 @@ pub(crate) struct Source {
     slots: Vec<Page>,
     calls: Rc<Cell<usize>>,
     refusing: Rc<Cell<bool>>,
+    batch: Vec<Page>,
+    batched: Vec<Option<Batched>>,
     hook: Option<Hook>,
 }
 
@@ -212,7 +247,16 @@ impl Source {
             calls: Rc::default(),
             refusing: Rc::default(),
             hook: None,
+            batch: Vec::new(),
+            batched: Vec::new(),
         }
+    }
+
+    /// Keeps up to `slots` tables in batches.
+    pub(crate) fn with_batch(mut self, slots: usize) -> Self {
+        self.batch = (0..slots).map(|_| empty_page(self.tree.shape)).collect();
+        self.batched = vec![None; slots];
+        self
     }
 
     /// Has the tree change before a table is mapped.
@@ -236,8 +280,12 @@ impl Source {
 unsafe impl TableSource for Source {
     type Error = Refused;
 
-    fn geometry(&self) -> Geometry {
-        self.tree.geometry()
+    fn format(&self) -> Format {
+        Format {
+            geometry: self.tree.geometry(),
+            linux: Linux::V6_1,
+            mair: 0,
+        }
     }
 
     fn slots(&self) -> usize {
@@ -267,6 +315,52 @@ unsafe impl TableSource for Source {
 
     fn table(&self, slot: usize) -> Table<'_> {
         Table::new(self.words(slot))
+    }
+
+    fn batch_slots(&self) -> usize {
+        self.batch.len()
+    }
+
+    fn map_batch(
+        &mut self,
+        slot: usize,
+        level: Level,
+        start: VirtualAddress,
+        last: VirtualAddress,
+    ) -> Result<usize, Refused> {
+        self.calls.set(self.calls.get() + 1);
+        if self.refusing.get() {
+            return Err(Refused);
+        }
+        let mut found = Vec::new();
+        let (tree, number) = (self.tree.clone(), u32::from(level.number()));
+        let room = self.batch.len() - slot;
+        let first = tree.shape.first();
+        tree.tables_of(
+            number,
+            first,
+            tree.root,
+            0,
+            (start.0, last.0),
+            room,
+            &mut found,
+        );
+        for (slot, &(address, word, frame)) in (slot..).zip(&found) {
+            tree.show(&self.batch[slot], frame);
+            self.batched[slot] = Some(Batched {
+                address: VirtualAddress(address),
+                descriptor: Descriptor(word),
+            });
+        }
+        Ok(found.len())
+    }
+
+    fn batched(&self, slot: usize) -> Option<Batched> {
+        self.batched.get(slot).copied().flatten()
+    }
+
+    fn batch_table(&self, slot: usize) -> Table<'_> {
+        Table::new(&self.batch[slot])
     }
 }
 

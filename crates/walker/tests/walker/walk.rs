@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use tablewalk_walker::{
-    Descriptor, Found, FrameNumber, Level, TableId, TableVisit, VirtualAddress, Visit, Walk,
+    Descriptor, Found, FrameNumber, Level, Limits, TableId, TableVisit, VirtualAddress, Visit, Walk,
 };
 
 use crate::model::{SHAPES, Shape};
@@ -19,6 +19,7 @@ fn table(number: u32, frame: u64, address: u64) -> Visit {
         level: level(number),
         frame: FrameNumber(frame),
         address: VirtualAddress(address),
+        limits: Limits::NONE,
     })
 }
 
@@ -29,6 +30,7 @@ fn found(number: u32, frame: u64, index: usize, address: u64, word: u64) -> Foun
         index,
         address: VirtualAddress(address),
         descriptor: Descriptor(word),
+        limits: Limits::NONE,
     }
 }
 

@@ -1,0 +1,68 @@
+//! What the kernel says of its tables.
+
+use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_NO_BIT, ExposePgtblInfo};
+use tablewalk_walker::{Format, Geometry, GeometryError, Linux, SwapLayout};
+
+use crate::LiveError;
+
+/// Asks the kernel for the shape of its tables and the meaning of their bits: one system call.
+///
+/// # Errors
+///
+/// [`LiveError::Info`], [`LiveError::Geometry`].
+pub fn format() -> Result<Format, LiveError> {
+    let info = remap::info().map_err(LiveError::Info)?;
+    format_of(&info).map_err(LiveError::Geometry)
+}
+
+/// What `info` says.
+///
+/// # Errors
+///
+/// Those of [`Geometry::new`].
+pub const fn format_of(info: &ExposePgtblInfo) -> Result<Format, GeometryError> {
+    let geometry = match Geometry::new(info.page_shift, info.va_bits, info.oa_bits) {
+        Ok(geometry) => geometry,
+        Err(error) => return Err(error),
+    };
+    let linux = Linux {
+        write: bit(info.bit_write),
+        dirty: bit(info.bit_dirty),
+        special: bit(info.bit_special),
+        devmap: bit(info.bit_devmap),
+        prot_none: bit(info.bit_prot_none),
+        present_invalid: bit(info.bit_present_invalid),
+        swap_exclusive: bit(info.bit_swp_exclusive),
+        uffd_wp: bit(info.bit_uffd_wp),
+        swap: SwapLayout {
+            type_shift: info.swp_type_shift,
+            type_bits: info.swp_type_bits,
+            offset_shift: info.swp_offset_shift,
+            offset_bits: info.swp_offset_bits,
+            hardware_poison: kind(info.swp_hwpoison),
+            migration: kind(info.swp_migration),
+            device: kind(info.swp_device),
+            marker: kind(info.swp_marker),
+        },
+    };
+    Ok(Format {
+        geometry,
+        linux,
+        mair: info.mair,
+    })
+}
+
+/// The mask of bit `number`; 0 for [`EXPOSE_PGTBL_NO_BIT`].
+const fn bit(number: u8) -> u64 {
+    match 1_u64.checked_shl(number as u32) {
+        Some(mask) => mask,
+        None => 0,
+    }
+}
+
+const fn kind(number: u8) -> Option<u8> {
+    match number {
+        EXPOSE_PGTBL_NO_BIT => None,
+        kind => Some(kind),
+    }
+}

@@ -1,0 +1,234 @@
+//! What hardware makes of the attributes of a leaf.
+
+use core::fmt;
+
+use crate::Descriptor;
+
+/// What can be done with memory at one exception level.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Access {
+    /// It can be read.
+    pub read: bool,
+    /// It can be written.
+    pub write: bool,
+    /// It can be executed.
+    pub execute: bool,
+}
+
+/// `rwx`, with `-` for what cannot be done.
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let letter = |allowed, letter| if allowed { letter } else { "-" };
+        f.write_str(letter(self.read, "r"))?;
+        f.write_str(letter(self.write, "w"))?;
+        f.write_str(letter(self.execute, "x"))
+    }
+}
+
+/// What table descriptors on the way down take away from everything below (Arm ARM DDI 0487,
+/// "Hierarchical control of data access permissions" and "of instruction fetching").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Limits(u64);
+
+impl Limits {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+
+    const BITS: u64 = Descriptor::PXN_TABLE
+        | Descriptor::UXN_TABLE
+        | Descriptor::AP_TABLE_NO_EL0
+        | Descriptor::AP_TABLE_READ_ONLY;
+
+    /// These, and those of the table descriptor `table`.
+    #[inline]
+    #[must_use]
+    pub const fn below(self, table: Descriptor) -> Self {
+        Self(self.0 | table.0 & Self::BITS)
+    }
+
+    /// PXNTable, XNTable and APTable as they stand in a table descriptor.
+    #[must_use]
+    pub const fn bits(self) -> Descriptor {
+        Descriptor(self.0)
+    }
+}
+
+/// What a leaf permits at EL0 and at EL1, as the MMU enforces it now (Arm ARM DDI 0487, "Data access
+/// permission controls", "Instruction execution controls"). PAN and pointer authentication are not
+/// in it. A page that Linux counts as writable and clean is not writable here.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Permissions {
+    /// In user space.
+    pub el0: Access,
+    /// In the kernel.
+    pub el1: Access,
+}
+
+impl Permissions {
+    /// Those of the valid leaf `leaf` below tables with `limits`.
+    #[must_use]
+    pub const fn new(leaf: Descriptor, limits: Limits) -> Self {
+        let tables = limits.bits();
+        let el0 = leaf.is_user() && !tables.is_no_el0_table();
+        let writable = !leaf.is_read_only() && !tables.is_read_only_table();
+        Self {
+            el0: Access {
+                read: el0,
+                write: el0 && writable,
+                // Without read access too: execute-only.
+                execute: !leaf.is_uxn() && !tables.is_uxn_table(),
+            },
+            el1: Access {
+                read: true,
+                write: writable,
+                // What EL0 can write, EL1 does not execute.
+                execute: !(leaf.is_pxn() || tables.is_pxn_table() || el0 && writable),
+            },
+        }
+    }
+}
+
+/// A memory type: the byte of `MAIR_EL1` that AttrIndx selects (Arm ARM DDI 0487, "`MAIR_EL1`").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MemoryType(pub u8);
+
+impl MemoryType {
+    /// That of `leaf`, where `MAIR_EL1` is `mair`.
+    #[must_use]
+    pub const fn new(leaf: Descriptor, mair: u64) -> Self {
+        let [byte, ..] = (mair >> (8 * leaf.attr_index() as u32)).to_le_bytes();
+        Self(byte)
+    }
+
+    /// Whether it is device memory.
+    #[must_use]
+    pub const fn is_device(self) -> bool {
+        self.0 & 0xf0 == 0
+    }
+}
+
+/// The usual names; the byte itself where the inner and the outer cacheability differ.
+impl fmt::Display for MemoryType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            0x00 => "Device-nGnRnE",
+            0x04 => "Device-nGnRE",
+            0x08 => "Device-nGRE",
+            0x0c => "Device-GRE",
+            0x44 => "Normal-NC",
+            0xbb => "Normal-WT",
+            0xff => "Normal",
+            0xf0 => "Normal-Tagged",
+            byte => return write!(f, "MAIR-{byte:#04x}"),
+        })
+    }
+}
+
+/// SH\[1:0\] of a leaf: who else sees its writes in order (Arm ARM DDI 0487, "Shareability").
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Shareability {
+    /// Nobody.
+    Non,
+    /// No meaning.
+    Reserved,
+    /// The outer shareable domain.
+    Outer,
+    /// The inner shareable domain: the CPUs that run one kernel.
+    Inner,
+}
+
+impl Shareability {
+    /// That of `leaf`.
+    #[must_use]
+    pub const fn new(leaf: Descriptor) -> Self {
+        match leaf.shareability() {
+            0 => Self::Non,
+            1 => Self::Reserved,
+            2 => Self::Outer,
+            _ => Self::Inner,
+        }
+    }
+}
+
+impl fmt::Display for Shareability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Non => "NSH",
+            Self::Reserved => "SH-1",
+            Self::Outer => "OSH",
+            Self::Inner => "ISH",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::string::ToString;
+
+    use super::*;
+
+    fn shown(leaf: u64, tables: &[u64]) -> (std::string::String, std::string::String) {
+        let limits = tables.iter().fold(Limits::NONE, |limits, &table| {
+            limits.below(Descriptor(table))
+        });
+        let permissions = Permissions::new(Descriptor(leaf), limits);
+        (permissions.el0.to_string(), permissions.el1.to_string())
+    }
+
+    #[test]
+    fn ap_uxn_and_pxn_make_the_permissions() {
+        const USER: u64 = Descriptor::AP_EL0;
+        const READ_ONLY: u64 = Descriptor::AP_READ_ONLY;
+        const UXN: u64 = Descriptor::UXN;
+        const PXN: u64 = Descriptor::PXN;
+        for (leaf, el0, el1) in [
+            (0, "--x", "rwx"),
+            (USER, "rwx", "rw-"),
+            (READ_ONLY, "--x", "r-x"),
+            (USER | READ_ONLY, "r-x", "r-x"),
+            (USER | UXN | PXN, "rw-", "rw-"),
+            (USER | READ_ONLY | UXN, "r--", "r-x"),
+            (READ_ONLY | UXN | PXN, "---", "r--"),
+        ] {
+            assert_eq!(shown(leaf, &[]), (el0.into(), el1.into()), "{leaf:#x}");
+        }
+    }
+
+    #[test]
+    fn tables_take_away_from_what_is_below() {
+        const USER: u64 = Descriptor::AP_EL0;
+        for (table, el0, el1) in [
+            (Descriptor::AP_TABLE_READ_ONLY, "r-x", "r-x"),
+            (Descriptor::AP_TABLE_NO_EL0, "--x", "rwx"),
+            (Descriptor::UXN_TABLE, "rw-", "rw-"),
+            (Descriptor::PXN_TABLE, "rwx", "rw-"),
+            // Everything else in a table descriptor says nothing about permissions.
+            (!Limits::BITS, "rwx", "rw-"),
+        ] {
+            for tables in [[table, 0], [0, table]] {
+                assert_eq!(shown(USER, &tables), (el0.into(), el1.into()), "{table:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn memory_types_have_the_names_of_the_arm_arm() {
+        // MAIR_EL1_SET of arch/arm64/mm/proc.S.
+        const MAIR: u64 = 0xf0_44_04_00_ff;
+        let names = [0, 1, 2, 3, 4]
+            .map(|index: u64| MemoryType::new(Descriptor(index << 2), MAIR).to_string());
+        assert_eq!(
+            names,
+            [
+                "Normal",
+                "Device-nGnRnE",
+                "Device-nGnRE",
+                "Normal-NC",
+                "Normal-Tagged"
+            ]
+        );
+        assert_eq!(MemoryType(0x4f).to_string(), "MAIR-0x4f");
+        assert!(MemoryType(0x04).is_device() && !MemoryType(0x44).is_device());
+    }
+}

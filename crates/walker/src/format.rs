@@ -1,0 +1,14 @@
+//! Everything that is needed to read a tree.
+
+use crate::{Geometry, Linux};
+
+/// The shape of the tables of a kernel, and what their bits mean.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Format {
+    /// Granule, address widths, levels.
+    pub geometry: Geometry,
+    /// What Linux keeps where hardware does not look.
+    pub linux: Linux,
+    /// The value of `MAIR_EL1`: what each AttrIndx means.
+    pub mair: u64,
+}
