@@ -13,11 +13,15 @@ unpack() {
 	fi
 }
 
-# series FOLDER: prints the patches for the kernel in it, in order.
+# series: prints the patches for that version of the source, in order.
 series() {
-	local version
-	version=$(make -s -C "$1" kernelversion) || return 1
-	version=$(cut -d. -f1,2 <<<"${version%%-*}")
+	local makefile version
+	if [ -f "$source" ]; then
+		makefile=$(tar --wildcards --no-wildcards-match-slash --occurrence=1 -xOf "$source" '*/Makefile')
+	else
+		makefile=$(cat "$source/Makefile")
+	fi || return 1
+	version=$(awk '$1 == "VERSION" { v = $3 } $1 == "PATCHLEVEL" { print v "." $3; exit }' <<<"$makefile")
 	ls "$here/patches/$version"/*.patch 2>/dev/null && return
 	echo "no series for Linux $version; there is: $(ls "$here/patches" | xargs)" >&2
 	return 1
