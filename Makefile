@@ -67,7 +67,7 @@ setup:
 	@scripts/setup
 
 programs: setup
-	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
+	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins -p tablewalk-bench $(REMAP)
 	tests/check-elf 32768 $(addprefix $(BIN)/,$(PROGRAMS))
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 

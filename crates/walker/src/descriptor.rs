@@ -81,6 +81,7 @@ impl Descriptor {
     pub const ZERO: Self = Self(0);
 
     /// What the descriptor is in a table of `level`: a block only where there can be one.
+    #[inline]
     #[must_use]
     pub const fn kind(self, geometry: &Geometry, level: Level) -> Kind {
         match (self.0 & 0b11, level) {
@@ -92,12 +93,14 @@ impl Descriptor {
     }
 
     /// The output address of a table descriptor: that of the next table.
+    #[inline]
     #[must_use]
     pub const fn next_table(self, geometry: &Geometry) -> FrameNumber {
         self.output_address(geometry, Level::L3).frame(geometry)
     }
 
     /// The output address of a leaf of `level`: that of the first byte it maps.
+    #[inline]
     #[must_use]
     pub const fn output_address(self, geometry: &Geometry, level: Level) -> PhysicalAddress {
         // Bits 47:n, n being log2 of what the descriptor maps.

@@ -216,16 +216,15 @@ impl Linux {
         }
     }
 
-    /// The bits in which entries of one range are equal, if `descriptor` is one of them: for a page
-    /// the attributes, without the output address; for what is not in memory, its kind.
-    #[must_use]
-    pub(crate) const fn attribute_bits(&self, descriptor: Descriptor, address_bits: u64) -> u64 {
-        if self.is_present(descriptor) {
-            !(address_bits | Descriptor::CONTIGUOUS)
-        } else {
-            let kind = low_bits(self.swap.type_bits as u32) << self.swap.type_shift;
-            0b11 | kind | self.prot_none | self.present_invalid
-        }
+    /// Bits of which an entry has one at least if there is a page behind it.
+    pub(crate) const fn present_bits(&self) -> u64 {
+        Descriptor::VALID | self.prot_none | self.present_invalid
+    }
+
+    /// The bits in which entries without a page are equal that are of the same kind.
+    pub(crate) const fn absent_bits(&self) -> u64 {
+        let kind = low_bits(self.swap.type_bits as u32) << self.swap.type_shift;
+        0b11 | kind | self.present_bits()
     }
 }
 

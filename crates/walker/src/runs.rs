@@ -59,6 +59,95 @@ impl Run {
     }
 }
 
+/// Which entries of one level belong together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rules {
+    level: Level,
+    /// log2 of the bytes that an entry translates.
+    shift: u32,
+    /// Bits that an entry has to have, and how.
+    wanted: (u64, u64),
+    /// Bits of which an entry with a page has one at least.
+    present: u64,
+    /// The bits in which entries are equal, with a page and without.
+    care: (u64, u64),
+    /// By how much an entry with a page is larger than the one before.
+    step: u64,
+    output: AddressBits,
+}
+
+impl Rules {
+    fn new(format: &Format, level: Level, merge: Merge, ignored: u64, wanted: (u64, u64)) -> Self {
+        let linux = &format.linux;
+        let output = AddressBits::new(&format.geometry, level);
+        let attributes = !(output.mask() | Descriptor::CONTIGUOUS) & !ignored;
+        let (care, step) = match merge {
+            Merge::Attributes => (attributes, 0),
+            Merge::Frames => (
+                attributes | output.mask(),
+                format.geometry.entry_size(level),
+            ),
+        };
+        Self {
+            level,
+            shift: format.geometry.level_shift(level),
+            wanted,
+            present: linux.present_bits(),
+            // An entry that is left out ends a run, since it differs in a bit that is asked for.
+            care: (care | wanted.0, linux.absent_bits() & !ignored | wanted.0),
+            step,
+            output,
+        }
+    }
+
+    /// Whether an entry is to be seen.
+    #[inline]
+    pub(crate) const fn want(&self, word: u64) -> bool {
+        word != 0 && word & self.wanted.0 == self.wanted.1
+    }
+
+    /// The bits in which the entry behind `word` has to be equal, and by how much it has to be larger.
+    #[inline]
+    pub(crate) const fn comparison(&self, word: u64) -> (u64, u64) {
+        if word & self.present != 0 {
+            (self.care.0, self.step)
+        } else {
+            (self.care.1, 0)
+        }
+    }
+
+    /// Joins `run` to the current one, or takes its place; then the current one is done.
+    #[inline]
+    fn add(&self, current: &mut Option<Run>, run: Run) -> Option<Run> {
+        if let Some(current) = current
+            && current.level == run.level
+            && current.limits == run.limits
+            && current.address.0 + (current.entries << self.shift) == run.address.0
+            && self.join(current, run.descriptor)
+        {
+            current.entries += run.entries;
+            return None;
+        }
+        current.replace(run)
+    }
+
+    /// Whether the entry `next` behind `run` continues it.
+    #[inline]
+    const fn join(&self, run: &Run, next: Descriptor) -> bool {
+        let (care, step) = self.comparison(run.descriptor.0);
+        // Without a carry out of the low part of a 52-bit address, as between two entries of a table.
+        let expected = run.descriptor.0.wrapping_add(step * run.entries);
+        (expected ^ next.0) & care == 0 || step != 0 && self.join_far(run, next)
+    }
+
+    /// As [`Rules::join`], where the output address crosses bit 48.
+    const fn join_far(&self, run: &Run, next: Descriptor) -> bool {
+        let output = self.output.address(run.descriptor).0 + self.step * run.entries;
+        let attributes = self.care.0 & !self.output.mask();
+        output == self.output.address(next).0 && (run.descriptor.0 ^ next.0) & attributes == 0
+    }
+}
+
 /// The entries of a [`Walk`] that are not 0, as few [`Run`]s. One load for each entry, and for long
 /// runs not much more.
 #[derive(Debug)]
@@ -68,6 +157,8 @@ pub struct Runs<'s, S: TableSource> {
     merge: Merge,
     ignored: u64,
     wanted: (u64, u64),
+    /// Those of level 3.
+    rules: Rules,
     current: Option<Run>,
     error: Option<WalkError<S::Error>>,
 }
@@ -78,10 +169,11 @@ impl<'s, S: TableSource> Runs<'s, S> {
         let format = walk.source().format();
         Self {
             walk,
-            format,
             merge,
             ignored: 0,
             wanted: (0, 0),
+            rules: Rules::new(&format, Level::L3, merge, 0, (0, 0)),
+            format,
             current: None,
             error: None,
         }
@@ -89,97 +181,72 @@ impl<'s, S: TableSource> Runs<'s, S> {
 
     /// Takes entries for equal that differ in the bits of `mask` only. The first of a run tells its own.
     #[must_use]
-    pub const fn ignoring(mut self, mask: u64) -> Self {
+    pub fn ignoring(mut self, mask: u64) -> Self {
         self.ignored = mask;
+        self.rules = self.rules_of(Level::L3);
         self
     }
 
     /// Leaves out entries that do not have `value` in the bits of `mask`.
     #[must_use]
-    pub const fn matching(mut self, mask: u64, value: u64) -> Self {
+    pub fn matching(mut self, mask: u64, value: u64) -> Self {
         self.wanted = (mask, value);
+        self.rules = self.rules_of(Level::L3);
         self
     }
 
-    /// `found` and the entries of its table that continue it.
-    fn begin(&mut self, found: &Found) -> Run {
-        let address_bits = AddressBits::new(&self.format.geometry, found.level).mask();
-        let (care, step) = self.comparison(found.descriptor, found.level, address_bits);
-        let next = found.descriptor.0.wrapping_add(step);
-        // An entry that is left out ends a run, since it differs in a bit of the mask.
-        let further = self.walk.pass_over_run(next, step, care | self.wanted.0);
-        Run {
+    fn rules_of(&self, level: Level) -> Rules {
+        Rules::new(&self.format, level, self.merge, self.ignored, self.wanted)
+    }
+
+    /// A block, or an entry that is not valid, above level 3.
+    fn add_found(&mut self, found: &Found) -> Option<Run> {
+        let rules = self.rules_of(found.level);
+        if !rules.want(found.descriptor.0) {
+            return None;
+        }
+        let run = Run {
             address: found.address,
             level: found.level,
             descriptor: found.descriptor,
             limits: found.limits,
-            entries: 1 + further as u64,
-        }
-    }
-
-    /// The bits in which the entry behind `descriptor` is to be equal, and by how much it is to be
-    /// larger.
-    const fn comparison(
-        &self,
-        descriptor: Descriptor,
-        level: Level,
-        address_bits: u64,
-    ) -> (u64, u64) {
-        let linux = &self.format.linux;
-        let attributes = linux.attribute_bits(descriptor, address_bits) & !self.ignored;
-        match self.merge {
-            Merge::Frames if linux.is_present(descriptor) => (
-                attributes | address_bits,
-                self.format.geometry.entry_size(level),
-            ),
-            Merge::Frames | Merge::Attributes => (attributes, 0),
-        }
-    }
-
-    /// Whether `next` continues `run`: two tables, or an output address across bit 48 of it.
-    fn joins(&self, run: &Run, next: &Run) -> bool {
-        let (format, linux) = (&self.format, &self.format.linux);
-        let address_bits = AddressBits::new(&format.geometry, run.level).mask();
-        let care = linux.attribute_bits(run.descriptor, address_bits) & !self.ignored;
-        let frames = run.frame(format).0 + run.pages(format) == next.frame(format).0;
-        run.end(format) == next.address
-            && run.level == next.level
-            && run.limits == next.limits
-            && (run.descriptor.0 ^ next.descriptor.0) & care == 0
-            && (self.merge == Merge::Attributes || !linux.is_present(run.descriptor) || frames)
+            entries: 1,
+        };
+        rules.add(&mut self.current, run)
     }
 }
 
 impl<S: TableSource> Iterator for Runs<'_, S> {
     type Item = Result<Run, WalkError<S::Error>>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(error) = self.error.take() {
             return Some(Err(error));
         }
         loop {
+            let rules = &self.rules;
+            while let Some((table, run)) = self.walk.next_run(rules) {
+                let run = Run {
+                    address: table
+                        .address
+                        .wrapping_add((run.index as u64) << rules.shift),
+                    level: rules.level,
+                    descriptor: run.first,
+                    limits: table.limits,
+                    entries: run.entries as u64,
+                };
+                if let Some(done) = rules.add(&mut self.current, run) {
+                    return Some(Ok(done));
+                }
+            }
             let error = match self.walk.next() {
                 Some(Ok(Visit::Table(_))) => continue,
                 Some(Ok(Visit::Leaf(found) | Visit::NotValid(found))) => {
-                    if found.descriptor.0 & self.wanted.0 != self.wanted.1 {
-                        continue;
+                    match self.add_found(&found) {
+                        Some(done) => return Some(Ok(done)),
+                        None => continue,
                     }
-                    let run = self.begin(&found);
-                    match &self.current {
-                        Some(current) if self.joins(current, &run) => {
-                            let entries = current.entries + run.entries;
-                            self.current = Some(Run {
-                                entries,
-                                ..*current
-                            });
-                        }
-                        _ => {
-                            if let Some(done) = self.current.replace(run) {
-                                return Some(Ok(done));
-                            }
-                        }
-                    }
-                    continue;
                 }
                 Some(Ok(Visit::Changed(id))) => WalkError::Changed(id),
                 Some(Err(error)) => WalkError::Source(error),

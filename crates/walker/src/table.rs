@@ -17,11 +17,20 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::barrier::publish;
+use crate::runs::Rules;
 use crate::{Descriptor, VirtualAddress};
 
 /// A table that can be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a>(&'a [AtomicU64]);
+
+/// Entries of one table that belong together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TableRun {
+    pub(crate) index: usize,
+    pub(crate) first: Descriptor,
+    pub(crate) entries: usize,
+}
 
 /// One entry of a table that can be read.
 #[derive(Clone, Copy, Debug)]
@@ -102,31 +111,47 @@ impl<'a> Table<'a> {
         self.entry(index).map_or(Descriptor::ZERO, Entry::load)
     }
 
+    /// Its descriptors as they are now, in order: one load each. What one leads to may be gone.
+    pub fn iter(self) -> impl Iterator<Item = Descriptor> {
+        let words = self.0.iter();
+        words.map(|word| Descriptor(word.load(Ordering::Relaxed)))
+    }
+
     /// The first index in `from..end` whose entry does not hold 0; `end` if there is none.
     #[must_use]
     #[inline(never)]
     pub fn first_in_use(self, from: usize, end: usize) -> usize {
         let words = self.0.get(from..end.min(self.0.len())).unwrap_or_default();
-        let empty = words
-            .iter()
-            .position(|word| word.load(Ordering::Relaxed) != 0);
-        empty.map_or(end, |empty| from + empty)
+        match zeros(words) {
+            empty if empty == words.len() => end,
+            empty => from + empty,
+        }
     }
 
-    /// How many entries from `from` on, before `end`, continue a run: the first of them holds `next`,
-    /// each further one `step` more, in the bits of `care`. One load each.
-    #[must_use]
+    /// The first entry in `from..end` that `rules` want, with those behind it that continue a run. At
+    /// most two loads for each entry.
     #[inline(never)]
-    pub(crate) fn run(self, from: usize, end: usize, next: u64, step: u64, care: u64) -> usize {
-        let words = self.0.get(from..end.min(self.0.len())).unwrap_or_default();
-        let mut expected = next;
-        let run = words.iter().position(|word| {
-            let differs = (word.load(Ordering::Relaxed) ^ expected) & care != 0;
-            expected = expected.wrapping_add(step);
-            differs
-        });
+    pub(crate) fn next_run(self, from: usize, end: usize, rules: &Rules) -> Option<TableRun> {
+        let mut words = self.0.get(from..end.min(self.0.len()))?;
+        let mut index = from;
+        let first = loop {
+            let zeros = zeros(words);
+            let (word, rest) = words.get(zeros..)?.split_first()?;
+            let word = load(word);
+            (words, index) = (rest, index + zeros + 1);
+            if rules.want(word) {
+                break word;
+            }
+        };
+        let (care, step) = rules.comparison(first);
+        let entries = 1 + continuing(words, first.wrapping_add(step), step, care);
+        let index = index - 1;
         fence(Ordering::Acquire);
-        run.unwrap_or(words.len())
+        Some(TableRun {
+            index,
+            first: Descriptor(first),
+            entries,
+        })
     }
 
     /// The entry at `index`.
@@ -135,6 +160,61 @@ impl<'a> Table<'a> {
     pub fn entry(self, index: usize) -> Option<Entry<'a>> {
         self.0.get(index).map(Entry)
     }
+}
+
+#[inline]
+fn load(word: &AtomicU64) -> u64 {
+    word.load(Ordering::Relaxed)
+}
+
+/// How many of the first words are 0.
+#[inline]
+fn zeros(words: &[AtomicU64]) -> usize {
+    let (fours, _) = words.as_chunks::<4>();
+    let zeros = fours
+        .iter()
+        .take_while(|[a, b, c, d]| load(a) | load(b) | load(c) | load(d) == 0)
+        .count();
+    let rest = words.get(4 * zeros..).unwrap_or_default();
+    4 * zeros + rest.iter().take_while(|word| load(word) == 0).count()
+}
+
+/// How many of the first words are `next`, `next + step` and so on, in the bits of `care`.
+#[inline]
+fn continuing(words: &[AtomicU64], next: u64, step: u64, care: u64) -> usize {
+    let mut expected = next;
+    let mut continues = |word: &AtomicU64| {
+        let same = (load(word) ^ expected) & care == 0;
+        expected = expected.wrapping_add(step);
+        same
+    };
+    // Most runs of scattered pages end here.
+    match words.first() {
+        Some(word) if continues(word) => {}
+        _ => return 0,
+    }
+    let (fours, _) = words.get(1..).unwrap_or_default().as_chunks::<4>();
+    let mut count = 1;
+    for [a, b, c, d] in fours {
+        let second = expected.wrapping_add(step);
+        let third = second.wrapping_add(step);
+        let fourth = third.wrapping_add(step);
+        let differences =
+            (load(a) ^ expected) | (load(b) ^ second) | (load(c) ^ third) | (load(d) ^ fourth);
+        if differences & care != 0 {
+            break;
+        }
+        expected = fourth.wrapping_add(step);
+        count += 4;
+    }
+    for word in words.get(count..).unwrap_or_default() {
+        if (load(word) ^ expected) & care != 0 {
+            break;
+        }
+        expected = expected.wrapping_add(step);
+        count += 1;
+    }
+    count
 }
 
 impl Entry<'_> {

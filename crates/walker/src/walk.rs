@@ -5,6 +5,8 @@ use core::iter::FusedIterator;
 
 use heapless::Vec;
 
+use crate::runs::Rules;
+use crate::table::TableRun;
 use crate::{
     Descriptor, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress, Table, TableId,
     TableSource, VirtualAddress,
@@ -217,11 +219,16 @@ impl<'s, S: TableSource> Walk<'s, S> {
         })
     }
 
-    /// The words of the table that the walk is in, as they are now, and the table itself.
+    /// The table that the walk is in: after a [`Visit::Table`], that one. For those who read its words
+    /// themselves.
     #[must_use]
-    pub fn current_table(&self) -> Option<(TableVisit, Table<'_>)> {
-        let step = self.path.last()?;
-        Some((step.table, self.view(step.view)))
+    pub fn table(&self) -> Option<Table<'_>> {
+        self.path.last().map(|step| self.view(step.view))
+    }
+
+    /// Goes on behind the table that the walk is in.
+    pub fn leave_table(&mut self) {
+        self.path.pop();
     }
 
     /// The shape of the tables.
@@ -235,16 +242,20 @@ impl<'s, S: TableSource> Walk<'s, S> {
         self.source
     }
 
-    /// Passes over the entries that continue a run in the table the walk is in: see [`Table::run`].
-    pub(crate) fn pass_over_run(&mut self, next: u64, step: u64, care: u64) -> usize {
-        let Some(at) = self.path.last() else {
-            return 0;
-        };
-        let count = self.view(at.view).run(at.next, at.end, next, step, care);
-        if let Some(at) = self.path.last_mut() {
-            at.next += count;
+    /// The next run of the level-3 table that the walk is in, if it is in one and there is one.
+    #[inline]
+    pub(crate) fn next_run(&mut self, rules: &Rules) -> Option<(&TableVisit, TableRun)> {
+        let step = self.path.last_mut()?;
+        if step.table.level != Level::L3 {
+            return None;
         }
-        count
+        let words = match step.view {
+            View::Slot(slot) => self.source.table(slot),
+            View::Batch(slot) => self.source.batch_table(slot),
+        };
+        let run = words.next_run(step.next, step.end, rules);
+        step.next = run.map_or(step.end, |run| run.index + run.entries);
+        run.map(|run| (&step.table, run))
     }
 
     fn view(&self, view: View) -> Table<'_> {

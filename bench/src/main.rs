@@ -4,6 +4,8 @@
 #![no_main]
 #![expect(unsafe_code, reason = "maps tables over a page of its own")]
 
+mod dumps;
+
 use core::hint::black_box;
 
 use tablewalk_bins::donors::Donors;
@@ -49,6 +51,7 @@ fn main(args: Args) -> ExitCode {
     match measure_calls()
         .and_then(|()| measure_searches())
         .and_then(|()| measure_translations())
+        .and_then(|()| dumps::measure(live_page_size()?))
         .and_then(|()| measure_faults())
     {
         Ok(()) => ExitCode::SUCCESS,
@@ -146,6 +149,11 @@ fn measure_map(
     let ticks = (counter::ticks() - start) / repeats;
     println!("map one of {tables:>6} tables, {form:<21} {ticks:>8}");
     Ok(())
+}
+
+fn live_page_size() -> Result<u64, Error> {
+    let info = remap::info().map_err(Error::call("INFO"))?;
+    Ok(1 << info.page_shift)
 }
 
 /// Makes the compiler believe that somebody wants the answer.
