@@ -17,9 +17,6 @@
 
 use core::fmt;
 
-use heapless::Vec;
-
-use crate::descriptor::AddressBits;
 use crate::table::EntryPointer;
 use crate::translate::translate_in;
 use crate::{
@@ -29,6 +26,9 @@ use crate::{
 
 /// A tag that no range has: tags have at most 52 - 21 bits.
 const NO_TAG: u64 = u64::MAX;
+/// Bit of the tag of a range that is not for the shortest way: a block, and where addresses have more
+/// than 48 bits.
+const LONG_WAY: u64 = 1 << 63;
 
 /// The source of a cache has too few slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -52,19 +52,21 @@ impl core::error::Error for CacheError {}
 /// # Invariants
 ///
 /// If `tag` is not [`NO_TAG`], `entry` is the level-2 entry of the range, in a table that is in a slot
-/// of the cache's source, and so is the table that `table` begins, unless `seen` is 0.
+/// of the cache's source, and so is the table that `table` begins, unless `seen` is 0. Without
+/// [`LONG_WAY`], `seen` is not 0. `entry` can be read in any case.
 ///
 /// One data cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Leaf {
-    /// Which range: its addresses without the bits that level 3 and the page translate.
+    /// Which range: its addresses without the bits that level 3 and the page translate, and perhaps
+    /// [`LONG_WAY`].
     tag: u64,
     /// What the entry held when the leaf table was mapped; 0, which no table has, for a block.
     seen: Descriptor,
     /// The level-2 entry.
     entry: EntryPointer,
-    /// The first entry of the leaf table.
+    /// The leaf table, as if its entries were numbered by the pages of the whole address space.
     table: EntryPointer,
     /// The slot of the parent.
     parent: usize,
@@ -74,8 +76,8 @@ impl Leaf {
     const NONE: Self = Self {
         tag: NO_TAG,
         seen: Descriptor::ZERO,
-        entry: EntryPointer::DANGLING,
-        table: EntryPointer::DANGLING,
+        entry: EntryPointer::nothing(),
+        table: EntryPointer::nothing(),
         parent: 0,
     };
 }
@@ -106,9 +108,9 @@ pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
     /// What the geometry says of a page, at hand for the warm path.
     page: PageBits,
     /// In slots `PARENTS..PARENTS + LEAVES`.
-    leaves: Vec<Leaf, LEAVES>,
+    leaves: [Leaf; LEAVES],
     /// In slots `0..PARENTS`.
-    parents: Vec<Parent, PARENTS>,
+    parents: [Parent; PARENTS],
 }
 
 /// How an address is cut at level 3, and what a page descriptor makes of it.
@@ -116,9 +118,10 @@ pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
 struct PageBits {
     shift: u32,
     range_shift: u32,
-    index_mask: usize,
-    offset_mask: u64,
-    output: AddressBits,
+    /// Bits 47:n of an address, 2^n being the size of a page.
+    frame_mask: u64,
+    /// [`LONG_WAY`] where addresses have more than 48 bits.
+    way: u64,
 }
 
 impl PageBits {
@@ -126,9 +129,12 @@ impl PageBits {
         Self {
             shift: geometry.page_shift(),
             range_shift: geometry.level_shift(Level::L2),
-            index_mask: geometry.entries(Level::L3) - 1,
-            offset_mask: geometry.page_size() - 1,
-            output: AddressBits::new(geometry, Level::L3),
+            frame_mask: ((1 << 48) - 1) & !(geometry.page_size() - 1),
+            way: if geometry.oa_bits() > 48 || geometry.va_bits() > 48 {
+                LONG_WAY
+            } else {
+                0
+            },
         }
     }
 }
@@ -155,15 +161,13 @@ impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES,
         }
         let geometry = source.geometry();
         let page = PageBits::new(&geometry);
-        let mut cache = Self {
+        Ok(Self {
             source,
             geometry,
             page,
-            leaves: Vec::new(),
-            parents: Vec::new(),
-        };
-        cache.clear();
-        Ok(cache)
+            leaves: [Leaf::NONE; LEAVES],
+            parents: [Parent::NONE; PARENTS],
+        })
     }
 
     /// The shape of the tables.
@@ -186,19 +190,26 @@ impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES,
     #[must_use]
     #[inline(always)]
     pub fn physical(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
-        let (level, descriptor) = self.leaf(address)?;
-        // A page: both low bits (`Descriptor::kind`). What a block maps takes longer to work out.
-        if level == Level::L3 && descriptor.0 & 0b11 == 0b11 {
-            let start = self.page.output.address(descriptor);
-            return Some(PhysicalAddress(start.0 | address.0 & self.page.offset_mask));
+        let tag = self.tag(address);
+        let leaf = self.leaves.get(Self::place(tag))?;
+        // SAFETY: the invariants of `Leaf`; the cache alone maps into the slots of its source.
+        let now = unsafe { leaf.entry.load(0) };
+        if (leaf.tag == tag) & (now == leaf.seen) {
+            // SAFETY: as above: `seen` is not 0, and a page of the range is an entry of the table.
+            let page = unsafe { leaf.table.load(self.page_number(address)) };
+            // A page has both low bits (`Descriptor::kind`).
+            if page.0 & 0b11 == 0b11 {
+                let (frame, offset) = (self.page.frame_mask, !self.page.frame_mask);
+                return Some(PhysicalAddress(page.0 & frame | address.0 & offset));
+            }
         }
-        self.physical_in_block(address)
+        self.physical_long_way(address)
     }
 
     /// The rest of [`Cache::physical`].
     #[cold]
     #[inline(never)]
-    fn physical_in_block(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
+    fn physical_long_way(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
         self.lookup(address)?.physical()
     }
 
@@ -238,12 +249,12 @@ impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES,
         };
         let index = self.geometry.index(Level::L2, address);
         let seen = self.source.table(parent).load(index);
-        let (seen, table) = match seen.kind(&self.geometry, Level::L2) {
+        let (seen, table, way) = match seen.kind(&self.geometry, Level::L2) {
             Kind::Table => match self.map_leaf(address, seen)? {
-                Some(table) => (seen, table),
+                Some(table) => (seen, table, self.page.way),
                 None => return Ok(false),
             },
-            Kind::Block => (Descriptor::ZERO, EntryPointer::DANGLING),
+            Kind::Block => (Descriptor::ZERO, EntryPointer::nothing(), LONG_WAY),
             Kind::Page | Kind::Invalid => return Ok(false),
         };
         let Some(entry) = self
@@ -257,7 +268,7 @@ impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES,
         let tag = self.tag(address);
         if let Some(leaf) = self.leaves.get_mut(Self::place(tag)) {
             *leaf = Leaf {
-                tag,
+                tag: tag | way,
                 seen,
                 entry,
                 table,
@@ -277,11 +288,8 @@ impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES,
 
     /// Drops all ranges. The tables stay mapped until others come in their places.
     pub fn clear(&mut self) {
-        // Both resize to their capacity, which cannot fail.
-        self.leaves.clear();
-        let _filled = self.leaves.resize(LEAVES, Leaf::NONE);
-        self.parents.clear();
-        let _filled = self.parents.resize(PARENTS, Parent::NONE);
+        self.leaves = [Leaf::NONE; LEAVES];
+        self.parents = [Parent::NONE; PARENTS];
     }
 
     /// Gives the source back.
@@ -291,22 +299,21 @@ impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES,
     }
 
     /// The leaf descriptor of `address` and its level, if the range is cached and current.
-    #[inline(always)]
     fn leaf(&self, address: VirtualAddress) -> Option<(Level, Descriptor)> {
         let tag = self.tag(address);
         let leaf = self
             .leaves
             .get(Self::place(tag))
-            .filter(|leaf| leaf.tag == tag)?;
+            .filter(|leaf| leaf.tag & !LONG_WAY == tag)?;
         // The two loads may be made in either order: the leaf's entry is what it was at a moment of
         // this call, and its table the one that translates the address, at another.
         // SAFETY: the invariants of `Leaf`; the cache alone maps into the slots of its source.
         let now = unsafe { leaf.entry.load(0) };
         // 0 is what a block leaves behind when it is unmapped: there is no table then.
         if now == leaf.seen && now != Descriptor::ZERO {
-            let index = Self::low_bits(address.0 >> self.page.shift) & self.page.index_mask;
-            // SAFETY: as above; the index is below the entries of a table.
-            return Some((Level::L3, unsafe { leaf.table.load(index) }));
+            // SAFETY: as above; a page of the range is an entry of the table.
+            let page = unsafe { leaf.table.load(self.page_number(address)) };
+            return Some((Level::L3, page));
         }
         // A block is the answer by itself, since a parent that was freed holds nothing.
         (now.kind(&self.geometry, Level::L2) == Kind::Block).then_some((Level::L2, now))
@@ -379,8 +386,10 @@ impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES,
         }
         let table = self.source.table(slot);
         // All of it is there: the warm path does not look.
-        let whole = table.entry(self.page.index_mask).is_some();
-        Ok(table.entry(0).filter(|_| whole).map(EntryPointer::new))
+        let whole = table.entry(self.geometry.entries(Level::L3) - 1).is_some();
+        let first = self.page_number(address.align_down(self.page.range_shift));
+        let numbered = |entry| EntryPointer::new(entry).numbered_from(first);
+        Ok(table.entry(0).filter(|_| whole).map(numbered))
     }
 
     const fn leaf_slot(&self, address: VirtualAddress) -> usize {
@@ -390,6 +399,12 @@ impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES,
     #[inline(always)]
     const fn tag(&self, address: VirtualAddress) -> u64 {
         address.0 >> self.page.range_shift
+    }
+
+    /// The number of the page in the address space.
+    #[inline(always)]
+    const fn page_number(&self, address: VirtualAddress) -> usize {
+        Self::low_bits(address.0 >> self.page.shift)
     }
 
     #[inline(always)]

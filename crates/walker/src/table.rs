@@ -13,7 +13,6 @@
     reason = "what a store to a live table may break is for the caller to rule out"
 )]
 
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::barrier::publish;
@@ -64,9 +63,10 @@ impl FlushOwed {
 ///
 /// # Invariants
 ///
-/// Points to an entry of a table in a slot of a [`TableSource`](crate::TableSource), or to nothing.
+/// Leads to an entry of a table in a slot of a [`TableSource`](crate::TableSource), or to a word that
+/// is always 0, by its number.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct EntryPointer(NonNull<AtomicU64>);
+pub(crate) struct EntryPointer(*const AtomicU64);
 
 // SAFETY: what it points to is an atomic word.
 unsafe impl Send for EntryPointer {}
@@ -74,25 +74,32 @@ unsafe impl Send for EntryPointer {}
 unsafe impl Sync for EntryPointer {}
 
 impl EntryPointer {
-    /// Points to nothing: may not be loaded from.
-    pub(crate) const DANGLING: Self = Self(NonNull::dangling());
-
-    pub(crate) fn new(entry: Entry<'_>) -> Self {
-        Self(NonNull::from(entry.0))
+    /// The only entry of a table of nothing: holds 0.
+    pub(crate) const fn nothing() -> Self {
+        static NOTHING: AtomicU64 = AtomicU64::new(0);
+        Self(&raw const NOTHING)
     }
 
-    /// Reads the descriptor `index` entries further on: one load, ordered with nothing.
+    pub(crate) fn new(entry: Entry<'_>) -> Self {
+        Self(core::ptr::from_ref(entry.0))
+    }
+
+    /// Has the entry the number `first`, and those behind it the next ones, instead of 0.
+    pub(crate) const fn numbered_from(self, first: usize) -> Self {
+        Self(self.0.wrapping_sub(first))
+    }
+
+    /// Reads the descriptor of the entry with number `number`: one load, ordered with nothing.
     ///
     /// # Safety
     ///
-    /// The entry is of a table that is in its slot still, and `index` entries further on is one of
-    /// the same table.
+    /// The entry is of a table that is in its slot still.
     #[inline(always)]
-    pub(crate) unsafe fn load(self, index: usize) -> Descriptor {
-        // SAFETY: the caller's: inside one table.
-        let entry = unsafe { self.0.add(index) };
-        // SAFETY: `TableSource` promises that the words of a table stay until its slot is reused.
-        let word = unsafe { entry.as_ref() };
+    pub(crate) unsafe fn load(self, number: usize) -> Descriptor {
+        let entry = self.0.wrapping_add(number);
+        // SAFETY: the caller's, and `TableSource` promises that the words of a table stay until its
+        // slot is reused.
+        let word = unsafe { &*entry };
         Descriptor(word.load(Ordering::Relaxed))
     }
 }
