@@ -80,6 +80,9 @@ impl Rules {
     fn new(format: &Format, level: Level, merge: Merge, ignored: u64, wanted: (u64, u64)) -> Self {
         let linux = &format.linux;
         let output = AddressBits::new(&format.geometry, level);
+        let present = linux.present_bits();
+        // Nothing makes an entry with a page equal to one without.
+        let ignored = ignored & !present;
         let attributes = !(output.mask() | Descriptor::CONTIGUOUS) & !ignored;
         let (care, step) = match merge {
             Merge::Attributes => (attributes, 0),
@@ -92,7 +95,7 @@ impl Rules {
             level,
             shift: format.geometry.level_shift(level),
             wanted,
-            present: linux.present_bits(),
+            present,
             // An entry that is left out ends a run, since it differs in a bit that is asked for.
             care: (care | wanted.0, linux.absent_bits() & !ignored | wanted.0),
             step,
@@ -106,10 +109,16 @@ impl Rules {
         word != 0 && word & self.wanted.0 == self.wanted.1
     }
 
+    /// Whether the entry `word` has a page.
+    #[inline]
+    pub(crate) const fn present(&self, word: u64) -> bool {
+        word & self.present != 0
+    }
+
     /// The bits in which the entry behind `word` has to be equal, and by how much it has to be larger.
     #[inline]
     pub(crate) const fn comparison(&self, word: u64) -> (u64, u64) {
-        if word & self.present != 0 {
+        if self.present(word) {
             (self.care.0, self.step)
         } else {
             (self.care.1, 0)

@@ -151,13 +151,17 @@ impl<'a> Table<'a> {
             }
         };
         let (care, step) = rules.comparison(first);
-        let entries = 1 + continuing(words, first.wrapping_add(step), step, care);
+        let more = if rules.present(first) {
+            continuing(words, first.wrapping_add(step), step, care)
+        } else {
+            continuing_absent(words, first, care)
+        };
         let index = index - 1;
         fence(Ordering::Acquire);
         Some(TableRun {
             index,
             first: Descriptor(first),
-            entries,
+            entries: 1 + more,
         })
     }
 
@@ -222,6 +226,15 @@ fn continuing(words: &[AtomicU64], next: u64, step: u64, care: u64) -> usize {
         count += 1;
     }
     count
+}
+
+/// How many of the first words are `first` in the bits of `care`, and not 0.
+fn continuing_absent(words: &[AtomicU64], first: u64, care: u64) -> usize {
+    let same = |word: &&AtomicU64| {
+        let word = load(word);
+        word != 0 && (word ^ first) & care == 0
+    };
+    words.iter().take_while(same).count()
 }
 
 impl Entry<'_> {

@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use tablewalk_walker::{
-    Descriptor, Found, FrameNumber, Level, Limits, TableId, TableVisit, VirtualAddress, Visit, Walk,
+    Descriptor, Found, FrameNumber, Level, Limits, Merge, Runs, TableId, TableVisit,
+    VirtualAddress, Visit, Walk,
 };
 
 use crate::model::{SHAPES, Shape};
@@ -325,5 +326,22 @@ fn leaves_of_every_geometry_map_to_what_the_builder_said() {
                 .filter(|&&l| l >= shape.first())
                 .count()
         );
+    }
+}
+
+#[test]
+fn a_run_without_pages_ends_where_entries_are_0() {
+    let tree = Tree::new(SHAPES[0]);
+    let page = 1 << SHAPES[0].page_shift;
+    // Swapped out to the first area: nothing but the offset tells these words from 0.
+    for number in [0, 1, 3] {
+        tree.set(3, number * page, (number + 5) << 8);
+    }
+    for ignored in [0, !0] {
+        let mut source = Source::new(&tree, 4);
+        let runs = Runs::new(Walk::new(&mut source), Merge::Attributes).ignoring(ignored);
+        let runs = runs.map(Result::unwrap);
+        let runs: Vec<_> = runs.map(|run| (run.address.0, run.entries)).collect();
+        assert_eq!(runs, [(0, 2), (3 * page, 1)]);
     }
 }
