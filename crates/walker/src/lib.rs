@@ -3,9 +3,11 @@
 //!
 //! The walker makes no system calls and follows no address that it finds in a table. A
 //! [`TableSource`] makes one table at a time readable in one of its slots: on a live system that is a
-//! page that `remap_page_table(2)` replaces, in tests it is memory of the test. On top of it:
+//! page that `remap_page_table(2)` replaces, [`dump::Dump`] has a tree that was saved, in tests it is
+//! memory of the test. On top of it:
 //!
 //! - [`Walk`] visits every table and every entry of a tree, or of one table and what is below it;
+//! - [`Runs`] joins the entries of a walk that belong together;
 //! - [`translate()`] follows one address down to its page;
 //! - [`entry`] and [`entry_mut`] give the level-3 entry of one address;
 //! - [`Cache`] keeps tables mapped, and translates with two loads while they are current.
@@ -22,6 +24,7 @@ mod attributes;
 mod barrier;
 mod cache;
 mod descriptor;
+pub mod dump;
 mod format;
 mod geometry;
 mod level;

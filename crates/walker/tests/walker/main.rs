@@ -9,6 +9,7 @@
 )]
 
 mod cache;
+mod dump;
 mod model;
 mod properties;
 mod translate;

@@ -12,7 +12,7 @@ use crate::translate::translation;
 use crate::tree::{Source, Tree};
 use crate::walk::level;
 
-fn shapes() -> impl Strategy<Value = Shape> {
+pub(crate) fn shapes() -> impl Strategy<Value = Shape> {
     prop::sample::select(&SHAPES[..])
 }
 
