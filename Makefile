@@ -4,7 +4,7 @@ SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
 TARGET := aarch64-unknown-linux-gnu
-PROGRAMS := init walktest uffd contract
+PROGRAMS := init pt walktest uffd contract
 # Packed apart: they are for tests, and the smallest initramfs has no room for them.
 TESTERS := blocks hostile
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
@@ -17,7 +17,7 @@ GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
 SANITIZERS := kasan=4k39,thp,hostile,sanitize kcsan=4k39,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
-export INITRAMFS_LIMIT := 65536
+export INITRAMFS_LIMIT := 98304
 # The programs are looked for here, whatever the user has set for other projects.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
@@ -28,7 +28,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 	"--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo"]'
 BIN := $(CURDIR)/target/$(TARGET)/release
 
-.PHONY: help setup programs kernel initramfs run test matrix sanitize bench clean
+.PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
 .PHONY: series-check neighbours
 .PHONY: check format lint documentation host-tests judge-tests
 
@@ -67,9 +67,16 @@ setup:
 	@scripts/setup
 
 programs: setup
-	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins -p tablewalk-bench $(REMAP)
-	tests/check-elf 32768 $(addprefix $(BIN)/,$(PROGRAMS))
+	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
+	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt,$(PROGRAMS)))
+	tests/check-elf 65536 $(BIN)/pt
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
+
+# As fast as the crates can be, not as small.
+SPEED := $(CURDIR)/target/$(TARGET)/speed
+bench-program: setup
+	$(CARGO) build --quiet --locked --profile speed --target $(TARGET) -p tablewalk-bench $(REMAP)
+	tests/check-elf 65536 $(SPEED)/bench
 
 kernel: $(addprefix kernel-,$(VARIANTS))
 
@@ -132,8 +139,8 @@ series-check:
 neighbours: programs
 	@kernel/neighbours $(BIN)/init
 
-bench: kernel-thp programs
-	@tests/bench build/Image $(BIN)/init $(BIN)/bench
+bench: kernel-thp programs bench-program
+	@tests/bench build/Image $(BIN)/init $(SPEED)/bench
 
 clean:
 	rm -rf build target

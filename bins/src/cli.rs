@@ -1,6 +1,6 @@
 //! Command lines: `--help`, and arguments that make no sense.
 
-use core::fmt::Display;
+use core::fmt::Arguments;
 
 use tablewalk_rt::{Args, ExitCode, eprintln, println};
 
@@ -17,7 +17,7 @@ pub fn next(args: &mut Args, help: &str) -> Result<Option<&'static str>, ExitCod
             Err(ExitCode::SUCCESS)
         }
         Some(Ok(argument)) => Ok(Some(argument)),
-        Some(Err(_)) => Err(refuse(args, "an argument is not UTF-8")),
+        Some(Err(_)) => Err(refuse(args, format_args!("an argument is not UTF-8"))),
     }
 }
 
@@ -56,7 +56,8 @@ pub fn unknown(args: &Args, argument: &str) -> ExitCode {
     refuse(args, format_args!("unknown argument `{argument}`"))
 }
 
-fn refuse(args: &Args, what: impl Display) -> ExitCode {
+/// Says what makes no sense.
+pub fn refuse(args: &Args, what: Arguments<'_>) -> ExitCode {
     let name = args.program_name();
     eprintln!("{name}: {what}; {name} --help lists what there is");
     ExitCode::USAGE

@@ -2,8 +2,34 @@
 
 #![expect(unsafe_code, reason = "writes through the address of a mapping")]
 
-use tablewalk_uapi::memory::Advice;
+use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping};
+
+/// Address space for `size` bytes, which stays until the process ends. It takes memory where it is
+/// written; until then it is zeros.
+///
+/// # Errors
+///
+/// As mmap(2).
+pub fn room(size: usize) -> Result<&'static mut [u8], Errno> {
+    let mapping = Mapping::reserve(size, Protection::READ_WRITE)?;
+    let start = mapping.as_ptr();
+    core::mem::forget(mapping);
+    // SAFETY: memory of that size, that nobody else knows of and nobody unmaps.
+    Ok(unsafe { core::slice::from_raw_parts_mut(start, size) })
+}
+
+/// As [`room`], for `count` words.
+///
+/// # Errors
+///
+/// As mmap(2).
+pub fn words_room(count: usize) -> Result<&'static mut [u64], Errno> {
+    let bytes = room(count.checked_mul(8).ok_or(Errno::ENOMEM)?)?;
+    // SAFETY: any eight bytes are a word.
+    let (_, words, _) = unsafe { bytes.align_to_mut() };
+    Ok(words)
+}
 
 /// Keeps huge pages out of `mapping`: each page has an entry of its own, in a table of level 3.
 ///

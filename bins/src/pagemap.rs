@@ -11,7 +11,7 @@ use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use crate::lines::{for_each_line, parse_range};
 
 /// What pagemap says of one page.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PagemapEntry(u64);
 
 impl PagemapEntry {
@@ -19,6 +19,19 @@ impl PagemapEntry {
     #[must_use]
     pub const fn is_present(self) -> bool {
         self.0 >> 63 != 0
+    }
+
+    /// Bit 62: the page is in swap, or on its way to another frame, or has another entry that is not
+    /// valid.
+    #[must_use]
+    pub const fn is_swapped(self) -> bool {
+        self.0 >> 62 & 1 != 0
+    }
+
+    /// Bits 4:0 and 54:5 of a page in swap: type, and offset or frame number.
+    #[must_use]
+    pub const fn swap(self) -> (u64, u64) {
+        (self.frame() & 0x1f, self.frame() >> 5)
     }
 
     /// Bits 54:0 of a present page: its frame number; 0 without `CAP_SYS_ADMIN`.
@@ -67,6 +80,23 @@ impl Pagemap {
             8 => Ok(PagemapEntry(u64::from_ne_bytes(bytes))),
             _ => Err(Errno::ENODATA),
         }
+    }
+
+    /// Reads the entries of the page at `address` and those behind it, at most 512: one system call. How
+    /// many there are; none beyond the end of the address space.
+    ///
+    /// # Errors
+    ///
+    /// As pread(2).
+    pub fn read(&self, address: u64, entries: &mut [PagemapEntry]) -> Result<usize, Errno> {
+        let mut bytes = [[0; 8]; 512];
+        let wanted = entries.len().min(bytes.len());
+        let buffer = bytes.get_mut(..wanted).unwrap_or_default();
+        let read = file::pread(&self.fd, buffer.as_flattened_mut(), self.offset(address))?;
+        for (entry, bytes) in entries.iter_mut().zip(bytes).take(read / 8) {
+            *entry = PagemapEntry(u64::from_ne_bytes(bytes));
+        }
+        Ok(read / 8)
     }
 
     /// Counts the pages present in `[start, end)`: one system call for 64 pages.
@@ -123,7 +153,8 @@ pub fn for_each_mapping(
 ///
 /// `ENAMETOOLONG` for more than 63 bytes.
 pub fn proc_path(pid: i32, name: &str) -> Result<CString<64>, Errno> {
-    let path: String<64> = format!("/proc/{pid}/{name}").map_err(|_| Errno::ENAMETOOLONG)?;
+    let path: String<64> =
+        format!("/proc/{}/{name}", pid.cast_unsigned()).map_err(|_| Errno::ENAMETOOLONG)?;
     let mut string = CString::new();
     string
         .extend_from_bytes(path.as_bytes())

@@ -9,7 +9,7 @@ use core::fmt;
 use heapless::{CString, Vec};
 use tablewalk_rt::ktap::{Suite, Verdict};
 use tablewalk_rt::process::{Child, execute as execve};
-use tablewalk_rt::{Args, ExitCode, eprintln, println, semihosting};
+use tablewalk_rt::{Args, ExitCode, eprintln, print, println, semihosting};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDWR, OwnedFd};
 use tablewalk_uapi::poll::{Events, PollFd, poll};
@@ -309,11 +309,16 @@ fn c_string(parts: &[&str]) -> Option<CString<WORD>> {
 /// Lines on their way to the console, each after two spaces.
 struct IndentedLines {
     line: Vec<u8, 256>,
+    /// Whether the beginning of the line has been printed.
+    begun: bool,
 }
 
 impl IndentedLines {
     const fn new() -> Self {
-        Self { line: Vec::new() }
+        Self {
+            line: Vec::new(),
+            begun: false,
+        }
     }
 
     /// Passes on what one read returns; the number of bytes, 0 at the end.
@@ -321,25 +326,45 @@ impl IndentedLines {
         let mut bytes = [0; 512];
         let read = file::read(from, &mut bytes)?;
         for &byte in bytes.iter().take(read) {
-            if byte == b'\n' || self.line.push(byte).is_err() {
+            if byte == b'\n' {
                 self.finish();
-                if byte != b'\n' {
-                    let _emptied = self.line.push(byte);
-                }
+            } else if self.line.push(byte).is_err() {
+                self.print();
+                let _emptied = self.line.push(byte);
             }
         }
         Ok(read)
     }
 
-    /// Prints what there is of a line.
+    /// Prints what there is of a line, as far as it is whole characters.
+    fn print(&mut self) {
+        let indentation = if self.begun { "" } else { "  " };
+        let whole = match core::str::from_utf8(&self.line) {
+            Ok(_) => self.line.len(),
+            // The rest of a character comes with the next bytes.
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(_) => 0,
+        };
+        let (text, rest) = self.line.split_at_checked(whole).unwrap_or_default();
+        match core::str::from_utf8(text) {
+            Ok(text) if !text.is_empty() => print!("{indentation}{text}"),
+            _ => print!("{indentation}# not UTF-8"),
+        }
+        let rest = Vec::from_slice(if whole == 0 { &[] } else { rest });
+        self.line = rest.unwrap_or_default();
+        self.begun = true;
+    }
+
+    /// Ends a line, if there is one.
     fn finish(&mut self) {
         if !self.line.is_empty() {
-            match core::str::from_utf8(&self.line) {
-                Ok(line) => println!("  {line}"),
-                Err(_) => println!("  # a line that is not UTF-8"),
-            }
-            self.line.clear();
+            self.print();
         }
+        if self.begun {
+            println!("");
+        }
+        self.line.clear();
+        self.begun = false;
     }
 }
 

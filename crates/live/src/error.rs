@@ -38,6 +38,15 @@ pub enum LiveError {
         /// The error of remap_page_table(2).
         errno: Errno,
     },
+    /// The kernel refused to tell the path of an address.
+    Path {
+        /// The process.
+        pid: i32,
+        /// The address.
+        address: VirtualAddress,
+        /// The error of remap_page_table(2).
+        errno: Errno,
+    },
     /// The kernel refused to invalidate TLB entries.
     Flush {
         /// The process.
@@ -62,20 +71,39 @@ impl fmt::Display for LiveError {
                 address,
                 errno,
             } => {
-                let level = level.number();
                 write!(
                     f,
-                    "process {pid}: level {level} table of {address}: {errno}"
+                    "process {}: {level} table of {address}: {errno}",
+                    Pid(*pid)
                 )
             }
+            Self::Path {
+                pid,
+                address,
+                errno,
+            } => write!(f, "process {}: path of {address}: {errno}", Pid(*pid)),
             Self::Flush {
                 pid,
                 address,
                 errno,
             } => {
-                write!(f, "process {pid}: TLB entries from {address} on: {errno}")
+                write!(
+                    f,
+                    "process {}: TLB entries from {address} on: {errno}",
+                    Pid(*pid)
+                )
             }
         }
+    }
+}
+
+/// The number of a process. Negative ones are refused by the kernel, and shown as they are.
+struct Pid(i32);
+
+impl fmt::Display for Pid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        write!(f, "{sign}{}", self.0.unsigned_abs())
     }
 }
 

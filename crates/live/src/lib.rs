@@ -2,7 +2,8 @@
 //!
 //! [`Live`] maps tables for reading only, [`LiveMut`] for writing too. Each owns an arena with one
 //! page for each slot, mapped once; `remap_page_table(2)` replaces the page of a slot by a table, so
-//! a slot is reused without `munmap`. Batch slots take up to 512 tables with one call. A child does not inherit the tables: it makes its own source.
+//! a slot is reused without `munmap`. Batch slots take up to 512 tables with one call. A child does not
+//! inherit the tables: it makes its own source.
 
 #![no_std]
 #![expect(
@@ -14,6 +15,7 @@ mod arena;
 mod error;
 mod flush;
 mod format;
+mod path;
 
 use tablewalk_uapi::memory::Protection;
 use tablewalk_walker::{
@@ -25,6 +27,7 @@ use crate::arena::Arena;
 pub use crate::error::LiveError;
 pub use crate::flush::flush;
 pub use crate::format::{format, format_of};
+pub use crate::path::path;
 
 /// Defines a source whose arena has a protection.
 macro_rules! source {

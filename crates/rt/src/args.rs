@@ -30,7 +30,8 @@ impl Args {
             rest,
         };
         if let Some(Ok(path)) = args.next() {
-            args.program_name = path.rsplit('/').next().unwrap_or(path);
+            let name = path.bytes().rposition(|byte| byte == b'/');
+            args.program_name = name.and_then(|slash| path.get(slash + 1..)).unwrap_or(path);
         }
         args
     }

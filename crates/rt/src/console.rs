@@ -72,29 +72,46 @@ impl Drop for Stream {
     }
 }
 
+/// What [`print!`](crate::print) and [`println!`](crate::println) call.
+#[doc(hidden)]
+#[inline(never)]
+pub fn print(text: fmt::Arguments<'_>, end: &str) {
+    write(Stream::stdout(), text, end);
+}
+
+/// What [`eprintln!`](crate::eprintln) calls.
+#[doc(hidden)]
+#[inline(never)]
+pub fn eprint(text: fmt::Arguments<'_>, end: &str) {
+    write(Stream::stderr(), text, end);
+}
+
+fn write(mut stream: Stream, text: fmt::Arguments<'_>, end: &str) {
+    // What is lost is lost: see `Stream`.
+    let _ = stream.write_fmt(text);
+    let _ = stream.write_str(end);
+}
+
 /// Writes to standard output.
 #[macro_export]
 macro_rules! print {
-    ($($argument:tt)*) => {{
-        use ::core::fmt::Write as _;
-        let _lost = ::core::write!($crate::console::Stream::stdout(), $($argument)*);
-    }};
+    ($($argument:tt)*) => {
+        $crate::console::print(::core::format_args!($($argument)*), "")
+    };
 }
 
 /// Writes a line to standard output.
 #[macro_export]
 macro_rules! println {
-    ($($argument:tt)*) => {{
-        use ::core::fmt::Write as _;
-        let _lost = ::core::writeln!($crate::console::Stream::stdout(), $($argument)*);
-    }};
+    ($($argument:tt)*) => {
+        $crate::console::print(::core::format_args!($($argument)*), "\n")
+    };
 }
 
 /// Writes a line to standard error.
 #[macro_export]
 macro_rules! eprintln {
-    ($($argument:tt)*) => {{
-        use ::core::fmt::Write as _;
-        let _lost = ::core::writeln!($crate::console::Stream::stderr(), $($argument)*);
-    }};
+    ($($argument:tt)*) => {
+        $crate::console::eprint(::core::format_args!($($argument)*), "\n")
+    };
 }

@@ -56,10 +56,15 @@ errnos! {
     EBUSY "Device or resource busy",
     EEXIST "File exists",
     ENODEV "No such device",
+    ENOTDIR "Not a directory",
+    EISDIR "Is a directory",
     EINVAL "Invalid argument",
     ENFILE "Too many open files in system",
     EMFILE "Too many open files",
     ENOTTY "Inappropriate ioctl for device",
+    EFBIG "File too large",
+    ENOSPC "No space left on device",
+    EROFS "Read-only file system",
     EPIPE "Broken pipe",
     ENAMETOOLONG "File name too long",
     ENOSYS "Function not implemented",
@@ -94,7 +99,7 @@ impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name_and_text() {
             Some((name, text)) => write!(f, "{name} ({text})"),
-            None => write!(f, "errno {}", self.0),
+            None => write!(f, "errno {}", u32::from(self.0)),
         }
     }
 }

@@ -57,6 +57,38 @@ pub fn open(path: &CStr, flags: u32) -> Result<OwnedFd, Errno> {
         .map(OwnedFd::from_return_value)
 }
 
+/// Makes the file at `path`, which is not there yet, for writing; `mode` are its permissions.
+///
+/// # Errors
+///
+/// As open(2) with `O_CREAT` and `O_EXCL`: `EEXIST` if there is one.
+pub fn create(path: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
+    let flags = sys::O_CREAT | sys::O_EXCL | O_WRONLY | O_CLOEXEC;
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_openat, sys::AT_FDCWD, path.as_ptr(), flags, mode) }
+        .map(OwnedFd::from_return_value)
+}
+
+/// Removes the file at `path`: unlink(2).
+///
+/// # Errors
+///
+/// As unlink(2).
+pub fn remove(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_unlinkat, sys::AT_FDCWD, path.as_ptr(), 0_u32) }.map(drop)
+}
+
+/// pwrite(2); the number of bytes.
+///
+/// # Errors
+///
+/// As pwrite(2).
+pub fn pwrite(fd: &OwnedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
+    // SAFETY: the kernel reads the slice.
+    unsafe { syscall!(sys::__NR_pwrite64, fd, bytes.as_ptr(), bytes.len(), offset) }
+}
+
 /// read(2); the number of bytes, 0 at the end.
 ///
 /// # Errors

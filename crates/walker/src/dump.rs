@@ -49,8 +49,8 @@ const TABLE_HEADER: usize = 2;
 const NONE: u8 = 0xff;
 /// Of a slot that nothing was mapped into.
 const EMPTY: usize = usize::MAX;
-/// Slots of a dump: enough for a walk and for a cache of a few tables. They take no memory to speak of.
-const SLOTS: usize = 64;
+/// Slots of a dump: enough for a walk, and for a cache of a few tables.
+const SLOTS: usize = 16;
 
 /// Why bytes are no dump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -105,6 +105,19 @@ pub struct Dump<'a> {
     words: &'a [AtomicU64],
     text: &'a [u8],
     slots: [usize; SLOTS],
+}
+
+/// A table of a [`Dump`].
+#[derive(Clone, Copy, Debug)]
+pub struct SavedTable<'a> {
+    /// Its lookup level.
+    pub level: Level,
+    /// The first address that it translates.
+    pub address: VirtualAddress,
+    /// Its frame.
+    pub frame: FrameNumber,
+    /// Its descriptors.
+    pub words: Table<'a>,
 }
 
 /// There is no such slot.
@@ -175,6 +188,22 @@ impl<'a> Dump<'a> {
     #[must_use]
     pub const fn tables(&self) -> usize {
         self.words.len() / record_words(&self.format.geometry)
+    }
+
+    /// Table number `table`, in the order of a walk.
+    #[must_use]
+    pub fn nth(&self, table: usize) -> Option<SavedTable<'a>> {
+        if table >= self.tables() {
+            return None;
+        }
+        let (address, level) = self.key(table);
+        let record = self.record(table);
+        Some(SavedTable {
+            level: Level::try_from(level).ok()?,
+            address: VirtualAddress(address),
+            frame: FrameNumber(Table::new(record).load(1).0),
+            words: Table::new(record.get(TABLE_HEADER..)?),
+        })
     }
 
     /// What was saved beside the tables: `/proc/PID/maps`.

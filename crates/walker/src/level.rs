@@ -51,6 +51,18 @@ impl Level {
     }
 }
 
+/// `L3`.
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::L0 => "L0",
+            Self::L1 => "L1",
+            Self::L2 => "L2",
+            Self::L3 => "L3",
+        })
+    }
+}
+
 /// The number of a level that does not exist.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct InvalidLevel(pub u8);

@@ -8,7 +8,7 @@
 //!
 //! - [`Walk`] visits every table and every entry of a tree, or of one table and what is below it;
 //! - [`Runs`] joins the entries of a walk that belong together;
-//! - [`translate()`] follows one address down to its page;
+//! - [`translate()`] follows one address down to its page, [`path()`] tells the way;
 //! - [`entry`] and [`entry_mut`] give the level-3 entry of one address;
 //! - [`Cache`] keeps tables mapped, and translates with two loads while they are current.
 //!
@@ -46,5 +46,5 @@ pub use linux::{Absent, Linux, SwapLayout};
 pub use runs::{Merge, Run, Runs};
 pub use source::{Batched, TableId, TableSource, TableSourceMut};
 pub use table::{Entry, EntryMut, FlushOwed, Table, TableMut};
-pub use translate::{Translation, entry, entry_mut, translate};
+pub use translate::{Path, Step, Translation, entry, entry_mut, path, translate};
 pub use walk::{Found, TableVisit, Visit, Walk, WalkError};

@@ -193,7 +193,7 @@ impl Linux {
     const fn swap_entry(&self, descriptor: Descriptor, geometry: &Geometry) -> Absent {
         let swap = &self.swap;
         let kind = swap.kind(descriptor);
-        let offset = field(descriptor, swap.offset_shift, swap.offset_bits);
+        let offset = swap.offset(descriptor);
         // `SWP_PFN_BITS`: above are the accessed and dirty state of a page that migrates.
         let frame = FrameNumber(offset & low_bits(geometry.oa_bits() - geometry.page_shift()));
         if is(swap.marker, kind, 1) {
@@ -229,9 +229,17 @@ impl Linux {
 }
 
 impl SwapLayout {
+    /// The type of a swap entry.
     #[expect(clippy::cast_possible_truncation, reason = "at most 8 bits wide")]
-    const fn kind(&self, descriptor: Descriptor) -> u8 {
+    #[must_use]
+    pub const fn kind(&self, descriptor: Descriptor) -> u8 {
         field(descriptor, self.type_shift, self.type_bits) as u8
+    }
+
+    /// The offset of a swap entry, of whatever type.
+    #[must_use]
+    pub const fn offset(&self, descriptor: Descriptor) -> u64 {
+        field(descriptor, self.offset_shift, self.offset_bits)
     }
 }
 

@@ -1,9 +1,129 @@
 //! One address.
 
+use heapless::Vec;
+
 use crate::{
-    Descriptor, Entry, EntryMut, Geometry, Kind, Level, PhysicalAddress, TableId, TableSource,
-    TableSourceMut, VirtualAddress,
+    Descriptor, Entry, EntryMut, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress,
+    TableId, TableSource, TableSourceMut, VirtualAddress,
 };
+
+/// A descriptor on the way down to an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Step {
+    /// The lookup level.
+    pub level: Level,
+    /// The frame of the table.
+    pub table: FrameNumber,
+    /// The place in the table.
+    pub index: usize,
+    /// What is there.
+    pub descriptor: Descriptor,
+}
+
+/// The descriptors that translate one address, from the root down to the one that ends the walk.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Path {
+    address: VirtualAddress,
+    steps: Vec<Step, 4>,
+}
+
+impl Path {
+    /// That of `address`, of the root table in frame `root` and the descriptors read at lookup levels 0
+    /// to 3: those of a walk, as the kernel reports it. No steps for an address that the tables cannot
+    /// translate.
+    #[must_use]
+    pub fn new(
+        geometry: &Geometry,
+        address: VirtualAddress,
+        root: FrameNumber,
+        descriptors: [Descriptor; 4],
+    ) -> Self {
+        let mut steps = Vec::new();
+        let mut next = geometry.contains(address).then_some(geometry.root_level());
+        let mut table = root;
+        while let Some(level) = next {
+            let descriptor = descriptors.get(usize::from(level.number()));
+            let descriptor = descriptor.copied().unwrap_or_default();
+            // One for each level: there is room.
+            let _room = steps.push(Step {
+                level,
+                table,
+                index: geometry.index(level, address),
+                descriptor,
+            });
+            next = match descriptor.kind(geometry, level) {
+                Kind::Table => level.next_lower(),
+                Kind::Block | Kind::Page | Kind::Invalid => None,
+            };
+            table = descriptor.next_table(geometry);
+        }
+        Self { address, steps }
+    }
+
+    /// From the root on.
+    #[must_use]
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// What the tables on the way take away from the leaf.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        let above = self.steps.split_last().map_or(&[][..], |(_, above)| above);
+        above
+            .iter()
+            .fold(Limits::NONE, |limits, step| limits.below(step.descriptor))
+    }
+
+    /// Where the address leads.
+    #[must_use]
+    pub fn translation(&self, geometry: &Geometry) -> Translation {
+        match self.steps.last() {
+            Some(step) => Translation::of(geometry, self.address, step.level, step.descriptor),
+            None => Translation::Fault {
+                level: geometry.root_level(),
+                descriptor: Descriptor::ZERO,
+            },
+        }
+    }
+}
+
+/// The path of one address: maps and reads one table for each level. Where the tree changes meanwhile,
+/// the steps are from before and after; a table that has vanished reads as 0.
+///
+/// # Errors
+///
+/// The source's own.
+pub fn path<S: TableSource>(source: &mut S, address: VirtualAddress) -> Result<Path, S::Error> {
+    let geometry = source.geometry();
+    let mut descriptors = [Descriptor::ZERO; 4];
+    let mut root = FrameNumber(0);
+    let mut next = geometry.contains(address).then_some(geometry.root_level());
+    let mut frame = None;
+    while let Some(level) = next {
+        let id = TableId {
+            level,
+            address,
+            frame,
+        };
+        let Some(found) = source.map(0, id)? else {
+            break;
+        };
+        if level == geometry.root_level() {
+            root = found;
+        }
+        let descriptor = source.table(0).load(geometry.index(level, address));
+        if let Some(place) = descriptors.get_mut(usize::from(level.number())) {
+            *place = descriptor;
+        }
+        next = match descriptor.kind(&geometry, level) {
+            Kind::Table => level.next_lower(),
+            Kind::Block | Kind::Page | Kind::Invalid => None,
+        };
+        frame = Some(descriptor.next_table(&geometry));
+    }
+    Ok(Path::new(&geometry, address, root, descriptors))
+}
 
 /// Where an address leads.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -92,12 +92,8 @@ impl<E: fmt::Display> fmt::Display for WalkError<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Changed(id) => {
-                let level = id.level.number();
-                write!(
-                    f,
-                    "level {level} table of {}: changed meanwhile",
-                    id.address
-                )
+                let TableId { level, address, .. } = id;
+                write!(f, "{level} table of {address}: changed meanwhile")
             }
             Self::Source(error) => error.fmt(f),
         }

@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 use tablewalk_walker::{
     Descriptor, Level, PhysicalAddress, TableSource, Translation, VirtualAddress, entry, entry_mut,
-    translate,
+    path, translate,
 };
 
 use crate::model::{SHAPES, Shape};
@@ -230,6 +230,38 @@ fn an_entry_for_writing_is_the_one_that_translates_the_address() {
             let inside = VirtualAddress(address + 123);
             let entry = entry_mut(&mut source, 0, inside).unwrap().unwrap();
             assert_eq!(entry.load(), Descriptor(address | 3), "{shape:?}");
+        }
+    }
+}
+
+#[test]
+fn a_path_has_the_descriptors_that_lead_to_an_address() {
+    for shape in SHAPES {
+        let tree = Tree::new(shape);
+        let address = (1 << (shape.va_bits - 1)) + (3 << shape.page_shift);
+        tree.set(3, address, tree.leaf_word(3, 7 << shape.page_shift));
+        for address in [address + 5, 5, 1 << shape.va_bits] {
+            let mut source = Source::new(&tree, 1);
+            let geometry = source.geometry();
+            let path = path(&mut source, VirtualAddress(address)).unwrap();
+            let (last, word, physical) = tree.translate(address);
+            let translation = path.translation(&geometry);
+            assert_eq!(translation.physical().map(|address| address.0), physical);
+            let numbers = path
+                .steps()
+                .iter()
+                .map(|step| u32::from(step.level.number()));
+            if address >> shape.va_bits != 0 {
+                assert_eq!(path.steps(), []);
+                continue;
+            }
+            assert!(numbers.eq(shape.first()..=last));
+            assert_eq!(path.steps().last().unwrap().descriptor.0, word);
+            for step in path.steps() {
+                let number = u32::from(step.level.number());
+                assert_eq!(Some(step.table.0), tree.table(number, address));
+                assert_eq!(tree.word(step.table.0, step.index), Some(step.descriptor.0));
+            }
         }
     }
 }

@@ -1,0 +1,188 @@
+//! What an entry says, in a few columns or as members of an object.
+
+use core::fmt::{self, Write};
+
+use tablewalk_walker::{
+    Absent, Access, Descriptor, Format, Kind, Level, Limits, MemoryType, Permissions, Shareability,
+};
+
+use crate::json::Json;
+
+/// What an entry with a page may be, beside its permissions: letters and names.
+pub(crate) const FLAGS: [(char, &str); 9] = [
+    ('A', "accessed"),
+    ('D', "dirty"),
+    ('W', "writable"),
+    ('C', "contiguous"),
+    ('S', "special"),
+    ('V', "devmap"),
+    ('B', "guarded"),
+    ('G', "global"),
+    ('U', "uffd_wp"),
+];
+
+/// An entry with everything that is needed to understand it.
+#[derive(Clone, Copy)]
+pub(crate) struct Attributes<'a> {
+    pub(crate) format: &'a Format,
+    pub(crate) level: Level,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) limits: Limits,
+}
+
+impl Attributes<'_> {
+    #[inline(never)]
+    pub(crate) fn kind(&self) -> Kind {
+        self.descriptor.kind(&self.format.geometry, self.level)
+    }
+
+    #[inline(never)]
+    pub(crate) const fn absent(&self) -> Absent {
+        let format = self.format;
+        format
+            .linux
+            .absent(self.descriptor, &format.geometry, self.level)
+    }
+
+    /// Of an entry that is valid.
+    #[inline(never)]
+    pub(crate) const fn permissions(&self) -> Permissions {
+        Permissions::new(self.descriptor, self.limits)
+    }
+
+    /// Which of [`FLAGS`] it has: none if there is no page.
+    pub(crate) fn flags(&self) -> impl Iterator<Item = (usize, (char, &'static str))> {
+        let (linux, descriptor) = (&self.format.linux, self.descriptor);
+        let valid = descriptor.is_valid();
+        let bits = u16::from(descriptor.is_accessed())
+            | u16::from(linux.is_dirty(descriptor)) << 1
+            | u16::from(linux.is_writable(descriptor)) << 2
+            | u16::from(valid && descriptor.is_contiguous()) << 3
+            | u16::from(linux.is_special(descriptor)) << 4
+            | u16::from(linux.is_devmap(descriptor)) << 5
+            | u16::from(descriptor.is_guarded()) << 6
+            | u16::from(valid && !descriptor.is_not_global()) << 7
+            | u16::from(linux.is_uffd_wp(descriptor)) << 8;
+        let bits = if linux.is_present(descriptor) {
+            bits
+        } else {
+            0
+        };
+        let flags = FLAGS.into_iter().enumerate();
+        flags.filter(move |(index, _)| bits >> index & 1 != 0)
+    }
+
+    /// Whether user space can write it, now or after a fault.
+    pub(crate) fn is_writable(&self) -> bool {
+        let (linux, descriptor) = (&self.format.linux, self.descriptor);
+        let user = descriptor.is_user() && !self.limits.bits().is_no_el0_table();
+        self.permissions().el0.write || user && linux.is_writable(descriptor)
+    }
+
+    /// One word.
+    pub(crate) fn word(&self) -> &'static str {
+        match self.kind() {
+            Kind::Table => "table",
+            Kind::Block => "block",
+            Kind::Page => "page",
+            Kind::Invalid => match self.absent() {
+                Absent::Empty => "empty",
+                Absent::NoAccess { .. } => "noacc",
+                Absent::Swap { .. } => "swap",
+                Absent::Migration { .. } => "moving",
+                Absent::HardwarePoison { .. } => "poison",
+                Absent::Device { .. } => "device",
+                Absent::Marker { .. } => "marker",
+                Absent::Unknown => "other",
+            },
+        }
+    }
+
+    /// Members that say it all.
+    pub(crate) fn write(&self, json: &mut Json) {
+        json.hex("descriptor", self.descriptor.0);
+        match self.kind() {
+            Kind::Table => {
+                let frame = self.descriptor.next_table(&self.format.geometry);
+                json.text("kind", "table").hex("frame", frame.0);
+            }
+            Kind::Block | Kind::Page => self.write_leaf(json),
+            Kind::Invalid => self.write_absent(json),
+        }
+    }
+
+    fn write_leaf(&self, json: &mut Json) {
+        let (format, permissions) = (self.format, self.permissions());
+        let output = self.descriptor.output_address(&format.geometry, self.level);
+        json.text("kind", self.word())
+            .hex("frame", output.frame(&format.geometry).0)
+            .text("el0", permissions.el0)
+            .text("el1", permissions.el1)
+            .text("memory", MemoryType::new(self.descriptor, format.mair))
+            .text("shareability", Shareability::new(self.descriptor))
+            .list("flags", self.flags().map(|(_, (_, name))| name));
+    }
+
+    fn write_absent(&self, json: &mut Json) {
+        json.text("kind", self.word());
+        match self.absent() {
+            Absent::Empty | Absent::Unknown => {}
+            Absent::NoAccess { frame } => {
+                json.hex("frame", frame.0)
+                    .list("flags", self.flags().map(|(_, (_, name))| name));
+            }
+            Absent::Swap {
+                area,
+                offset,
+                exclusive,
+            } => {
+                json.number("area", area.into())
+                    .number("offset", offset)
+                    .flag("exclusive", exclusive);
+            }
+            Absent::Migration { frame, writable } => {
+                json.hex("frame", frame.0).flag("writable", writable);
+            }
+            Absent::HardwarePoison { frame } | Absent::Device { frame } => {
+                json.hex("frame", frame.0);
+            }
+            Absent::Marker { marks } => {
+                json.number("marks", marks);
+            }
+        }
+    }
+}
+
+/// `rw- AD-------`, and what is unusual; of an entry that is not valid what Linux keeps there.
+impl fmt::Display for Attributes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let valid = self.kind() != Kind::Invalid;
+        let el0 = if valid {
+            self.permissions().el0
+        } else {
+            Access::default()
+        };
+        write!(f, "{el0} ")?;
+        let mut set = self.flags().peekable();
+        for (index, (letter, _)) in FLAGS.into_iter().enumerate() {
+            let is_set = set.next_if(|&(flag, _)| flag == index).is_some();
+            f.write_char(if is_set { letter } else { '-' })?;
+        }
+        if valid {
+            let memory = MemoryType::new(self.descriptor, self.format.mair);
+            // Normal and Normal-Tagged.
+            if !matches!(memory.0, 0xff | 0xf0) {
+                write!(f, " {memory}")?;
+            }
+            return match Shareability::new(self.descriptor) {
+                Shareability::Inner => Ok(()),
+                other => write!(f, " {other}"),
+            };
+        }
+        match self.absent() {
+            Absent::Swap { area, offset, .. } => write!(f, " area {area} offset {offset:#x}"),
+            Absent::Marker { marks } => write!(f, " {marks:#x}"),
+            _ => Ok(()),
+        }
+    }
+}

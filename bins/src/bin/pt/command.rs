@@ -1,0 +1,217 @@
+//! The command line.
+
+use core::time::Duration;
+
+use heapless::Vec;
+use tablewalk_bins::cli;
+use tablewalk_bins::lines::parse_number;
+use tablewalk_rt::{Args, ExitCode};
+use tablewalk_walker::{FrameNumber, Level, VirtualAddress};
+
+use crate::options::Options;
+
+const HELP: &str = "\
+Usage: pt COMMAND TARGET [OPTION...]
+Shows page tables: those of process TARGET, a number or `self`, or of a file that
+`pt save` wrote.
+  walk TARGET [--level N]       the tree, down to tables of level N
+  maps TARGET [--frames]        ranges of equal attributes, with the names of
+                                /proc/PID/maps; of consecutive frames as well
+  translate TARGET ADDRESS...   each address, one line per level
+  find TARGET WHAT              WHAT: --wx (writable and executable), --alias (frames
+                                mapped twice), --frame PFN, --block, --dirty, --young
+  diff PID [--interval MS] [--count N]
+                                entries that change, every second, for ever
+  diff TARGET TARGET            entries that differ
+  stat TARGET                   numbers by level, size, permission, memory type
+  verify PID                    compares every page with pagemap; 1 if any differs
+  save PID FILE                 writes all tables to FILE, which must not exist
+Options of all:
+  --json                        JSON lines: see docs/json.md
+  --range START-END             addresses from START to before END
+Addresses and frame numbers are hexadecimal, with or without 0x.
+Columns: EL0 is what user space may do now. FLAGS: A accessed, D dirty, W Linux lets
+it be written, C contiguous, S special, V memory of a device, B guarded (BTI),
+G global, U write-protected by userfaultfd. After them what is unusual: the memory
+type if not Normal, the shareability if not ISH.
+Needs a kernel with remap_page_table, and root; of a file it needs nothing.";
+
+/// Most addresses on one command line: there are at most 32 words on that of a kernel.
+const ADDRESSES: usize = 32;
+/// Most words beside command and options.
+const WORDS: usize = ADDRESSES + 1;
+
+/// What to do, and how.
+pub(crate) struct Request {
+    pub(crate) name: &'static str,
+    pub(crate) command: Command,
+    pub(crate) target: &'static str,
+    /// Those to translate.
+    pub(crate) addresses: Vec<VirtualAddress, ADDRESSES>,
+    pub(crate) options: Options,
+}
+
+/// What to do with the target.
+#[derive(Clone, Copy)]
+pub(crate) enum Command {
+    Walk,
+    Maps,
+    Translate,
+    Find(What),
+    /// With itself later, or with another one.
+    Diff(Option<&'static str>),
+    Stat,
+    Verify,
+    /// Into a file.
+    Save(&'static str),
+}
+
+/// What to find.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum What {
+    WritableExecutable,
+    Alias,
+    Frame(FrameNumber),
+    Block,
+    Dirty,
+    Young,
+}
+
+/// Parses the command line, strictly.
+///
+/// # Errors
+///
+/// The status to exit with, after the reason was printed.
+pub(crate) fn parse(mut args: Args) -> Result<Request, ExitCode> {
+    let Some(name) = cli::next(&mut args, HELP)? else {
+        return Err(cli::refuse(&args, format_args!("no command")));
+    };
+    let mut options = Options::DEFAULT;
+    let mut what = None;
+    let mut words = Vec::<&'static str, WORDS>::new();
+    while let Some(argument) = cli::next(&mut args, HELP)? {
+        if argument.starts_with('-') {
+            let found = parse_option(&mut args, name, argument, &mut options)?;
+            if found.is_some() && what.is_some() {
+                return Err(cli::refuse(
+                    &args,
+                    format_args!("{argument}: one thing at a time"),
+                ));
+            }
+            what = what.or(found);
+        } else if words.push(argument).is_err() {
+            return Err(cli::refuse(&args, format_args!("too many words")));
+        }
+    }
+    let once = options.interval.is_none() && options.count.is_none();
+    let (command, target, addresses) = match (name, words.as_slice(), what) {
+        ("walk", &[target], _) => (Command::Walk, target, &[][..]),
+        ("maps", &[target], _) => (Command::Maps, target, &[][..]),
+        ("translate", &[target, _, ..], _) => (
+            Command::Translate,
+            target,
+            words.get(1..).unwrap_or_default(),
+        ),
+        ("find", &[target], Some(what)) => (Command::Find(what), target, &[][..]),
+        ("diff", &[target], _) => (Command::Diff(None), target, &[][..]),
+        ("diff", &[target, other], _) if once => (Command::Diff(Some(other)), target, &[][..]),
+        ("stat", &[target], _) => (Command::Stat, target, &[][..]),
+        ("verify", &[target], _) => (Command::Verify, target, &[][..]),
+        ("save", &[target, file], _) => (Command::Save(file), target, &[][..]),
+        _ => {
+            let words = words.len();
+            let what = format_args!("{name} with {words} words: no such command");
+            return Err(cli::refuse(&args, what));
+        }
+    };
+    let mut request = Request {
+        name,
+        command,
+        target,
+        addresses: Vec::new(),
+        options,
+    };
+    for word in addresses {
+        let Some(address) = parse_hexadecimal(word) else {
+            return Err(cli::refuse(&args, format_args!("{word}: not an address")));
+        };
+        // As many as there are words.
+        let _room = request.addresses.push(VirtualAddress(address));
+    }
+    Ok(request)
+}
+
+/// Takes an option of the command `name`; what is to be found, if it says that.
+fn parse_option(
+    args: &mut Args,
+    name: &str,
+    option: &'static str,
+    options: &mut Options,
+) -> Result<Option<What>, ExitCode> {
+    match (name, option) {
+        (_, "--json") => options.json = true,
+        (_, "--range") => {
+            let word = value(args, option)?;
+            match parse_range(word) {
+                Some(range) => options.range = range,
+                None => return Err(not(args, option, word, "START-END")),
+            }
+        }
+        ("walk", "--level") => {
+            let word = value(args, option)?;
+            let level = match word.as_bytes() {
+                [digit] => Level::try_from(digit.wrapping_sub(b'0')).ok(),
+                _ => None,
+            };
+            match level {
+                Some(level) => options.level = level,
+                None => return Err(not(args, option, word, "a level from 0 to 3")),
+            }
+        }
+        ("maps", "--frames") => options.frames = true,
+        ("diff", "--interval") => {
+            let milliseconds = cli::number(args, HELP, option, 1_000_000)?;
+            options.interval = Some(Duration::from_millis(milliseconds.into()));
+        }
+        ("diff", "--count") => options.count = Some(cli::number(args, HELP, option, u32::MAX)?),
+        ("find", "--wx") => return Ok(Some(What::WritableExecutable)),
+        ("find", "--alias") => return Ok(Some(What::Alias)),
+        ("find", "--block") => return Ok(Some(What::Block)),
+        ("find", "--dirty") => return Ok(Some(What::Dirty)),
+        ("find", "--young") => return Ok(Some(What::Young)),
+        ("find", "--frame") => {
+            let word = value(args, option)?;
+            return match parse_hexadecimal(word) {
+                Some(frame) => Ok(Some(What::Frame(FrameNumber(frame)))),
+                None => Err(not(args, option, word, "a frame number")),
+            };
+        }
+        _ => return Err(cli::unknown(args, option)),
+    }
+    Ok(None)
+}
+
+/// Says that the word behind `option` is not what it should be.
+fn not(args: &Args, option: &str, word: &str, expected: &str) -> ExitCode {
+    cli::refuse(args, format_args!("{option} {word}: not {expected}"))
+}
+
+/// The word behind `option`.
+fn value(args: &mut Args, option: &str) -> Result<&'static str, ExitCode> {
+    cli::next(args, HELP)?.ok_or_else(|| cli::refuse(args, format_args!("{option} needs a value")))
+}
+
+/// First and last address of `START-END`.
+fn parse_range(word: &str) -> Option<(VirtualAddress, VirtualAddress)> {
+    let (start, end) = word.split_once('-')?;
+    let (start, end) = (parse_hexadecimal(start)?, parse_hexadecimal(end)?);
+    (start < end).then_some((VirtualAddress(start), VirtualAddress(end - 1)))
+}
+
+fn parse_hexadecimal(word: &str) -> Option<u64> {
+    let digits = word.strip_prefix("0x").unwrap_or(word);
+    if digits.is_empty() {
+        return None;
+    }
+    parse_number(digits.as_bytes(), 16)
+}

@@ -1,0 +1,229 @@
+//! `pt diff`: entries that change, or differ.
+
+use core::time::Duration;
+
+use tablewalk_bins::memory::room;
+use tablewalk_rt::counter::{frequency, ticks};
+use tablewalk_rt::{ExitCode, println};
+use tablewalk_uapi::{Errno, time};
+use tablewalk_walker::dump::{Dump, SavedTable};
+use tablewalk_walker::{
+    Descriptor, Format, Kind, Level, Limits, Table, TableSource, VirtualAddress,
+};
+
+use crate::Ended;
+use crate::attributes::Attributes;
+use crate::error::Error;
+use crate::json::Json;
+use crate::options::Options;
+use crate::save;
+use crate::subject::Subject;
+
+/// Address space for the tables of one process: none has more.
+const ROOM: usize = 4 << 30;
+
+/// Time between two looks, unless it is given.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Shows what changes in a process from look to look.
+#[inline(never)]
+pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, Error> {
+    if subject.live_pid().is_none() {
+        return Err(Error::Usage(
+            "diff: a file does not change; give a second one, or a process",
+        ));
+    }
+    let mut old = Memory::new()?;
+    let mut new = Memory::new()?;
+    old.fill(subject, options)?;
+    let start = ticks();
+    let mut changed = 0;
+    let mut round = 0;
+    while options.count.is_none_or(|count| round < count) {
+        // Not woken before: there is no signal handler.
+        let _ = time::sleep(options.interval.unwrap_or(INTERVAL));
+        changed += new.fill(subject, options)?;
+        let milliseconds = (ticks() - start) / (frequency() / 1000).max(1);
+        let changes = show(&old.dump()?, &new.dump()?, options);
+        if options.json {
+            Json::new("round")
+                .number("time_ms", milliseconds)
+                .number("changes", changes);
+        } else {
+            println!("# {milliseconds} ms: {changes} entries changed");
+        }
+        core::mem::swap(&mut old, &mut new);
+        round += 1;
+    }
+    Ok((ExitCode::SUCCESS, changed))
+}
+
+/// Shows how the tables of `other` differ from those of `subject`; 1 if they do, as diff(1).
+#[inline(never)]
+pub(crate) fn compare(
+    subject: &mut Subject,
+    other: &'static str,
+    options: &Options,
+) -> Result<Ended, Error> {
+    let other = &mut Subject::open(other)?;
+    if subject.format != other.format {
+        return Err(Error::Formats);
+    }
+    let mut old = Memory::new()?;
+    let mut new = Memory::new()?;
+    let changed = old.fill(subject, options)? + new.fill(other, options)?;
+    let status = match show(&old.dump()?, &new.dump()?, options) {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    };
+    Ok((status, changed))
+}
+
+/// A dump in memory.
+struct Memory {
+    room: &'static mut [u8],
+    filled: usize,
+}
+
+impl Memory {
+    fn new() -> Result<Self, Error> {
+        let room = room(ROOM).map_err(|errno| Error::Memory("tables", errno))?;
+        Ok(Self { room, filled: 0 })
+    }
+
+    /// Copies all tables; how many were gone when they were to be read.
+    fn fill(&mut self, subject: &mut Subject, options: &Options) -> Result<u64, Error> {
+        let room = &mut self.room;
+        let saved = save::write_all(subject, &[], options, &mut |offset, bytes| {
+            let start = usize::try_from(offset).ok();
+            let place = start.and_then(|start| room.get_mut(start..start + bytes.len()));
+            let place = place.ok_or(Error::Memory("tables", Errno::ENOMEM))?;
+            place.copy_from_slice(bytes);
+            Ok(())
+        })?;
+        self.filled = usize::try_from(saved.bytes).unwrap_or(0);
+        Ok(saved.changed)
+    }
+
+    fn dump(&mut self) -> Result<Dump<'_>, Error> {
+        let bytes = self.room.get_mut(..self.filled).unwrap_or_default();
+        Dump::from_bytes(bytes).map_err(|error| Error::Dump("tables", error))
+    }
+}
+
+/// Shows the entries in which two dumps differ; how many there are.
+fn show(old: &Dump<'_>, new: &Dump<'_>, options: &Options) -> u64 {
+    let format = old.format();
+    let key = |table: &SavedTable<'_>| (table.address, table.level);
+    let (mut left, mut right) = (0, 0);
+    let mut changes = 0;
+    loop {
+        let tables = (old.nth(left), new.nth(right));
+        // A table that only one of them has: the other has nothing there.
+        let (before, after) = match tables {
+            (None, None) => return changes,
+            (Some(before), Some(after)) if key(&before) == key(&after) => {
+                (Some(before), Some(after))
+            }
+            (Some(before), after) if after.is_none_or(|after| key(&before) < key(&after)) => {
+                (Some(before), None)
+            }
+            (_, after) => (None, after),
+        };
+        left += usize::from(before.is_some());
+        right += usize::from(after.is_some());
+        if let Some(place) = before.or(after) {
+            let pair = [before, after].map(|table| table.map(|table| table.words));
+            changes += show_table(&format, (place.level, place.address), pair, options);
+        }
+    }
+}
+
+fn show_table(
+    format: &Format,
+    (level, start): (Level, VirtualAddress),
+    [before, after]: [Option<Table<'_>>; 2],
+    options: &Options,
+) -> u64 {
+    let geometry = &format.geometry;
+    let load =
+        |table: Option<Table<'_>>, index| table.map_or(Descriptor::ZERO, |table| table.load(index));
+    let mut changes = 0;
+    for index in 0..geometry.entries(level) {
+        let pair = [load(before, index), load(after, index)];
+        let [old, new] = pair;
+        if old == new {
+            continue;
+        }
+        let address = start.wrapping_add((index as u64) << geometry.level_shift(level));
+        let last = address.wrapping_add(geometry.entry_size(level) - 1);
+        if options.includes(address.0, last.0) {
+            show_entry(format, level, address, pair, options);
+            changes += 1;
+        }
+    }
+    changes
+}
+
+fn show_entry(
+    format: &Format,
+    level: Level,
+    address: VirtualAddress,
+    pair: [Descriptor; 2],
+    options: &Options,
+) {
+    if options.json {
+        let [old, new] = pair;
+        let mut json = Json::new("change");
+        json.hex("address", address.0)
+            .level(level)
+            .hex("old", old.0);
+        Attributes {
+            format,
+            level,
+            descriptor: new,
+            limits: Limits::NONE,
+        }
+        .write(&mut json);
+        return;
+    }
+    let [old, new] = pair.map(|descriptor| Side {
+        format,
+        level,
+        descriptor,
+    });
+    match pair {
+        [Descriptor::ZERO, _] => println!("+ {address} {level} {new}"),
+        [_, Descriptor::ZERO] => println!("- {address} {level} {old}"),
+        _ => println!("~ {address} {level} {old} -> {new}"),
+    }
+}
+
+/// An entry before or after.
+struct Side<'a> {
+    format: &'a Format,
+    level: Level,
+    descriptor: Descriptor,
+}
+
+impl core::fmt::Display for Side<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let geometry = &self.format.geometry;
+        let attributes = Attributes {
+            format: self.format,
+            level: self.level,
+            descriptor: self.descriptor,
+            limits: Limits::NONE,
+        };
+        let word = attributes.word();
+        let output = self.descriptor.output_address(geometry, self.level);
+        let frame = output.frame(geometry);
+        match attributes.kind() {
+            Kind::Table => write!(f, "{word} {}", self.descriptor.next_table(geometry)),
+            Kind::Invalid if !self.format.linux.is_present(self.descriptor) => {
+                write!(f, "{word} {attributes}")
+            }
+            _ => write!(f, "{word} {frame} {attributes}"),
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! What stops `pt`.
+
+use core::fmt;
+
+use tablewalk_live::LiveError;
+use tablewalk_uapi::Errno;
+use tablewalk_walker::VirtualAddress;
+use tablewalk_walker::dump::{DumpError, InvalidSlot, WriteError};
+
+/// An error, with what is needed to find its cause.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Error {
+    /// Mapping tables.
+    Live(LiveError),
+    /// A file that is no dump.
+    Dump(&'static str, DumpError),
+    /// A file that cannot be read or written.
+    File(&'static str, Errno),
+    /// A file of a process.
+    Proc(i32, &'static str, Errno),
+    /// Memory for this purpose.
+    Memory(&'static str, Errno),
+    /// A dump has fewer slots than asked for.
+    Slot(InvalidSlot),
+    /// An address that tables of so many bits do not translate.
+    Address(VirtualAddress, u32),
+    /// Two dumps that cannot be compared.
+    Formats,
+    /// The command and the target do not go together.
+    Usage(&'static str),
+}
+
+impl From<LiveError> for Error {
+    fn from(error: LiveError) -> Self {
+        Self::Live(error)
+    }
+}
+
+impl From<InvalidSlot> for Error {
+    fn from(error: InvalidSlot) -> Self {
+        Self::Slot(error)
+    }
+}
+
+impl<S: Into<Error>> From<WriteError<S, Error>> for Error {
+    fn from(error: WriteError<S, Error>) -> Self {
+        match error {
+            WriteError::Source(error) => error.into(),
+            WriteError::Sink(error) => error,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Live(LiveError::Info(Errno::ENOSYS)) => {
+                f.write_str("this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)")
+            }
+            Self::Live(LiveError::Info(errno @ Errno::EPERM)) => {
+                write!(
+                    f,
+                    "remap_page_table: {errno}: needs CAP_SYS_ADMIN, run it as root"
+                )
+            }
+            Self::Live(error) => error.fmt(f),
+            Self::Dump(file, error) => write!(f, "{file}: {error}"),
+            Self::File(file, errno) => write!(f, "{file}: {errno}"),
+            Self::Proc(pid, name, errno) => {
+                write!(f, "/proc/{}/{name}: {errno}", pid.cast_unsigned())
+            }
+            Self::Memory(purpose, errno) => write!(f, "memory for {purpose}: {errno}"),
+            Self::Slot(error) => error.fmt(f),
+            Self::Address(address, bits) => {
+                write!(f, "{address}: user tables translate {bits} bits")
+            }
+            Self::Formats => f.write_str("the two are tables of different kernels"),
+            Self::Usage(text) => f.write_str(text),
+        }
+    }
+}
+
+impl core::error::Error for Error {}

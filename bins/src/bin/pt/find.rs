@@ -1,0 +1,243 @@
+//! `pt find`: entries of a kind.
+
+use tablewalk_bins::memory::words_room;
+use tablewalk_rt::{ExitCode, println};
+use tablewalk_uapi::Errno;
+use tablewalk_walker::{
+    Absent, Format, FrameNumber, Kind, Merge, Run, Runs, VirtualAddress, Visit, WalkError,
+};
+
+use crate::Ended;
+use crate::attributes::Attributes;
+use crate::command::What;
+use crate::error::Error;
+use crate::json::Json;
+use crate::options::Options;
+use crate::progress::Progress;
+use crate::report::{self, Range, vmas};
+use crate::subject::Subject;
+use crate::walk;
+
+/// Most runs in a search for aliases: 4 GiB of them.
+const RUNS: usize = (4 << 30) / size_of::<Mapped>();
+
+/// Pages next to each other in frames next to each other: first frame, first address, number.
+type Mapped = [u64; 3];
+
+#[inline(never)]
+pub(crate) fn run(subject: &mut Subject, what: What, options: &Options) -> Result<Ended, Error> {
+    let changed = match what {
+        What::Frame(frame) => find_frame(subject, frame, options),
+        What::Alias => find_aliases(subject, options),
+        _ => find_runs(subject, what, options),
+    };
+    Ok((ExitCode::SUCCESS, changed?))
+}
+
+/// Calls `visit` with every run.
+fn for_each_run(
+    subject: &mut Subject,
+    merge: Merge,
+    options: &Options,
+    visit: &mut dyn FnMut(&Run) -> Result<(), Error>,
+) -> Result<u64, Error> {
+    let mut progress = Progress::start();
+    let mut changed = 0;
+    for run in Runs::new(options.walk(&mut subject.source), merge) {
+        match run {
+            Ok(run) => {
+                progress.at(run.address);
+                visit(&run)?;
+            }
+            Err(WalkError::Changed(_)) => changed += 1,
+            Err(WalkError::Source(error)) => return Err(error),
+        }
+    }
+    Ok(changed)
+}
+
+/// Entries whose attributes say that they are what is wanted: all of a run have the same.
+fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64, Error> {
+    let format = subject.format;
+    let mut vmas = vmas(subject.maps()?).peekable();
+    report::print_range_titles(options);
+    for_each_run(subject, Merge::Attributes, options, &mut |run| {
+        let attributes = Attributes {
+            format: &format,
+            level: run.level,
+            descriptor: run.descriptor,
+            limits: run.limits,
+        };
+        let present = format.linux.is_present(run.descriptor);
+        let valid = run.descriptor.is_valid();
+        let wanted = match what {
+            What::WritableExecutable => {
+                valid && attributes.permissions().el0.execute && attributes.is_writable()
+            }
+            What::Block => attributes.kind() == Kind::Block,
+            What::Dirty => present && format.linux.is_dirty(run.descriptor),
+            What::Young => present && run.descriptor.is_accessed(),
+            What::Frame(_) | What::Alias => false,
+        };
+        if wanted {
+            while vmas.next_if(|vma| vma.end <= run.address.0).is_some() {}
+            let range = Range {
+                run,
+                start: run.address.0,
+                end: run.end(&format).0,
+                vma: vmas.peek().filter(|vma| vma.start <= run.address.0),
+            };
+            report::print_range(&format, &range, options);
+        }
+        Ok(())
+    })
+}
+
+/// Every table in `frame`, and every entry that leads to it.
+fn find_frame(subject: &mut Subject, frame: FrameNumber, options: &Options) -> Result<u64, Error> {
+    let format = subject.format;
+    let geometry = &format.geometry;
+    let mut progress = Progress::start();
+    let mut changed = 0;
+    for visit in options.walk(&mut subject.source) {
+        let visit = visit?;
+        let (level, address) = match visit {
+            Visit::Table(table) => {
+                progress.at(table.address);
+                if table.frame != frame {
+                    continue;
+                }
+                (table.level, table.address)
+            }
+            Visit::Leaf(found) | Visit::NotValid(found) => {
+                let attributes = walk::attributes(&format, &found);
+                let first = match attributes.absent() {
+                    _ if attributes.kind() != Kind::Invalid => found.frame(geometry),
+                    Absent::NoAccess { frame }
+                    | Absent::Migration { frame, .. }
+                    | Absent::HardwarePoison { frame }
+                    | Absent::Device { frame } => frame,
+                    _ => continue,
+                };
+                let page = frame.0.wrapping_sub(first.0);
+                if page >= found.pages(geometry) {
+                    continue;
+                }
+                let offset = page << geometry.page_shift();
+                (found.level, found.address.wrapping_add(offset))
+            }
+            Visit::Changed(_) => {
+                changed += 1;
+                continue;
+            }
+        };
+        if options.json {
+            walk::write(&format, &visit);
+            continue;
+        }
+        match visit {
+            Visit::Leaf(found) | Visit::NotValid(found) => {
+                let attributes = walk::attributes(&format, &found);
+                let word = attributes.word();
+                println!("{frame}: {level} {word} of {address} {attributes}");
+            }
+            Visit::Table(_) | Visit::Changed(_) => println!("{frame}: {level} table of {address}"),
+        }
+    }
+    Ok(changed)
+}
+
+/// Frames to which more than one entry leads. Pages that are special, as that of zeros, are left out.
+fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> {
+    let format = subject.format;
+    let memory = |errno| Error::Memory("runs of frames", errno);
+    let (runs, _) = words_room(RUNS * 3).map_err(memory)?.as_chunks_mut::<3>();
+    let mut count = 0;
+    let changed = for_each_run(subject, Merge::Frames, options, &mut |run| {
+        let descriptor = run.descriptor;
+        if format.linux.is_present(descriptor) && !format.linux.is_special(descriptor) {
+            let place = runs.get_mut(count).ok_or(memory(Errno::ENOMEM))?;
+            *place = [run.frame(&format).0, run.address.0, run.pages(&format)];
+            count += 1;
+        }
+        Ok(())
+    })?;
+    let runs = runs.get_mut(..count).unwrap_or_default();
+    sort(runs);
+    let mut rest: &[Mapped] = runs;
+    while let Some((&[frame, _, pages], _)) = rest.split_first() {
+        // As many as overlap one before them.
+        let mut end = frame + pages;
+        let mut together = 0;
+        for &[frame, _, pages] in rest {
+            if frame >= end && together > 0 {
+                break;
+            }
+            end = end.max(frame + pages);
+            together += 1;
+        }
+        let (cluster, behind) = rest.split_at_checked(together).unwrap_or((rest, &[]));
+        rest = behind;
+        if cluster.len() > 1 {
+            show_cluster(&format, cluster, options);
+        }
+    }
+    Ok(changed)
+}
+
+/// Sorts in place (heapsort): `sort_unstable` would be 2 KiB of code, and this is no bottleneck.
+fn sort(runs: &mut [Mapped]) {
+    for root in (0..runs.len() / 2).rev() {
+        sift_down(runs, root);
+    }
+    for end in (1..runs.len()).rev() {
+        runs.swap(0, end);
+        sift_down(runs.get_mut(..end).unwrap_or_default(), 0);
+    }
+}
+
+/// Moves the run at `root` down until it is not less than the two below it.
+fn sift_down(runs: &mut [Mapped], mut root: usize) {
+    loop {
+        let left = 2 * root + 1;
+        let larger = left + usize::from(runs.get(left + 1) > runs.get(left));
+        if runs.get(larger) <= runs.get(root) {
+            break;
+        }
+        runs.swap(root, larger);
+        root = larger;
+    }
+}
+
+/// Shows the pieces of `cluster`, sorted by frames, that are mapped more than once.
+fn show_cluster(format: &Format, cluster: &[Mapped], options: &Options) {
+    let covers = |&[frame, _, pages]: &Mapped, at: u64| frame <= at && at < frame + pages;
+    let mut start = cluster.first().map_or(0, |&[frame, ..]| frame);
+    // From one border to the next, the same runs cover each frame.
+    while let Some(end) = cluster
+        .iter()
+        .flat_map(|&[frame, _, pages]| [frame, frame + pages])
+        .filter(|&border| border > start)
+        .min()
+    {
+        let mappings = cluster.iter().filter(|mapped| covers(mapped, start));
+        if mappings.clone().count() > 1 {
+            for &[frame, address, _] in mappings.clone() {
+                let offset = (start - frame) << format.geometry.page_shift();
+                let address = VirtualAddress(address).wrapping_add(offset);
+                let frame = FrameNumber(start);
+                let (pages, times) = (end - start, mappings.clone().count());
+                if options.json {
+                    Json::new("alias")
+                        .hex("frame", start)
+                        .number("pages", pages)
+                        .number("mappings", times as u64)
+                        .hex("address", address.0);
+                } else {
+                    println!("{frame} {pages:8} pages at {address}, one of {times}");
+                }
+            }
+        }
+        start = end;
+    }
+}

@@ -1,0 +1,68 @@
+//! `pt`: shows, translates, searches, compares and saves page tables, those of a process or of a file.
+
+#![no_std]
+#![no_main]
+
+mod attributes;
+mod command;
+mod diff;
+mod error;
+mod find;
+mod json;
+mod maps;
+mod options;
+mod progress;
+mod report;
+mod save;
+mod stat;
+mod subject;
+mod translate;
+mod verify;
+mod walk;
+
+use tablewalk_live::LiveError;
+use tablewalk_rt::{Args, ExitCode, eprintln};
+use tablewalk_uapi::Errno;
+
+use crate::command::{Command, Request};
+use crate::error::Error;
+use crate::subject::Subject;
+
+tablewalk_rt::program!(main);
+
+/// How a command ended: the status to exit with, and the number of tables that changed while they were
+/// to be read.
+type Ended = (ExitCode, u64);
+
+fn main(args: Args) -> ExitCode {
+    match command::parse(args) {
+        Ok(request) => run(&request).unwrap_or_else(|error| {
+            eprintln!("pt: {error}");
+            match error {
+                Error::Usage(_) => ExitCode::USAGE,
+                Error::Live(LiveError::Info(Errno::ENOSYS)) => ExitCode::SKIP,
+                _ => ExitCode::FAILURE,
+            }
+        }),
+        Err(status) => status,
+    }
+}
+
+fn run(request: &Request) -> Result<ExitCode, Error> {
+    let options = &request.options;
+    let subject = &mut Subject::open(request.target)?;
+    report::begin(request.name, subject, options);
+    let (status, changed) = match request.command {
+        Command::Walk => walk::run(subject, options),
+        Command::Maps => maps::run(subject, options),
+        Command::Translate => translate::run(subject, &request.addresses, options),
+        Command::Find(what) => find::run(subject, what, options),
+        Command::Diff(None) => diff::watch(subject, options),
+        Command::Diff(Some(other)) => diff::compare(subject, other, options),
+        Command::Stat => stat::run(subject, options),
+        Command::Verify => verify::run(subject, options),
+        Command::Save(file) => save::run(subject, file, options),
+    }?;
+    report::end(options, changed);
+    Ok(status)
+}

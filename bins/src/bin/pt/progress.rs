@@ -1,0 +1,37 @@
+//! A line on standard error now and then while something takes long.
+
+use tablewalk_rt::counter::{frequency, ticks};
+use tablewalk_rt::eprintln;
+use tablewalk_walker::VirtualAddress;
+
+/// Says once a second how far the work is, from the second second on.
+pub(crate) struct Progress {
+    next: u64,
+    calls: u32,
+}
+
+impl Progress {
+    pub(crate) fn start() -> Self {
+        Self {
+            next: ticks().saturating_add(frequency()),
+            calls: 0,
+        }
+    }
+
+    /// The work is at `address`. Looks at the clock every 64 calls.
+    pub(crate) fn at(&mut self, address: VirtualAddress) {
+        self.calls = self.calls.wrapping_add(1);
+        if self.calls.is_multiple_of(64) {
+            self.look(address);
+        }
+    }
+
+    #[cold]
+    fn look(&mut self, address: VirtualAddress) {
+        let now = ticks();
+        if now >= self.next {
+            eprintln!("pt: at {address}");
+            self.next = now.saturating_add(frequency());
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Whose tables are looked at: a process, or a file.
+
+use core::fmt;
+
+use heapless::CString;
+use tablewalk_bins::lines::parse_number;
+use tablewalk_bins::memory::room;
+use tablewalk_bins::pagemap::proc_path;
+use tablewalk_live::Live;
+use tablewalk_rt::eprintln;
+use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
+use tablewalk_uapi::{Errno, process};
+use tablewalk_walker::dump::Dump;
+use tablewalk_walker::{
+    Batched, Format, FrameNumber, Geometry, Level, Path, Table, TableId, TableSource,
+    VirtualAddress, path,
+};
+
+use crate::error::Error;
+
+/// One slot for each level: what a walk needs.
+const SLOTS: usize = 4;
+/// Tables mapped with one call: as many as there can be.
+const BATCH_SLOTS: usize = 512;
+/// Address space for a file: none is larger.
+const FILE_ROOM: usize = 8 << 30;
+/// Address space for `/proc/PID/maps`: 65,530 lines of some 100 bytes, and some with long paths.
+const MAPS_ROOM: usize = 64 << 20;
+/// Longest path of a file.
+const PATH: usize = 256;
+
+/// A target, open.
+pub(crate) struct Subject {
+    pub(crate) source: Source,
+    pub(crate) format: Format,
+    name: &'static str,
+}
+
+/// The tables of either.
+pub(crate) enum Source {
+    Live(i32, Live),
+    Saved(Dump<'static>),
+}
+
+impl Subject {
+    /// Opens what `target` names: digits are a process, `self` is this one, all else a file.
+    pub(crate) fn open(target: &'static str) -> Result<Self, Error> {
+        let pid = match target {
+            "self" => Some(process::pid()),
+            _ if target.bytes().all(|byte| byte.is_ascii_digit()) => {
+                let pid = parse_number(target.as_bytes(), 10).and_then(|pid| pid.try_into().ok());
+                // To the call, 0 is the caller.
+                let pid = pid.filter(|&pid| pid != 0);
+                Some(pid.ok_or(Error::File(target, Errno::ESRCH))?)
+            }
+            _ => None,
+        };
+        let source = match pid {
+            Some(pid) => Source::Live(pid, Live::with_batch(pid, SLOTS, BATCH_SLOTS)?),
+            None => Source::Saved(open_dump(target)?),
+        };
+        Ok(Self {
+            format: source.format(),
+            source,
+            name: target,
+        })
+    }
+
+    /// The process, if it is one and no file.
+    pub(crate) const fn live_pid(&self) -> Option<i32> {
+        match &self.source {
+            Source::Live(pid, _) => Some(*pid),
+            Source::Saved(_) => None,
+        }
+    }
+
+    /// The process, which may have been one when the file was written.
+    pub(crate) fn pid(&self) -> u32 {
+        match &self.source {
+            Source::Live(pid, _) => pid.cast_unsigned(),
+            Source::Saved(dump) => dump.pid(),
+        }
+    }
+
+    /// `/proc/PID/maps`, as it is or was. A process without is shown without names, after a warning.
+    pub(crate) fn maps(&self) -> Result<&'static [u8], Error> {
+        match &self.source {
+            Source::Saved(dump) => Ok(dump.text()),
+            Source::Live(pid, _) => match read_maps(*pid) {
+                Err(error @ Error::Proc(..)) => {
+                    eprintln!("pt: {error}: no names");
+                    Ok(&[])
+                }
+                result => result,
+            },
+        }
+    }
+
+    /// The descriptors that translate `address`.
+    pub(crate) fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
+        match &mut self.source {
+            Source::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
+            Source::Saved(dump) => Ok(path(dump, address)?),
+        }
+    }
+}
+
+/// `process 29`, or `FILE (process 29)`.
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source {
+            Source::Live(..) => write!(f, "process {}", self.pid()),
+            Source::Saved(_) => write!(f, "{} (process {})", self.name, self.pid()),
+        }
+    }
+}
+
+/// The contents of `/proc/PID/maps`.
+pub(crate) fn read_maps(pid: i32) -> Result<&'static [u8], Error> {
+    let error = |errno| Error::Proc(pid, "maps", errno);
+    let path = proc_path(pid, "maps").map_err(error)?;
+    let fd = file::open(&path, O_RDONLY).map_err(error)?;
+    let room = room(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?;
+    read_all(&fd, room).map_err(error).map(|text| &*text)
+}
+
+fn open_dump(name: &'static str) -> Result<Dump<'static>, Error> {
+    let error = |errno| Error::File(name, errno);
+    let fd = file::open(&c_path(name)?, O_RDONLY).map_err(error)?;
+    let room = room(FILE_ROOM).map_err(|errno| Error::Memory("a file", errno))?;
+    let bytes = read_all(&fd, room).map_err(error)?;
+    Dump::from_bytes(bytes).map_err(|dump_error| Error::Dump(name, dump_error))
+}
+
+pub(crate) fn c_path(name: &'static str) -> Result<CString<PATH>, Error> {
+    let mut path = CString::new();
+    path.extend_from_bytes(name.as_bytes())
+        .map_err(|_| Error::File(name, Errno::ENAMETOOLONG))?;
+    Ok(path)
+}
+
+/// Reads to the end: the part of `room` that was filled. `EFBIG` if there is more.
+fn read_all(fd: &OwnedFd, room: &'static mut [u8]) -> Result<&'static mut [u8], Errno> {
+    let mut filled = 0;
+    loop {
+        let free = room.get_mut(filled..).unwrap_or_default();
+        if free.is_empty() {
+            return Err(Errno::EFBIG);
+        }
+        match file::read(fd, free) {
+            Ok(0) => return room.get_mut(..filled).ok_or(Errno::EFBIG),
+            Ok(read) => filled += read,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "passes on what the two sources promise")]
+mod source {
+    use super::{
+        Batched, Error, Format, FrameNumber, Geometry, Level, Source, Table, TableId, TableSource,
+        VirtualAddress,
+    };
+
+    // SAFETY: both promise it.
+    unsafe impl TableSource for Source {
+        type Error = Error;
+
+        fn format(&self) -> Format {
+            match self {
+                Self::Live(_, live) => live.format(),
+                Self::Saved(dump) => dump.format(),
+            }
+        }
+
+        fn geometry(&self) -> Geometry {
+            match self {
+                Self::Live(_, live) => live.geometry(),
+                Self::Saved(dump) => dump.geometry(),
+            }
+        }
+
+        fn slots(&self) -> usize {
+            match self {
+                Self::Live(_, live) => live.slots(),
+                Self::Saved(dump) => dump.slots(),
+            }
+        }
+
+        fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, Error> {
+            match self {
+                Self::Live(_, live) => Ok(live.map(slot, id)?),
+                Self::Saved(dump) => Ok(dump.map(slot, id)?),
+            }
+        }
+
+        fn table(&self, slot: usize) -> Table<'_> {
+            match self {
+                Self::Live(_, live) => live.table(slot),
+                Self::Saved(dump) => dump.table(slot),
+            }
+        }
+
+        fn batch_slots(&self) -> usize {
+            match self {
+                Self::Live(_, live) => live.batch_slots(),
+                Self::Saved(_) => 0,
+            }
+        }
+
+        fn map_batch(
+            &mut self,
+            slot: usize,
+            level: Level,
+            start: VirtualAddress,
+            last: VirtualAddress,
+        ) -> Result<usize, Error> {
+            match self {
+                Self::Live(_, live) => Ok(live.map_batch(slot, level, start, last)?),
+                Self::Saved(_) => Ok(0),
+            }
+        }
+
+        fn batched(&self, slot: usize) -> Option<Batched> {
+            match self {
+                Self::Live(_, live) => live.batched(slot),
+                Self::Saved(_) => None,
+            }
+        }
+
+        fn batch_table(&self, slot: usize) -> Table<'_> {
+            match self {
+                Self::Live(_, live) => live.batch_table(slot),
+                Self::Saved(dump) => dump.batch_table(slot),
+            }
+        }
+    }
+}

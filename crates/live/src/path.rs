@@ -1,0 +1,27 @@
+//! One address, without a table being mapped.
+
+use tablewalk_uapi::remap;
+use tablewalk_walker::{Descriptor, FrameNumber, Geometry, Path, VirtualAddress};
+
+use crate::LiveError;
+
+/// The descriptors that translate `address` in process `pid` (0: the caller), all from one moment: one
+/// system call, and none for an address that the tables cannot translate.
+///
+/// # Errors
+///
+/// [`LiveError::Path`].
+pub fn path(pid: i32, geometry: &Geometry, address: VirtualAddress) -> Result<Path, LiveError> {
+    if !geometry.contains(address) {
+        let nothing = [Descriptor::ZERO; 4];
+        return Ok(Path::new(geometry, address, FrameNumber(0), nothing));
+    }
+    let path = remap::path(pid, address.0).map_err(|errno| LiveError::Path {
+        pid,
+        address,
+        errno,
+    })?;
+    let descriptors = path.desc.map(Descriptor);
+    let root = FrameNumber(path.root_pfn);
+    Ok(Path::new(geometry, address, root, descriptors))
+}
