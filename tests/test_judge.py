@@ -52,6 +52,17 @@ class Judge(unittest.TestCase):
                 log = GOOD.replace(place, f"{line}\n{place}", 1)
                 self.assert_complains(log, "kernel: ")
 
+    def test_only_known_races_of_linux_are_passed_over(self):
+        for race, known in [
+            ("capable / get_task_mm", True),
+            ("capable / get_task_mm_more", False),
+            ("find_table / get_task_mm", False),
+            ("do_sys_poll / pollwake", True),
+        ]:
+            line = f"[    1.000000] BUG: KCSAN: data-race in {race}"
+            log = GOOD.replace("tablewalk: PASS", f"{line}\ntablewalk: PASS")
+            self.assertEqual(complaints(log) == [], known, race)
+
     def test_failure_is_found_at_each_depth(self):
         self.assert_complains(GOOD.replace("ok 1 one", "not ok 1 one"), "not ok 1 one")
         self.assert_complains(GOOD.replace("  ok 1 a", "  not ok 1 a"), "not ok 1 a test")
