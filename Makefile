@@ -5,13 +5,14 @@ SHELL := /bin/bash -o pipefail
 
 TARGET := aarch64-unknown-linux-gnu
 PROGRAMS := init pt walktest uffd contract
-# Packed apart: they are for tests, and the smallest initramfs has no room for them.
-TESTERS := blocks hostile
+# Packed apart: they are for tests.
+TESTERS := blocks kinds hostile
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
-VARIANTS := thp nothp hostile
+VARIANTS := thp nothp hostile kinds
 FRAGMENTS_thp := base 4k39 thp
 FRAGMENTS_nothp := base 4k39 nothp
 FRAGMENTS_hostile := base 4k39 thp hostile
+FRAGMENTS_kinds := base 4k39 thp kinds
 # Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
 GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
 SANITIZERS := kasan=4k39,thp,hostile,sanitize kcsan=4k39,thp,hostile,kcsan
@@ -42,7 +43,7 @@ help:
 	@echo '  series-check  checkpatch, sparse and builds of the series, as its reviewers would'
 	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
 	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways'
-	@echo '  kernel      build/Image (with huge pages), build/Image-nothp, build/Image-hostile'
+	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds for tests'
 	@echo '  programs    the programs, and what is promised of their ELF files'
 	@echo '  initramfs   build/initramfs.cpio.gz'
 	@echo '  setup       install missing Debian packages, or say how to'

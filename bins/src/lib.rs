@@ -15,5 +15,6 @@ pub mod page;
 pub mod pagemap;
 pub mod prerequisite;
 pub mod random;
+pub mod smaps;
 pub mod sparse;
 pub mod tree;

@@ -31,6 +31,8 @@ nothing could be tried.";
 /// What runs when the command line names no program.
 const DEFAULT_RUNS: &[&[&str]] = &[
     &["walktest"],
+    &["pt", "maps", "self"],
+    &["pt", "verify", "self"],
     &["uffd"],
     &["uffd", "--alias"],
     &["uffd", "--quiet", "--pages", "1000", "--rounds", "10"],

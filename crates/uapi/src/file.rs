@@ -8,7 +8,7 @@
 use core::ffi::CStr;
 
 use linux_raw_sys::general as sys;
-pub use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY};
+pub use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY};
 use linux_raw_sys::ioctl::TCSBRK;
 
 use crate::errno::Errno;

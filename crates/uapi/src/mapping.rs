@@ -7,10 +7,11 @@ use core::ops::Range;
 use core::ptr;
 
 use crate::errno::Errno;
+use crate::file::OwnedFd;
 use crate::memory::{
     Advice, MAP_FIXED_NOREPLACE, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, Protection, madvise, mmap_anonymous, mprotect,
-    mremap, munmap,
+    MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, Protection, madvise, mmap_anonymous, mmap_file,
+    mprotect, mremap, munmap,
 };
 use crate::syscall::Argument;
 
@@ -86,6 +87,24 @@ impl Mapping {
     pub fn huge(size: usize, page_shift: u32, sharing: Sharing) -> Result<Self, Errno> {
         let flags = MAP_HUGETLB | MAP_NORESERVE | page_shift << MAP_HUGE_SHIFT | sharing as u32;
         Self::map(ptr::null_mut(), size, Protection::READ_WRITE, flags)
+    }
+
+    /// Maps `size` bytes of a file, or of a device, from `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2).
+    pub fn file(
+        fd: &OwnedFd,
+        offset: u64,
+        size: usize,
+        protection: Protection,
+        sharing: Sharing,
+    ) -> Result<Self, Errno> {
+        mmap_file(size, protection, sharing as u32, fd, offset).map(|start| Self {
+            start: start.cast(),
+            size,
+        })
     }
 
     fn map(

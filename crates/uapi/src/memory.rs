@@ -13,6 +13,7 @@ pub use linux_raw_sys::general::{
 };
 
 use crate::errno::Errno;
+use crate::file::OwnedFd;
 
 /// What may be done with the pages of a mapping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +28,10 @@ impl Protection {
     pub const WRITE: Self = Self(sys::PROT_WRITE);
     /// `PROT_EXEC`.
     pub const EXECUTE: Self = Self(sys::PROT_EXEC);
+    /// `PROT_BTI` of arm64, with `PROT_READ` and `PROT_EXEC`: indirect branches land where they may.
+    pub const GUARDED: Self = Self(sys::PROT_READ | sys::PROT_EXEC | 0x10);
+    /// `PROT_MTE` of arm64, with `PROT_READ` and `PROT_WRITE`: memory with tags.
+    pub const TAGGED: Self = Self(sys::PROT_READ | sys::PROT_WRITE | 0x20);
     /// `PROT_READ` and `PROT_WRITE`.
     pub const READ_WRITE: Self = Self(sys::PROT_READ | sys::PROT_WRITE);
 }
@@ -45,6 +50,12 @@ impl BitOr for Protection {
 pub enum Advice {
     /// `MADV_DONTNEED`: discards the pages.
     DontNeed = sys::MADV_DONTNEED,
+    /// `MADV_FREE`: the pages may be taken when memory is short, until they are written again.
+    Free = sys::MADV_FREE,
+    /// `MADV_PAGEOUT`: moves the pages to swap, or to their file.
+    PageOut = sys::MADV_PAGEOUT,
+    /// `MADV_HWPOISON`: as if the memory had an error.
+    HardwarePoison = sys::MADV_HWPOISON,
     /// `MADV_HUGEPAGE`: huge pages are welcome.
     HugePage = sys::MADV_HUGEPAGE,
     /// `MADV_NOHUGEPAGE`: no huge pages.
@@ -81,6 +92,36 @@ pub unsafe fn mmap_anonymous(
             flags,
             -1_i32,
             0_usize
+        )
+    }
+    .map(ptr::with_exposed_provenance_mut)
+}
+
+/// mmap(2) of `size` bytes of a file from `offset` on, where the kernel likes; `flags` are `MAP_*`
+/// without `MAP_FIXED`.
+///
+/// # Errors
+///
+/// As mmap(2).
+pub fn mmap_file(
+    size: usize,
+    protection: Protection,
+    flags: u32,
+    fd: &OwnedFd,
+    offset: u64,
+) -> Result<*mut c_void, Errno> {
+    let flags = flags & !(MAP_FIXED | MAP_FIXED_NOREPLACE);
+    let address: *mut c_void = ptr::null_mut();
+    // SAFETY: no other mapping is touched.
+    unsafe {
+        syscall!(
+            sys::__NR_mmap,
+            address,
+            size,
+            protection.0,
+            flags,
+            fd,
+            offset
         )
     }
     .map(ptr::with_exposed_provenance_mut)

@@ -54,6 +54,26 @@ pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u32) -> Result<()
     unsafe { syscall!(sys::__NR_mount, source, target, kind, flags, 0_usize) }.map(drop)
 }
 
+/// swapon(2): pages may be moved to the file or device at `path`, which has the header of a swap area.
+///
+/// # Errors
+///
+/// As swapon(2).
+pub fn swap_on(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_swapon, path.as_ptr(), 0_u32) }.map(drop)
+}
+
+/// swapoff(2): the opposite of [`swap_on`].
+///
+/// # Errors
+///
+/// As swapoff(2).
+pub fn swap_off(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_swapoff, path.as_ptr()) }.map(drop)
+}
+
 /// What uname(2) says of the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Utsname(new_utsname);

@@ -3,7 +3,8 @@
 use core::fmt::{self, Write};
 
 use tablewalk_walker::{
-    Absent, Access, Descriptor, Format, Kind, Level, Limits, MemoryType, Permissions, Shareability,
+    Absent, Access, Descriptor, Format, FrameNumber, Kind, Level, Limits, MemoryType, Permissions,
+    Shareability,
 };
 
 use crate::json::Json;
@@ -79,6 +80,25 @@ impl Attributes<'_> {
         self.permissions().el0.write || user && linux.is_writable(descriptor)
     }
 
+    /// The first frame, if it has one.
+    pub(crate) fn frame(&self) -> Option<FrameNumber> {
+        let geometry = &self.format.geometry;
+        if self.kind() == Kind::Table {
+            return Some(self.descriptor.next_table(geometry));
+        }
+        if self.kind() != Kind::Invalid {
+            let output = self.descriptor.output_address(geometry, self.level);
+            return Some(output.frame(geometry));
+        }
+        match self.absent() {
+            Absent::NoAccess { frame }
+            | Absent::Migration { frame, .. }
+            | Absent::HardwarePoison { frame }
+            | Absent::Device { frame } => Some(frame),
+            Absent::Empty | Absent::Swap { .. } | Absent::Marker { .. } | Absent::Unknown => None,
+        }
+    }
+
     /// One word.
     pub(crate) fn word(&self) -> &'static str {
         match self.kind() {
@@ -100,36 +120,25 @@ impl Attributes<'_> {
 
     /// Members that say it all.
     pub(crate) fn write(&self, json: &mut Json) {
-        json.hex("descriptor", self.descriptor.0);
-        match self.kind() {
-            Kind::Table => {
-                let frame = self.descriptor.next_table(&self.format.geometry);
-                json.text("kind", "table").hex("frame", frame.0);
-            }
-            Kind::Block | Kind::Page => self.write_leaf(json),
-            Kind::Invalid => self.write_absent(json),
+        json.hex("descriptor", self.descriptor.0)
+            .text("kind", self.word());
+        if let Some(frame) = self.frame() {
+            json.hex("frame", frame.0);
         }
-    }
-
-    fn write_leaf(&self, json: &mut Json) {
-        let (format, permissions) = (self.format, self.permissions());
-        let output = self.descriptor.output_address(&format.geometry, self.level);
-        json.text("kind", self.word())
-            .hex("frame", output.frame(&format.geometry).0)
-            .text("el0", permissions.el0)
-            .text("el1", permissions.el1)
-            .text("memory", MemoryType::new(self.descriptor, format.mair))
-            .text("shareability", Shareability::new(self.descriptor))
-            .list("flags", self.flags().map(|(_, (_, name))| name));
-    }
-
-    fn write_absent(&self, json: &mut Json) {
-        json.text("kind", self.word());
+        let flags = self.flags().map(|(_, (_, name))| name);
+        if matches!(self.kind(), Kind::Block | Kind::Page) {
+            let permissions = self.permissions();
+            json.text("el0", permissions.el0)
+                .text("el1", permissions.el1)
+                .text("memory", MemoryType::new(self.descriptor, self.format.mair))
+                .text("shareability", Shareability::new(self.descriptor))
+                .list("flags", flags);
+            return;
+        }
         match self.absent() {
-            Absent::Empty | Absent::Unknown => {}
-            Absent::NoAccess { frame } => {
-                json.hex("frame", frame.0)
-                    .list("flags", self.flags().map(|(_, (_, name))| name));
+            _ if self.kind() == Kind::Table => {}
+            Absent::NoAccess { .. } => {
+                json.list("flags", flags);
             }
             Absent::Swap {
                 area,
@@ -140,20 +149,19 @@ impl Attributes<'_> {
                     .number("offset", offset)
                     .flag("exclusive", exclusive);
             }
-            Absent::Migration { frame, writable } => {
-                json.hex("frame", frame.0).flag("writable", writable);
-            }
-            Absent::HardwarePoison { frame } | Absent::Device { frame } => {
-                json.hex("frame", frame.0);
+            Absent::Migration { writable, .. } => {
+                json.flag("writable", writable);
             }
             Absent::Marker { marks } => {
                 json.number("marks", marks);
             }
+            _ => {}
         }
     }
 }
 
-/// `rw- AD-------`, and what is unusual; of an entry that is not valid what Linux keeps there.
+/// `rw- AD-------`, and unless there is a precision what is unusual; of an entry that is not valid what
+/// Linux keeps there.
 impl fmt::Display for Attributes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let valid = self.kind() != Kind::Invalid;
@@ -167,6 +175,9 @@ impl fmt::Display for Attributes<'_> {
         for (index, (letter, _)) in FLAGS.into_iter().enumerate() {
             let is_set = set.next_if(|&(flag, _)| flag == index).is_some();
             f.write_char(if is_set { letter } else { '-' })?;
+        }
+        if f.precision().is_some() {
+            return Ok(());
         }
         if valid {
             let memory = MemoryType::new(self.descriptor, self.format.mair);

@@ -208,7 +208,6 @@ struct Side<'a> {
 
 impl core::fmt::Display for Side<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        let geometry = &self.format.geometry;
         let attributes = Attributes {
             format: self.format,
             level: self.level,
@@ -216,14 +215,10 @@ impl core::fmt::Display for Side<'_> {
             limits: Limits::NONE,
         };
         let word = attributes.word();
-        let output = self.descriptor.output_address(geometry, self.level);
-        let frame = output.frame(geometry);
-        match attributes.kind() {
-            Kind::Table => write!(f, "{word} {}", self.descriptor.next_table(geometry)),
-            Kind::Invalid if !self.format.linux.is_present(self.descriptor) => {
-                write!(f, "{word} {attributes}")
-            }
-            _ => write!(f, "{word} {frame} {attributes}"),
+        match attributes.frame() {
+            Some(frame) if attributes.kind() == Kind::Table => write!(f, "{word} {frame}"),
+            Some(frame) => write!(f, "{word} {frame} {attributes}"),
+            None => write!(f, "{word} {attributes}"),
         }
     }
 }

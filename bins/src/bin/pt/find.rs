@@ -4,7 +4,7 @@ use tablewalk_bins::memory::words_room;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
 use tablewalk_walker::{
-    Absent, Format, FrameNumber, Kind, Merge, Run, Runs, VirtualAddress, Visit, WalkError,
+    Format, FrameNumber, Kind, Merge, Run, Runs, VirtualAddress, Visit, WalkError,
 };
 
 use crate::Ended;
@@ -111,13 +111,8 @@ fn find_frame(subject: &mut Subject, frame: FrameNumber, options: &Options) -> R
             }
             Visit::Leaf(found) | Visit::NotValid(found) => {
                 let attributes = walk::attributes(&format, &found);
-                let first = match attributes.absent() {
-                    _ if attributes.kind() != Kind::Invalid => found.frame(geometry),
-                    Absent::NoAccess { frame }
-                    | Absent::Migration { frame, .. }
-                    | Absent::HardwarePoison { frame }
-                    | Absent::Device { frame } => frame,
-                    _ => continue,
+                let Some(first) = attributes.frame() else {
+                    continue;
                 };
                 let page = frame.0.wrapping_sub(first.0);
                 if page >= found.pages(geometry) {

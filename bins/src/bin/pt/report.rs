@@ -3,8 +3,8 @@
 use core::fmt;
 
 use tablewalk_bins::lines::parse_range;
-use tablewalk_rt::println;
-use tablewalk_walker::{Format, Run};
+use tablewalk_rt::{print, println};
+use tablewalk_walker::{Format, FrameNumber, Run};
 
 use crate::attributes::Attributes;
 use crate::json::{Json, Lossy, VERSION};
@@ -80,7 +80,7 @@ pub(crate) struct Range<'a> {
 /// The columns above [`print_range`].
 pub(crate) fn print_range_titles(options: &Options) {
     if !options.json {
-        let frame = if options.frames { "FRAME       " } else { "" };
+        let frame = if options.frames { "FRAME      " } else { "" };
         println!("       START-END             PAGES KIND   {frame}EL0 FLAGS     NAME");
     }
 }
@@ -98,6 +98,11 @@ pub(crate) fn print_range(format: &Format, range: &Range<'_>, options: &Options)
     let (start, end) = (range.start, range.end);
     let pages = (end - start) >> geometry.page_shift();
     let offset = (start - run.address.0) >> geometry.page_shift();
+    // That of the first page of the range, which may begin behind the run.
+    let frame = attributes
+        .frame()
+        .filter(|_| options.frames)
+        .map(|frame| FrameNumber(frame.0 + offset));
     if options.json {
         let mut json = Json::new("range");
         json.hex("start", start)
@@ -106,8 +111,8 @@ pub(crate) fn print_range(format: &Format, range: &Range<'_>, options: &Options)
             .level(run.level)
             .flag("consecutive", options.frames);
         attributes.write(&mut json);
-        if options.frames {
-            json.hex("first_frame", run.frame(format).0 + offset);
+        if let Some(frame) = frame {
+            json.hex("first_frame", frame.0);
         }
         if let Some(vma) = range.vma {
             json.bytes("vma", vma.permissions).bytes("name", vma.name);
@@ -116,27 +121,28 @@ pub(crate) fn print_range(format: &Format, range: &Range<'_>, options: &Options)
     }
     let name = Name(range.vma.map(|vma| vma.name));
     let word = attributes.word();
-    if options.frames {
-        let frame = run.frame(format).0 + offset;
-        println!("{start:12x}-{end:<12x} {pages:8} {word:6} {frame:<#11x} {attributes} {name}");
-    } else {
-        println!("{start:12x}-{end:<12x} {pages:8} {word:6} {attributes} {name}");
+    print!("{start:12x}-{end:<12x} {pages:8} {word:6} ");
+    match frame {
+        Some(FrameNumber(frame)) => println!("{frame:<#10x} {attributes:.0}{name:.10}"),
+        None if options.frames => println!("{:10} {attributes:.0}{name:.10}", ""),
+        None => println!("{attributes}{name:.21}"),
     }
 }
 
-/// The end of a name, as far as it fits a line of 80 columns; `no VMA` where there is none.
+/// A space and the end of a name, as far as the precision says; `no VMA` where there is none.
 pub(crate) struct Name<'a>(pub(crate) Option<&'a [u8]>);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const COLUMNS: usize = 19;
+        let columns = f.precision().unwrap_or(usize::MAX);
         match self.0 {
-            None => f.write_str("no VMA"),
-            Some(name) if name.len() > COLUMNS => {
-                let rest = name.get(name.len() - COLUMNS + 2..).unwrap_or_default();
-                write!(f, "..{}", Lossy(rest))
+            None => f.write_str(" no VMA"),
+            Some([]) => Ok(()),
+            Some(name) if name.len() > columns => {
+                let rest = name.get(name.len() + 2 - columns..).unwrap_or_default();
+                write!(f, " ..{}", Lossy(rest))
             }
-            Some(name) => Lossy(name).fmt(f),
+            Some(name) => write!(f, " {}", Lossy(name)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `pt walk`: the tree.
 
-use tablewalk_rt::{ExitCode, println};
-use tablewalk_walker::{Format, Found, Geometry, Kind, Level, TableVisit, Visit};
+use tablewalk_rt::{ExitCode, print, println};
+use tablewalk_walker::{Format, Found, FrameNumber, Geometry, Kind, Level, TableVisit, Visit};
 
 use crate::Ended;
 use crate::attributes::Attributes;
@@ -107,21 +107,15 @@ fn print_group(format: &Format, group: Option<Group>) {
     let columns = columns(geometry, first.level) + 2;
     let attributes = attributes(format, &first);
     let (index, word, address) = (first.index, attributes.word(), first.address);
-    if entries > 1 {
-        let last = index as u64 + entries - 1;
-        let frame = first.frame(geometry);
-        println!(
-            "{:columns$}[{index}-{last}] {entries} {word}s {address} frames {frame}... {attributes}",
-            ""
-        );
-    } else if format.linux.is_present(first.descriptor) {
-        let frame = first.frame(geometry);
-        println!(
-            "{:columns$}[{index}] {word} {address} frame {frame} {attributes}",
-            ""
-        );
-    } else {
-        println!("{:columns$}[{index}] {word} {address} {attributes}", "");
+    print!("{:columns$}[{index}", "");
+    match attributes.frame() {
+        Some(frame) if entries > 1 => {
+            let last = index as u64 + entries - 1;
+            let end = FrameNumber(frame.0 + entries * first.pages(geometry));
+            println!("-{last}] {entries} {word}s {address} frames {frame}-{end} {attributes}");
+        }
+        Some(frame) => println!("] {word} {address} frame {frame} {attributes}"),
+        None => println!("] {word} {address} {attributes}"),
     }
 }
 

@@ -1,0 +1,34 @@
+//! `/proc/<pid>/smaps`: what the kernel counts in each mapping.
+//!
+//! Format: `Documentation/filesystems/proc.rst`.
+
+use tablewalk_uapi::Errno;
+
+use crate::lines::{for_each_line, parse_number, parse_range};
+use crate::pagemap::proc_path;
+
+/// The KiB that process `pid` has of `field`, such as `Rss`, in the mapping of `address`; 0 if the
+/// kernel does not count it.
+///
+/// # Errors
+///
+/// As [`for_each_line`].
+pub fn kib(pid: i32, address: u64, field: &str) -> Result<u64, Errno> {
+    let mut inside = false;
+    let mut found = 0;
+    for_each_line(&proc_path(pid, "smaps")?, &mut |line| {
+        if let Some((start, end)) = parse_range(line) {
+            inside = (start..end).contains(&address);
+        } else if inside
+            && let Some(rest) = line.strip_prefix(field.as_bytes())
+            && let Some(rest) = rest.strip_prefix(b":")
+        {
+            let number = rest.trim_ascii().split(|&byte| byte == b' ').next();
+            found = number
+                .and_then(|digits| parse_number(digits, 10))
+                .ok_or(Errno::EINVAL)?;
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}

@@ -1,0 +1,343 @@
+#!/usr/bin/env python3
+"""Runs `pt` in QEMU, on processes with a page of each kind and on files, and checks what it prints.
+
+usage: tests/pt.py IMAGE INITRAMFS
+
+Every command is run as columns, which must fit 80 of them, and as JSON lines, which must parse and
+have the members that docs/json.md has, no more and no fewer. Errors are provoked; the exit status and
+the words of each are checked. The last line is `N runs as expected`, or the first that was not.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+from judge import trouble
+
+# The kernel passes 32 words of its command line to init.
+WORDS = 30
+RESULT = re.compile(r"^(ok|not ok) [0-9]+ (.*)$")
+STATUS = re.compile(r"^# (.*): exit status ([0-9]+)$")
+LOG = "build/log/pt.log"
+
+
+class Wrong(Exception):
+    """A run was not as expected."""
+
+
+def check(condition, *what):
+    """Raises Wrong with what was found, if the condition does not hold."""
+    if not condition:
+        raise Wrong(" ".join(str(part) for part in what))
+
+
+def members():
+    """The members of each type of object that docs/json.md describes: those that are always there,
+    and those that may be. Tables of the page have the type as their caption, `### header`."""
+    found, kind = {}, None
+    with open("docs/json.md", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("#"):
+                kind = line.lstrip("#").strip().strip("`")
+                found[kind] = ({"type"}, set())
+            elif match := re.match(r"\| `(\w+)`( \?)? \|", line):
+                found[kind][bool(match.group(2))].add(match.group(1))
+    return found
+
+
+class Run:
+    """What one run printed, and how it ended."""
+
+    def __init__(self, words, lines, status):
+        self.words, self.lines, self.status = words, lines, status
+
+    def objects(self, schema):
+        """The JSON lines, each as the schema has it, between a header and an end."""
+        lines = [line for line in self.lines if line.startswith("{")]
+        check(lines, "no JSON")
+        found = [json.loads(line) for line in lines]
+        for thing in found:
+            check(thing["type"] in schema, "no such type in docs/json.md:", thing)
+            needed, possible = schema[thing["type"]]
+            entry = schema["attributes"]
+            if "descriptor" in thing:
+                # What an entry says depends on its kind.
+                needed, possible = needed | {"descriptor", "kind"}, possible | entry[0] | entry[1]
+            check(needed <= set(thing), "missing", needed - set(thing), "in", thing)
+            check(set(thing) <= needed | possible, "unknown", set(thing) - needed - possible)
+        first, last = found[0], found[-1]
+        check(first["type"] == "header" and first["version"] == 1, "first is", first)
+        check(last["type"] == "end", "last is", last)
+        return found[1:-1]
+
+    def only(self, schema, kind):
+        """The objects of one type."""
+        return [thing for thing in self.objects(schema) if thing["type"] == kind]
+
+
+def mapped(things):
+    """Those that lead to pages."""
+    return [thing for thing in things if thing.get("kind") in ("page", "block")]
+
+
+def walk(run, schema):
+    """A tree: tables of three levels, and an entry of each kind."""
+    things = run.objects(schema)
+    entries = [thing for thing in things if thing["type"] == "entry"]
+    levels = [thing["level"] for thing in things if thing["type"] == "table"]
+    check(set(levels) == {1, 2, 3} and levels[0] == 1, "levels", levels)
+    check({"page", "noacc", "swap", "poison"} <= {entry["kind"] for entry in entries}, entries)
+    addresses = [int(entry["address"], 16) for entry in entries]
+    check(addresses == sorted(set(addresses)), "not in order")
+
+
+def walk_above(run, schema):
+    """Without tables below level 2."""
+    levels = {thing["level"] for thing in run.objects(schema)}
+    check(levels == {1, 2}, "levels", levels)
+
+
+def walk_range(run, schema):
+    """Nothing but the first page of the program."""
+    entries = run.only(schema, "entry")
+    check([entry["address"] for entry in entries] == ["0x400000"], entries)
+
+
+def maps(run, schema):
+    """Ranges with names, one of each kind that attributes make."""
+    ranges = run.only(schema, "range")
+    names = [thing.get("name") for thing in ranges]
+    check({"/bin/kinds", "[stack]", "/dev/mem"} <= set(names) and None not in names, names)
+    for name, wanted in (
+        ("rwx", lambda thing: thing.get("el0") == "rwx" and thing["el1"] == "rw-"),
+        ("device", lambda thing: thing.get("memory") == "Device-nGnRnE"),
+        ("tagged", lambda thing: thing.get("memory") == "Normal-Tagged"),
+        ("guarded", lambda thing: "guarded" in thing.get("flags", [])),
+        ("clean", lambda thing: thing.get("flags") == ["writable"]),
+        ("swap", lambda thing: thing["kind"] == "swap" and thing["offset"] > 0),
+    ):
+        found = [thing for thing in ranges if wanted(thing)]
+        check(len(found) == 1 and found[0]["pages"] == 1, name, found)
+    for thing in ranges:
+        size = int(thing["end"], 16) - int(thing["start"], 16)
+        check(size == thing["pages"] * 4096, thing)
+
+
+def frames(run, schema):
+    """Ranges of frames: none larger than without, and more of them."""
+    ranges = run.only(schema, "range")
+    check(all(thing["consecutive"] for thing in ranges), ranges)
+    check(all("first_frame" in thing for thing in mapped(ranges)), ranges)
+
+
+def stat(run, schema):
+    """Numbers that add up."""
+    things = run.objects(schema)
+    total = next(thing for thing in things if thing["type"] == "total")
+    levels = [thing for thing in things if thing["type"] == "level"]
+    pages = [thing for thing in things if thing["type"] == "pages"]
+    check(total["tables"] == sum(level["tables"] for level in levels), things)
+    check(total["pages"] == sum(level["leaves"] for level in levels), things)
+    for by in ("el0", "memory"):
+        numbers = [thing["pages"] for thing in pages if thing["by"] == by]
+        check(sum(numbers) == total["pages"] > 20, by, numbers)
+    absent = {thing["name"]: thing["pages"] for thing in pages if thing["by"] == "absent"}
+    check(absent == {"noacc": 1, "swap": 1, "poison": 1}, absent)
+
+
+def verify(run, schema):
+    """Every page as pagemap has it, also those that are away."""
+    (found,) = run.only(schema, "verified")
+    check(found["pages"] > 20 and found["swapped"] == 2 and found["special"] >= 1, found)
+    check(found["differences"] == 0, found)
+
+
+def find_wx(run, schema):
+    """The one page."""
+    ranges = run.only(schema, "range")
+    check(len(ranges) == 1 and ranges[0]["el0"] == "rwx" and ranges[0]["pages"] == 1, ranges)
+
+
+def find_dirty(run, schema):
+    """Dirty pages, and no others."""
+    ranges = run.only(schema, "range")
+    check(len(ranges) >= 4 and all("dirty" in thing["flags"] for thing in ranges), ranges)
+
+
+def find_frame(run, schema):
+    """The page of registers, whose frame the machine decides."""
+    (found,) = run.only(schema, "entry")
+    check(found["memory"] == "Device-nGnRnE" and found["frame"] == "0x9000", found)
+
+
+def find_alias(run, schema):
+    """The first page of the program is mapped as a file too."""
+    found = [thing for thing in run.only(schema, "alias") if thing["address"] == "0x400000"]
+    check(len(found) == 1 and found[0]["mappings"] >= 2, found)
+
+
+def translate(run, schema):
+    """The way down, and nowhere."""
+    things = run.objects(schema)
+    steps = [thing for thing in things if thing["type"] == "step" and thing["address"] == "0x400000"]
+    check([step["level"] for step in steps] == [1, 2, 3], steps)
+    check(all(a["frame"] == b["table"] for a, b in zip(steps, steps[1:])), steps)
+    there, nowhere = [thing for thing in things if thing["type"] == "translation"]
+    check(int(there["physical"], 16) == int(steps[2]["frame"], 16) << 12, there)
+    check(not nowhere["mapped"] and "physical" not in nowhere, nowhere)
+
+
+def diff(run, schema):
+    """Two rounds."""
+    rounds = run.only(schema, "round")
+    check(len(rounds) == 2 and rounds[1]["time_ms"] >= 20, rounds)
+
+
+def saved(run, schema):
+    """A file."""
+    (found,) = run.only(schema, "saved")
+    check(found["tables"] >= 4 and found["bytes"] > found["tables"] * 4096, found)
+
+
+def walk_file(run, schema):
+    """A tree from a file."""
+    check(run.only(schema, "entry") and not json.loads(run.lines[0])["live"], run.lines)
+
+
+def nothing(run, schema):
+    """No difference."""
+    check(run.objects(schema) == [], run.lines)
+
+
+def columns(run, _):
+    """Lines that fit a serial console, where init has put two columns before them."""
+    check(len(run.lines) > 1, "no lines")
+    for line in run.lines:
+        check(len(line) <= 78, "too long:", line)
+
+
+def says(*words):
+    """An error of one line that has all of the words."""
+
+    def said(run, _):
+        check(len([line for line in run.lines if line.startswith("pt: ")]) == 1, run.lines)
+        line = next(line for line in run.lines if line.startswith("pt: "))
+        check(all(word in line for word in words), line)
+
+    return said
+
+
+# Words, exit status, and what to look at.
+RUNS = [
+    ("kinds walk --json", 0, walk),
+    ("kinds walk --level 2 --json", 0, walk_above),
+    ("kinds walk --range 400000-401000 --json", 0, walk_range),
+    ("kinds maps --json", 0, maps),
+    ("kinds maps --frames --json", 0, frames),
+    ("kinds stat --json", 0, stat),
+    ("kinds verify --json", 0, verify),
+    ("kinds find --wx --json", 0, find_wx),
+    ("kinds find --dirty --json", 0, find_dirty),
+    ("kinds find --young --json", 0, lambda run, schema: check(run.only(schema, "range"))),
+    ("kinds find --block --json", 0, nothing),
+    ("kinds find --frame 9000 --json", 0, find_frame),
+    ("kinds find --alias --json", 0, find_alias),
+    ("kinds translate 400000 0x7000000000 --json", 0, translate),
+    ("kinds diff --count 2 --interval 10 --json", 0, diff),
+    ("kinds walk", 0, columns),
+    ("kinds maps", 0, columns),
+    ("kinds maps --frames", 0, columns),
+    ("kinds stat", 0, columns),
+    ("kinds verify", 0, columns),
+    ("kinds find --dirty", 0, columns),
+    ("kinds find --alias", 0, columns),
+    ("kinds find --frame 9000", 0, columns),
+    ("kinds translate 400000 0x7000000000", 0, columns),
+    ("kinds diff --count 1 --interval 10", 0, columns),
+    # The files of one boot are those of one machine.
+    ("pt save 1 /tmp/x --json", 0, saved),
+    ("pt walk /tmp/x --json", 0, walk_file),
+    ("pt diff /tmp/x /tmp/x --json", 0, nothing),
+    ("pt maps /tmp/x", 0, columns),
+    ("pt stat /tmp/x", 0, columns),
+    ("pt save 1 /tmp/x", 1, says("/tmp/x", "EEXIST")),
+    ("pt verify /tmp/x", 2, says("verify", "pagemap")),
+    ("pt walk /bin/pt", 1, says("/bin/pt", "not a dump")),
+    ("pt walk /nowhere", 1, says("/nowhere", "ENOENT")),
+    ("pt walk 99999", 1, says("99999", "L1", "0x0", "ESRCH")),
+    ("pt walk 99999999999", 1, says("99999999999", "ESRCH")),
+    ("pt translate 1 8000000000", 1, says("0x8000000000", "39")),
+    ("pt translate 1 xyz", 2, says("xyz")),
+    ("pt walk 1 --level 4", 2, says("--level", "4")),
+    ("pt walk 1 --range 5-5", 2, says("--range", "5-5")),
+    ("pt maps 1 --wx", 2, says("--wx")),
+    ("pt frob 1", 2, says("frob")),
+    ("pt find 1", 2, says("find")),
+    ("pt save 1 /nowhere/x", 1, says("/nowhere/x", "ENOENT")),
+    ("pt --help", 0, lambda run, _: check("Usage: pt" in run.lines[0], run.lines)),
+]
+
+
+def boots():
+    """The runs in groups for one command line each."""
+    group, words = [], 0
+    for run in RUNS:
+        needed = len(run[0].split()) + 1
+        if words + needed > WORDS:
+            yield group
+            # A file is there in the boot that wrote it.
+            again = [RUNS[[words for words, _, _ in RUNS].index("pt save 1 /tmp/x --json")]]
+            group = again if "/tmp/x" in run[0] else []
+            words = sum(len(run[0].split()) + 1 for run in group)
+        group.append(run)
+        words += needed
+    yield group
+
+
+def boot(image, initramfs, group):
+    """Boots, and yields what each run of the group did."""
+    words = " + ".join(run[0] for run in group).split()
+    environment = dict(os.environ, QUIET="1", CPU="max", SMP="2", QEMU_ARGS="-M mte=on", KUNIT="")
+    # Some runs are to fail, so that the verdict of init says nothing.
+    subprocess.run(
+        ["tests/boot", "pt", image, initramfs, *words],
+        env=environment, stdout=subprocess.DEVNULL, check=False,
+    )
+    with open(LOG, encoding="utf-8", errors="replace") as file:
+        log = file.read()
+    check(not trouble(log), "kernel:", trouble(log))
+    lines, status = [], 0
+    for line in log.partition("KTAP version 1\n")[2].splitlines():
+        if line.startswith("  "):
+            lines.append(line[2:])
+        elif match := STATUS.match(line):
+            status = int(match.group(2))
+        elif match := RESULT.match(line):
+            yield Run(match.group(2), lines, status)
+            lines, status = [], 0
+
+
+def main():
+    """Runs everything; says what was wrong first."""
+    image, initramfs = sys.argv[1:]
+    schema, done = members(), 0
+    for group in boots():
+        found = {run.words: run for run in boot(image, initramfs, group)}
+        for words, status, look in group:
+            try:
+                run = found.get(words)
+                check(run, "did not run")
+                check(run.status == status, "exit status", run.status, "expected", status)
+                look(run, schema)
+                done += 1
+            except (Wrong, ValueError, KeyError, StopIteration, IndexError) as error:
+                print(f"pt: `{words}`: {error!r}", *(run.lines[:20] if run else []), sep="\n  ")
+                return 1
+    print(f"{done} runs as expected")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
