@@ -223,7 +223,11 @@ impl Linux {
 
     /// The bits in which entries without a page are equal that are of the same kind.
     pub(crate) const fn absent_bits(&self) -> u64 {
-        let kind = low_bits(self.swap.type_bits as u32) << self.swap.type_shift;
+        let kind = low_bits(self.swap.type_bits as u32);
+        let kind = match kind.checked_shl(self.swap.type_shift as u32) {
+            Some(kind) => kind,
+            None => 0,
+        };
         0b11 | kind | self.present_bits()
     }
 }
@@ -270,6 +274,16 @@ const fn field(descriptor: Descriptor, shift: u8, bits: u8) -> u64 {
 #[expect(clippy::unwrap_used, reason = "a panic fails the test")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_layout_that_makes_no_sense_is_no_layout() {
+        let mut linux = LINUX;
+        linux.swap.type_shift = 64;
+        assert_eq!(linux.absent_bits(), 0b11 | linux.present_bits());
+        assert_eq!(linux.swap.kind(Descriptor(u64::MAX)), 0);
+        linux.swap.offset_shift = 255;
+        assert_eq!(linux.swap.offset(Descriptor(u64::MAX)), 0);
+    }
 
     const LINUX: Linux = Linux::V6_1;
 
