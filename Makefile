@@ -30,18 +30,20 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
-.PHONY: series-check neighbours
-.PHONY: check format lint documentation host-tests judge-tests
+.PHONY: series-check neighbours trinity fuzz
+.PHONY: check format lint documentation host-tests package judge-tests
 
 help:
 	@echo 'Targets'
 	@echo '  run         set up, build and boot the demo; the exit status is the verdict'
 	@echo '  test        set up, build, check, and boot everything on every kernel variant'
-	@echo '  check       format, lint, documentation, host-tests, judge-tests: no boot'
+	@echo '  check       format, lint, documentation, host-tests, package, judge-tests: no boot'
 	@echo '  matrix      every group of tests on every geometry, as a table'
 	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
 	@echo '  series-check  checkpatch, sparse and builds of the series, as its reviewers would'
 	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
+	@echo '  trinity     the system-call fuzzer of that name on the call'
+	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
 	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways'
 	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds for tests'
 	@echo '  programs    the programs, and what is promised of their ELF files'
@@ -101,7 +103,7 @@ initramfs: programs
 run: $(if $(IMAGE),,kernel-thp) initramfs
 	@$(if $(IMAGE),KUNIT=) tests/boot run $(or $(IMAGE),build/Image) build/initramfs.cpio.gz $(RUN)
 
-check: format lint documentation host-tests judge-tests
+check: format lint documentation host-tests package judge-tests
 
 format: setup
 	$(CARGO) fmt --check
@@ -117,6 +119,13 @@ documentation: setup
 
 host-tests: setup
 	$(CARGO) test --quiet --locked
+
+# Can be published: everything that they need is in them, and they build alone.
+package: setup
+	$(CARGO) package --quiet --locked --allow-dirty -p tablewalk-uapi -p tablewalk-walker
+
+fuzz: setup
+	@PATH=$(RUST_PATH):$$PATH tests/fuzz $(or $(SECONDS_EACH),60)
 
 judge-tests: setup
 	python3 -B -m unittest --quiet tests/test_judge.py
@@ -139,6 +148,9 @@ series-check:
 
 neighbours: programs
 	@kernel/neighbours $(BIN)/init
+
+trinity: programs
+	@tests/trinity/run $(BIN)/init
 
 bench: kernel-thp programs bench-program
 	@tests/bench build/Image $(BIN)/init $(SPEED)/bench

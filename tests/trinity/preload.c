@@ -1,6 +1,7 @@
 /*
  * Makes the system-call fuzzer trinity call remap_page_table(2), which it does
- * not know: stands in for syscall(3), and turns every fourth call into it.
+ * not know: stands in for syscall(3), and puts it before every fourth call of
+ * the processes that do the fuzzing.
  *
  * The process loses CAP_SYS_RAWIO first, so that tables are mapped read-only:
  * trinity writes to whatever it has mapped.
@@ -11,12 +12,21 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <linux/remap_page_table.h>
 
-static unsigned long calls, mapped;
+#ifndef __NR_remap_page_table
+#define __NR_remap_page_table 451
+#endif
+
+/* Shared by all of trinity's processes. */
+static struct counts {
+	unsigned long calls, mapped;
+	long parent;
+} *counts;
 
 static long raw(long nr, long a, long b, long c, long d, long e, long f)
 {
@@ -42,6 +52,11 @@ static void __attribute__((constructor)) drop_raw_io(void)
 	struct __user_cap_data_struct data[2];
 	unsigned int mask = ~(1U << CAP_SYS_RAWIO);
 
+	counts = mmap(NULL, sizeof(*counts), PROT_READ | PROT_WRITE,
+		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (counts == MAP_FAILED)
+		_exit(3);
+	counts->parent = getpid();
 	if (raw(SYS_capget, (long)&header, (long)data, 0, 0, 0, 0))
 		_exit(3);
 	data[0].effective &= mask;
@@ -53,8 +68,9 @@ static void __attribute__((constructor)) drop_raw_io(void)
 
 static void __attribute__((destructor)) report(void)
 {
-	if (calls)
-		printf("remap_page_table: %lu calls, %lu mapped\n", calls, mapped);
+	if (counts->parent == getpid())
+		printf("\nremap_page_table: %lu calls, %lu mapped\n", counts->calls,
+		       counts->mapped);
 }
 
 static void remap(long a, long b, long c, long d)
@@ -71,9 +87,9 @@ static void remap(long a, long b, long c, long d)
 		.level = (c & 3) | flags[(d >> 2) & 7],
 	};
 
-	calls++;
+	__atomic_add_fetch(&counts->calls, 1, __ATOMIC_RELAXED);
 	if (!raw(__NR_remap_page_table, (long)&args, 0, 0, 0, 0, 0)) {
-		mapped++;
+		__atomic_add_fetch(&counts->mapped, 1, __ATOMIC_RELAXED);
 		seen = args.pfn;
 	}
 }
@@ -88,7 +104,8 @@ long syscall(long nr, ...)
 	for (int i = 0; i < 6; i++)
 		a[i] = va_arg(list, long);
 	va_end(list);
-	if (++turn % 4 == 0)
+	/* The first process would lose memory that it needs. */
+	if (counts && counts->parent != getpid() && ++turn % 4 == 0)
 		remap(a[0], a[1], a[2], turn / 4);
 	ret = raw(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 	if (ret >= 0 || ret <= -4096)

@@ -1,0 +1,93 @@
+//! Any word, at any level of any geometry, with any layout of Linux's bits.
+
+#![no_main]
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use tablewalk_walker::{
+    Absent, Descriptor, Geometry, Kind, Level, Limits, Linux, MemoryType, Permissions,
+    Shareability, SwapLayout, VirtualAddress,
+};
+
+#[derive(Arbitrary, Debug)]
+struct Input {
+    page_shift: u8,
+    va_bits: u8,
+    wide: bool,
+    level: u8,
+    word: u64,
+    tables: [u64; 3],
+    address: u64,
+    masks: [u64; 8],
+    swap: [u8; 4],
+    types: [Option<u8>; 4],
+    mair: u64,
+}
+
+fuzz_target!(|input: Input| {
+    let page_shift = 12 + 2 * u32::from(input.page_shift % 3);
+    let widest = if page_shift == 16 { 52 } else { 48 };
+    let oa_bits = if input.wide { widest } else { 48 };
+    let va_bits = u32::from(input.va_bits);
+    let Ok(geometry) = Geometry::new(page_shift, va_bits, oa_bits) else {
+        assert!(va_bits < 36 || va_bits > widest);
+        return;
+    };
+    let Ok(level) = Level::try_from(input.level) else {
+        assert!(input.level > 3);
+        return;
+    };
+    let descriptor = Descriptor(input.word);
+    let [write, dirty, special, devmap, prot_none, present_invalid, swap_exclusive, uffd_wp] =
+        input.masks;
+    let [type_shift, type_bits, offset_shift, offset_bits] = input.swap;
+    let [hardware_poison, migration, device, marker] = input.types;
+    let linux = Linux {
+        write,
+        dirty,
+        special,
+        devmap,
+        prot_none,
+        present_invalid,
+        swap_exclusive,
+        uffd_wp,
+        swap: SwapLayout {
+            type_shift,
+            type_bits,
+            offset_shift,
+            offset_bits,
+            hardware_poison,
+            migration,
+            device,
+            marker,
+        },
+    };
+
+    let output = descriptor.output_address(&geometry, level);
+    assert_eq!(output.0 >> oa_bits, 0);
+    assert_eq!(output.0 % geometry.entry_size(level).min(1 << 48), 0);
+    let kind = descriptor.kind(&geometry, level);
+    assert_eq!(kind == Kind::Invalid, !descriptor.is_valid() || input.word & 2 == 0 && !geometry.has_blocks(level));
+    assert!(geometry.index(level, VirtualAddress(input.address)) < geometry.entries(level));
+    match linux.absent(descriptor, &geometry, level) {
+        Absent::Empty => assert_eq!(input.word, 0),
+        Absent::NoAccess { frame } => assert_eq!(frame, output.frame(&geometry)),
+        _ => assert_ne!(input.word, 0),
+    }
+    assert!(linux.is_present(descriptor) || !descriptor.is_valid());
+    let limits = input.tables.iter().fold(Limits::NONE, |limits, &table| limits.below(Descriptor(table)));
+    let permissions = Permissions::new(descriptor, limits);
+    // Tables only take away.
+    let without = Permissions::new(descriptor, Limits::NONE);
+    assert!(!permissions.el0.read || without.el0.read);
+    assert!(!permissions.el0.write || without.el0.write);
+    assert!(!permissions.el0.execute || without.el0.execute);
+    assert!(!(permissions.el0.write && permissions.el1.execute));
+    let text = format!(
+        "{} {} {} {descriptor:?}",
+        permissions.el0,
+        MemoryType::new(descriptor, input.mair),
+        Shareability::new(descriptor)
+    );
+    assert!(!text.is_empty());
+});
