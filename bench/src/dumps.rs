@@ -15,6 +15,8 @@ use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, signal};
 use tablewalk_walker::{Level, Merge, Runs, TableSource, TableVisit, VirtualAddress, Visit, Walk};
 
+use crate::Ratio;
+
 /// How a process has touched its memory.
 #[derive(Clone, Copy)]
 enum Touch {
@@ -56,7 +58,8 @@ const BATCH_SLOTS: usize = 8192 + 512;
 const ENTRIES: usize = 4096;
 
 pub(crate) fn measure(page_size: u64) -> Result<(), Error> {
-    println!("dump of a process, ticks per page MiB    first    again each page  pagemap");
+    println!("dump of a process, ticks per page; ratios to pagemap, {ENTRIES} entries at once");
+    println!("                       MiB    first    again each page  pagemap   ratios");
     for (name, touch, size) in DUMPS {
         let target = Target::new(touch, size, page_size)?;
         let mut live = Live::with_batch(target.child.pid(), 4, BATCH_SLOTS)?;
@@ -70,12 +73,15 @@ pub(crate) fn measure(page_size: u64) -> Result<(), Error> {
         }
         let pages = size / page_size;
         println!(
-            "  {name:<26} {:>8} {} {} {} {}",
+            "{name:<20} {:>5} {} {} {} {} {:3.2} {:3.2} {:3.2}",
             size / MIB,
             PerPage(first.0, pages),
             PerPage(again.0, pages),
             PerPage(words.0, pages),
-            PerPage(pagemap.0, pages)
+            PerPage(pagemap.0, pages),
+            Ratio(first.0, pagemap.0),
+            Ratio(again.0, pagemap.0),
+            Ratio(words.0, pagemap.0)
         );
     }
     Ok(())

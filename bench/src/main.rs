@@ -8,15 +8,17 @@ mod dumps;
 
 use core::hint::black_box;
 
+use heapless::{String, format};
+
 use tablewalk_bins::donors::Donors;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::handler::{Handler, Way};
 use tablewalk_bins::memory::{base_pages_only, write};
 use tablewalk_bins::page::Page;
-use tablewalk_bins::pagemap::Pagemap;
+use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_bins::sparse::Sparse;
 use tablewalk_bins::{cli, prerequisite};
-use tablewalk_live::Live;
+use tablewalk_live::{Live, LiveError, path};
 use tablewalk_rt::{Args, ExitCode, counter, eprintln, println, thread};
 use tablewalk_uapi::file::{self, O_NONBLOCK};
 use tablewalk_uapi::memory::Protection;
@@ -48,9 +50,12 @@ fn main(args: Args) -> ExitCode {
     if let Err(status) = prerequisite::info("bench") {
         return status;
     }
-    match measure_calls()
-        .and_then(|()| measure_searches())
-        .and_then(|()| measure_translations())
+    match measure_peers()
+        .and_then(|peers| {
+            measure_calls(&peers)?;
+            measure_searches(&peers)?;
+            measure_translations(&peers)
+        })
         .and_then(|()| dumps::measure(live_page_size()?))
         .and_then(|()| measure_faults())
     {
@@ -62,43 +67,99 @@ fn main(args: Args) -> ExitCode {
     }
 }
 
-/// Runs `operation` once to warm up and then `REPEATS` times; prints the ticks of one, with the loop.
-fn measure<E>(name: &str, mut operation: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+/// Runs `operation` once to warm up and then `REPEATS` times; the ticks of one, with the loop.
+fn measure<E>(mut operation: impl FnMut() -> Result<(), E>) -> Result<u64, E> {
     operation()?;
     let start = counter::ticks();
     for _ in 0..REPEATS {
         operation()?;
     }
-    print(name, counter::ticks() - start, REPEATS);
-    Ok(())
+    Ok(per_operation(counter::ticks() - start, REPEATS))
 }
 
-fn print(name: &str, ticks: u64, operations: u64) {
-    println!("{name:<48} {:>8}", (ticks + operations / 2) / operations);
+const fn per_operation(ticks: u64, operations: u64) -> u64 {
+    (ticks + operations / 2) / operations
 }
 
-fn measure_calls() -> Result<(), Error> {
-    println!("ticks per operation, at {} Hz", counter::frequency());
+/// What others cost, who tell where a page is: ticks of one entry of pagemap by pread(2), of one entry
+/// when many are read at once, and of PATH.
+struct Peers([u64; 3]);
+
+impl Peers {
+    /// Prints a line: the ticks, and how many times those of each peer that is.
+    fn print(&self, name: &str, ticks: u64) {
+        let [one, bulk, path] = self.0.map(|peer| Ratio(ticks, peer));
+        println!("{name:<42} {ticks:>8} {one:4.3} {bulk:6.2} {path:4.3}");
+    }
+}
+
+/// How many times the second number the first one is, with as many digits before and behind the point
+/// as width and precision say.
+struct Ratio(u64, u64);
+
+impl core::fmt::Display for Ratio {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (before, behind) = (f.width().unwrap_or(1), f.precision().unwrap_or(0));
+        let scale = (0..behind).fold(1, |scale, _| scale * 10);
+        let scaled = self.0 * scale / self.1.max(1);
+        write!(f, "{:>before$}.{:0behind$}", scaled / scale, scaled % scale)
+    }
+}
+
+/// Entries of pagemap that are read at once.
+const BULK: usize = 512;
+
+fn measure_peers() -> Result<Peers, Error> {
+    println!(
+        "ticks per operation, at {} Hz; ratios to:",
+        counter::frequency()
+    );
+    println!(
+        "{:<42} {:>8} {:>8} {:>9} {:>8}",
+        "", "ticks", "pread", "bulk", "PATH"
+    );
+    let info = remap::info().map_err(Error::call("INFO"))?;
+    let pagemap = Pagemap::open(process::pid(), info.page_shift).map_err(Error::call("pagemap"))?;
+    // Memory that is there, all of it.
+    let size = BULK << info.page_shift;
+    let memory = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    for offset in (0..size).step_by(1 << info.page_shift) {
+        write(&memory, offset, 1);
+    }
+    let address = memory.address();
+    // A word of the stack, which has few pages: pagemap reads on to the end of a level-3 table.
+    let alone = core::ptr::from_ref(&info).expose_provenance() as u64;
+    let mut entries = [PagemapEntry::default(); BULK];
+    let one = measure(|| pagemap.entry(alone).map(drop)).map_err(Error::call("pagemap"))?;
+    let full = measure(|| pagemap.entry(address).map(drop)).map_err(Error::call("pagemap"))?;
+    let bulk = measure(|| pagemap.read(address, &mut entries).map(drop));
+    let bulk = per_operation(bulk.map_err(Error::call("pagemap"))?, BULK as u64);
+    let path = measure(|| remap::path(0, address).map(drop)).map_err(Error::call("PATH"))?;
+    let peers = Peers([one, bulk, path]);
+    peers.print("pagemap: pread of one entry", one);
+    peers.print("pagemap: pread of one, among many pages", full);
+    peers.print("pagemap: one of 512 entries", bulk);
+    peers.print("PATH", path);
+    Ok(peers)
+}
+
+fn measure_calls(peers: &Peers) -> Result<(), Error> {
     let info = remap::info().map_err(Error::call("INFO"))?;
     let page = Mapping::anonymous(1 << info.page_shift, Protection::READ, Sharing::Shared)
         .map_err(Error::call("mmap"))?;
     // Something that is mapped: a word of the stack.
     let address = core::ptr::from_ref(&info).expose_provenance() as u64;
     let place = page.as_ptr().cast();
-    let pagemap = Pagemap::open(process::pid(), info.page_shift).map_err(Error::call("pagemap"))?;
     // SAFETY: the page is this function's.
     let map = || unsafe { remap::map_by_address(0, 3, address, place) };
     let frame = map().map_err(Error::call("ADDR"))?;
-    let calls: [(&str, Call<'_>); 7] = [
+    let calls: [(&str, Call<'_>); 5] = [
         ("getppid", &|| {
             let _parent = black_box(process::parent_pid());
             Ok(())
         }),
-        ("pagemap: pread of one entry", &|| {
-            pagemap.entry(address).map(drop)
-        }),
         ("INFO", &|| remap::info().map(drop)),
-        ("PATH", &|| remap::path(0, address).map(drop)),
         ("FLUSH of one page", &|| remap::flush(0, page.address(), 1)),
         ("map a level-3 table by address", &|| map().map(drop)),
         ("map a level-3 table by frame number", &|| {
@@ -107,7 +168,7 @@ fn measure_calls() -> Result<(), Error> {
         }),
     ];
     for (name, call) in calls {
-        measure(name, call).map_err(Error::call("a measured call"))?;
+        peers.print(name, measure(call).map_err(Error::call("a measured call"))?);
     }
     Ok(())
 }
@@ -117,7 +178,7 @@ const SEARCHED: [(u64, u64); 3] = [(10, 1000), (1000, 1000), (100_000, 20)];
 
 /// Mapping a table of another process, the last one in the order of addresses: what the search by
 /// frame number costs, and that the way by address does not depend on the number.
-fn measure_searches() -> Result<(), Error> {
+fn measure_searches(peers: &Peers) -> Result<(), Error> {
     let info = remap::info().map_err(Error::call("INFO"))?;
     let page = Page::new(&info, Protection::READ).map_err(Error::call("mmap"))?;
     for (tables, repeats) in SEARCHED {
@@ -126,29 +187,23 @@ fn measure_searches() -> Result<(), Error> {
         let frame = page
             .map_address(pid, 3, address)
             .map_err(Error::call("ADDR"))?;
-        measure_map("by address", tables, repeats, &|| {
-            page.map_address(pid, 3, address)
-        })?;
-        measure_map("by frame number", tables, repeats, &|| {
-            page.map(pid, 3, frame)
-        })?;
+        let by_address = measure_map(repeats, &|| page.map_address(pid, 3, address))?;
+        let by_frame = measure_map(repeats, &|| page.map(pid, 3, frame))?;
+        for (form, ticks) in [("address", by_address), ("frame number", by_frame)] {
+            let name: String<48> = format!("map one of {tables:>6} tables, by {form}")
+                .map_err(|_| Error::Call("a name", Errno::EOVERFLOW))?;
+            peers.print(&name, ticks);
+        }
     }
     Ok(())
 }
 
-fn measure_map(
-    form: &str,
-    tables: u64,
-    repeats: u64,
-    map: &dyn Fn() -> Result<u64, Errno>,
-) -> Result<(), Error> {
+fn measure_map(repeats: u64, map: &dyn Fn() -> Result<u64, Errno>) -> Result<u64, Error> {
     let start = counter::ticks();
     for _ in 0..repeats {
         map().map_err(Error::call("a measured call"))?;
     }
-    let ticks = (counter::ticks() - start) / repeats;
-    println!("map one of {tables:>6} tables, {form:<21} {ticks:>8}");
-    Ok(())
+    Ok((counter::ticks() - start) / repeats)
 }
 
 fn live_page_size() -> Result<u64, Error> {
@@ -161,7 +216,7 @@ fn consume(translation: Translation) {
     black_box(translation);
 }
 
-fn measure_translations() -> Result<(), Error> {
+fn measure_translations(peers: &Peers) -> Result<(), Error> {
     let mut live = Live::new(0, 1)?;
     let page_size = live.geometry().page_size();
     let size = usize::try_from(16 * page_size).unwrap_or(usize::MAX);
@@ -171,9 +226,15 @@ fn measure_translations() -> Result<(), Error> {
         write(&memory, offset, 1);
     }
     let start = VirtualAddress(memory.address());
-    measure("translate, cold: one table for each level", || {
-        translate(&mut live, black_box(start)).map(consume)
+    let geometry = live.geometry();
+    let cold = measure(|| {
+        let path = path(0, &geometry, black_box(start))?;
+        consume(path.translation(&geometry));
+        Ok::<(), LiveError>(())
     })?;
+    peers.print("translate, cold: PATH, and decoded", cold);
+    let mapped = measure(|| translate(&mut live, black_box(start)).map(consume))?;
+    peers.print("translate, cold: one table for each level", mapped);
     let source = Live::new(0, Tables::SLOTS)?;
     let mut tables = Tables::new(source).map_err(|_| Error::Call("cache", Errno::ENOMEM))?;
     for page in 0..16 {
@@ -199,13 +260,9 @@ fn measure_translations() -> Result<(), Error> {
             sum ^ page
         })
     });
-    print("a loop", loop_alone, REPEATS);
-    print("translate, warm, with call and loop", with_calls, REPEATS);
-    print(
-        "translate, warm, with call",
-        with_calls - loop_alone,
-        REPEATS,
-    );
+    let warm = with_calls - loop_alone;
+    peers.print("a loop", per_operation(loop_alone, REPEATS));
+    peers.print("translate, warm, with call", per_operation(warm, REPEATS));
     let missed = (0..16)
         .filter(|page| translate_warm(&tables, start.wrapping_add(page * page_size)).is_none());
     println!("# {} of 16 pages not in the cache", missed.count());
@@ -241,11 +298,8 @@ const ROUNDS: usize = 9;
 fn measure_faults() -> Result<(), Error> {
     let info = remap::info().map_err(Error::call("INFO"))?;
     let page_size = 1 << info.page_shift;
-    print(
-        "fault, the kernel's own",
-        touch(&fresh(page_size)?, page_size),
-        PAGES as u64,
-    );
+    let own = per_operation(touch(&fresh(page_size)?, page_size), PAGES as u64);
+    println!("{:<48} {own:>8}", "fault, the kernel's own");
     let mut rounds = [[0; ROUNDS]; WAYS.len()];
     for round in 0..ROUNDS {
         for (ticks, (_, way)) in rounds.iter_mut().zip(WAYS) {
