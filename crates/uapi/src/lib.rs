@@ -8,6 +8,33 @@
 //!
 //! Functions that can break memory safety (unmapping, replacing a page, a signal handler) are
 //! `unsafe`, the rest are not.
+//!
+//! # Examples
+//!
+//! The level-3 table that translates an address of process 1, read by one system call and no more:
+//!
+//! ```no_run
+//! use core::sync::atomic::{AtomicU64, Ordering};
+//! use tablewalk_uapi::memory::Protection;
+//! use tablewalk_uapi::{Mapping, Sharing, remap};
+//!
+//! let address = 0x40_0000;
+//! let info = remap::info()?;
+//! let page = 1 << info.page_shift;
+//! let mapping = Mapping::anonymous(page, Protection::READ, Sharing::Private)?;
+//! // SAFETY: nothing else uses the mapping.
+//! let frame = unsafe { remap::map_by_address(1, 3, address, mapping.as_ptr().cast())? };
+//! // SAFETY: the table takes the page until `mapping` is dropped; the kernel writes words there.
+//! let table = unsafe { core::slice::from_raw_parts(mapping.as_ptr().cast::<AtomicU64>(), page / 8) };
+//! let index = address as usize / page % (page / 8);
+//! println!("frame {frame:#x}: {:#018x}", table[index].load(Ordering::Relaxed));
+//! # Ok::<(), tablewalk_uapi::Errno>(())
+//! ```
+//!
+//! # Versions
+//!
+//! Semantic versioning; what changes is in `CHANGELOG.md`. Needs Rust 1.88 or later, and no later one
+//! within a minor version.
 
 #![no_std]
 

@@ -101,6 +101,27 @@ impl Parent {
 /// of two, on a source that it owns: nobody else maps anything into its slots.
 ///
 /// Direct-mapped: two ranges whose numbers are equal modulo `LEAVES` evict each other.
+///
+/// # Examples
+///
+/// The first translation of a range maps two tables, the ones that follow are two loads each:
+///
+/// ```
+/// use tablewalk_walker::{Cache, PhysicalAddress, TableSource, Translation, VirtualAddress};
+///
+/// fn frames<S: TableSource>(source: S, page: u64) -> Result<Vec<PhysicalAddress>, S::Error> {
+///     let Ok(mut cache) = Cache::<S, 64, 8>::new(source) else {
+///         return Ok(Vec::new()); // The source has fewer than Cache::<S, 64, 8>::SLOTS slots.
+///     };
+///     let mut found = Vec::new();
+///     for address in (0..16).map(|number| VirtualAddress(number * page)) {
+///         if let Translation::Mapped { address, .. } = cache.translate(address)? {
+///             found.push(address);
+///         }
+///     }
+///     Ok(found)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
     source: S,

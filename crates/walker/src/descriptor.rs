@@ -9,6 +9,22 @@ use core::fmt;
 use crate::{FrameNumber, Geometry, Level, PhysicalAddress};
 
 /// A copy of a descriptor: any 64 bits.
+///
+/// # Examples
+///
+/// ```
+/// use tablewalk_walker::{Descriptor, FrameNumber, Geometry, Kind, Level, Limits, Permissions};
+///
+/// let geometry = Geometry::new(12, 48, 48)?;
+/// let stack = Descriptor(0x00e8_0000_404c_7f43);
+/// assert_eq!(stack.kind(&geometry, Level::L3), Kind::Page);
+/// let address = stack.output_address(&geometry, Level::L3);
+/// assert_eq!(address.frame(&geometry), FrameNumber(0x404c7));
+/// assert!(stack.is_accessed() && stack.is_dbm());
+/// let access = Permissions::new(stack, Limits::NONE).el0;
+/// assert!(access.read && access.write && !access.execute);
+/// # Ok::<(), tablewalk_walker::GeometryError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(transparent)]
 pub struct Descriptor(pub u64);

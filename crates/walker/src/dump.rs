@@ -24,6 +24,29 @@
 //! Then the tables, in the order of a [`Walk`], which is that of their addresses, and of levels where
 //! those are equal. Each is the first address that it translates, with its level in bits 1:0; its
 //! frame number; and a page of descriptors. Last the text: `/proc/PID/maps` as it was.
+//!
+//! # Examples
+//!
+//! Whatever is a source can be saved, a dump too:
+//!
+//! ```
+//! use std::fs::File;
+//! use std::os::unix::fs::FileExt;
+//! use tablewalk_walker::dump::{DumpWriter, WriteError};
+//! use tablewalk_walker::{TableSource, Walk};
+//!
+//! fn save<S: TableSource>(
+//!     source: &mut S,
+//!     pid: u32,
+//!     file: &File,
+//! ) -> Result<u64, WriteError<S::Error, std::io::Error>> {
+//!     let mut put = |offset, piece: &[u8]| file.write_all_at(piece, offset);
+//!     let mut dump = DumpWriter::new(source.format(), pid);
+//!     let (_tables, _gone) = dump.tables(&mut Walk::new(source), &mut put)?;
+//!     dump.text(b"400000-401000 r-xp /bin/one\n", &mut put).map_err(WriteError::Sink)?;
+//!     dump.finish(&mut put).map_err(WriteError::Sink)
+//! }
+//! ```
 
 #![expect(
     unsafe_code,

@@ -68,6 +68,18 @@ impl Geometry {
     ///
     /// [`GeometryError::PageShift`], [`GeometryError::VaBits`], [`GeometryError::OaBits`], checked in
     /// this order.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use tablewalk_walker::{Geometry, GeometryError, Level, VirtualAddress};
+    ///
+    /// let geometry = Geometry::new(16, 52, 52)?;
+    /// assert_eq!(geometry.root_level(), Level::L1);
+    /// assert_eq!(geometry.index(Level::L3, VirtualAddress(0x7_0000)), 7);
+    /// assert_eq!(Geometry::new(13, 48, 48), Err(GeometryError::PageShift(13)));
+    /// # Ok::<(), GeometryError>(())
+    /// ```
     pub const fn new(page_shift: u32, va_bits: u32, oa_bits: u32) -> Result<Self, GeometryError> {
         // FEAT_LVA and FEAT_LPA; Linux 6.1 does not know FEAT_LPA2, which brings 52 bits to the
         // smaller granules.

@@ -16,6 +16,37 @@
 //!
 //! The tables belong to a kernel and change at any time. An answer tells what was true at some moment
 //! during the call, and may be stale when it is returned.
+//!
+//! # Examples
+//!
+//! What can be both written and executed, in a tree that `pt save` has written to a file:
+//!
+//! ```no_run
+//! use tablewalk_walker::dump::Dump;
+//! use tablewalk_walker::{Permissions, TableSource, Visit, Walk};
+//!
+//! let mut bytes = std::fs::read("process.pt")?;
+//! let mut dump = Dump::from_bytes(&mut bytes)?;
+//! let geometry = dump.geometry();
+//! for visit in Walk::new(&mut dump) {
+//!     match visit? {
+//!         Visit::Leaf(leaf) => {
+//!             let permissions = Permissions::new(leaf.descriptor, leaf.limits);
+//!             if permissions.el0.write && permissions.el0.execute {
+//!                 println!("{}, {} pages", leaf.address, leaf.pages(&geometry));
+//!             }
+//!         }
+//!         Visit::Changed(table) => println!("gone meanwhile: {table:?}"),
+//!         Visit::Table(_) | Visit::NotValid(_) => {}
+//!     }
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Versions
+//!
+//! Semantic versioning; what changes is in `CHANGELOG.md`. Needs Rust 1.88 or later, and no later one
+//! within a minor version.
 
 #![no_std]
 

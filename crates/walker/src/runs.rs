@@ -159,6 +159,22 @@ impl Rules {
 
 /// The entries of a [`Walk`] that are not 0, as few [`Run`]s. One load for each entry, and for long
 /// runs not much more.
+///
+/// # Examples
+///
+/// The ranges of written pages that are contiguous in memory, whether they were accessed or not:
+///
+/// ```
+/// use tablewalk_walker::{Descriptor, Merge, Run, Runs, TableSource, Walk, WalkError};
+///
+/// fn written<S: TableSource>(source: &mut S) -> Result<Vec<Run>, WalkError<S::Error>> {
+///     let linux = source.format().linux;
+///     Runs::new(Walk::new(source), Merge::Frames)
+///         .ignoring(Descriptor::AF)
+///         .filter(|run| run.as_ref().map_or(true, |run| linux.is_dirty(run.descriptor)))
+///         .collect()
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Runs<'s, S: TableSource> {
     walk: Walk<'s, S>,

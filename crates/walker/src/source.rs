@@ -26,6 +26,64 @@ pub struct TableId {
 /// The words of the table in a slot stay where they are, and can be read there, until the next
 /// successful [`TableSource::map`] into that slot or until the source is dropped. Moving the source
 /// does not move them.
+///
+/// # Examples
+///
+/// A source for tests: tables in memory, found by their frame. 36 bits of address and 4 KiB pages make
+/// three levels.
+///
+/// ```
+/// use std::sync::atomic::AtomicU64;
+/// use tablewalk_walker::{
+///     Format, FrameNumber, Geometry, Level, Linux, PhysicalAddress, Table, TableId, TableSource,
+///     Translation, VirtualAddress, translate,
+/// };
+///
+/// /// Level 1, 2 and 3 for the lowest addresses, in frames 0 to 2.
+/// struct Memory {
+///     tables: [Box<[AtomicU64; 512]>; 3],
+///     slots: [usize; 4],
+/// }
+///
+/// // SAFETY: the words are in boxes, which stay where they are until the source is dropped.
+/// unsafe impl TableSource for Memory {
+///     type Error = ();
+///
+///     fn format(&self) -> Format {
+///         let geometry = Geometry::new(12, 36, 48).unwrap();
+///         Format { geometry, linux: Linux::V6_1, mair: 0 }
+///     }
+///
+///     fn slots(&self) -> usize {
+///         self.slots.len()
+///     }
+///
+///     fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, ()> {
+///         let span = self.geometry().span_shift(id.level);
+///         if id.address.align_down(span) != VirtualAddress(0) {
+///             return Ok(None);
+///         }
+///         let frame = usize::from(id.level.number()) - 1;
+///         *self.slots.get_mut(slot).ok_or(())? = frame;
+///         Ok(Some(FrameNumber(frame as u64)))
+///     }
+///
+///     fn table(&self, slot: usize) -> Table<'_> {
+///         Table::new(&self.tables[self.slots[slot]][..])
+///     }
+/// }
+///
+/// let table = || Box::new([const { AtomicU64::new(0) }; 512]);
+/// let mut memory = Memory { tables: [table(), table(), table()], slots: [0; 4] };
+/// // Level 1 leads to frame 1, level 2 to frame 2, and page 5 is in frame 0x12345.
+/// *memory.tables[0][0].get_mut() = 1 << 12 | 0b11;
+/// *memory.tables[1][0].get_mut() = 2 << 12 | 0b11;
+/// *memory.tables[2][5].get_mut() = 0x12345 << 12 | 0b11;
+///
+/// let found = translate(&mut memory, VirtualAddress(0x5678)).unwrap();
+/// let Translation::Mapped { address, level, .. } = found else { panic!("{found:?}") };
+/// assert_eq!((address, level), (PhysicalAddress(0x1234_5678), Level::L3));
+/// ```
 pub unsafe trait TableSource {
     /// What can go wrong.
     type Error;
