@@ -24,6 +24,8 @@ pub const EXPOSE_PGTBL_INFO: u32 = 0x400;
 pub const EXPOSE_PGTBL_PATH: u32 = 0x800;
 /// Maps several tables as the [`ExposePgtblRange`] at `pfn` says.
 pub const EXPOSE_PGTBL_RANGE: u32 = 0x1000;
+/// Makes pages that were moved to `remap_vaddr`, `pfn` many, ones of their place.
+pub const EXPOSE_PGTBL_ADOPT: u32 = 0x2000;
 
 /// Bit of [`ExposePgtblInfo::features`]: the CPU sets the access flag.
 pub const EXPOSE_PGTBL_HW_AF: u32 = 0x1;
@@ -314,6 +316,26 @@ pub fn flush(pid: i32, address: u64, pages: u64) -> Result<(), Errno> {
     };
     // SAFETY: this form maps nothing and writes nothing.
     unsafe { remap_page_table(&mut args) }
+}
+
+/// Lets the reverse map of pages whose entries were moved to `pages` pages of process `pid` (0: the
+/// caller), from `address` on, lead to where they are; how many there were.
+///
+/// Both places were one private anonymous mapping when its first page was touched.
+///
+/// # Errors
+///
+/// As [`remap_page_table`]; `EINVAL` for no pages, for an address that is not page-aligned, and where
+/// there is no private anonymous mapping; from a kernel that has the call without this form, too.
+pub fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
+    let mut args = ExposePgtblArgs {
+        pid,
+        remap_vaddr: address,
+        pfn: pages,
+        level: EXPOSE_PGTBL_ADOPT,
+    };
+    // SAFETY: this form maps nothing and writes nothing but its argument.
+    unsafe { remap_page_table(&mut args) }.map(|()| args.pfn)
 }
 
 /// Asks for the geometry of the page tables of this kernel.

@@ -11,9 +11,9 @@ use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::remap::{
-    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0,
-    EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE, EXPOSE_PGTBL_RANGE_SIZE_VER0, ExposePgtblArgs,
-    ExposePgtblInfo, path,
+    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO,
+    EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE,
+    EXPOSE_PGTBL_RANGE_SIZE_VER0, ExposePgtblArgs, ExposePgtblInfo, path,
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
@@ -95,6 +95,8 @@ struct Places {
     without: Mapping,
     /// Structs are filled here, a page for each thread; the page behind has no access.
     data: Mapping,
+    /// Private memory, a page for each thread, all touched.
+    private: Mapping,
 }
 
 impl Places {
@@ -105,11 +107,16 @@ impl Places {
         let shared = |size, protection| Mapping::anonymous(size, protection, Sharing::Shared);
         let data = shared(data_size + page, Protection::READ_WRITE)?;
         data.protect(data_size..data_size + page, Protection::NONE)?;
+        let private = Mapping::anonymous(data_size, Protection::READ_WRITE, Sharing::Private)?;
+        for offset in (0..data_size).step_by(page) {
+            tablewalk_bins::memory::write(&private, offset, 1);
+        }
         Ok(Self {
             writable: shared(slots, Protection::READ_WRITE)?,
             read_only: shared(slots, Protection::READ)?,
             without: shared(page, Protection::NONE)?,
             data,
+            private,
         })
     }
 }
@@ -292,7 +299,8 @@ impl Thread<'_> {
     /// Arguments, and what they may give.
     fn choose(&mut self) -> (ExposePgtblArgs, Allowed) {
         match self.random.below(16) {
-            0..=5 => self.by_frame(),
+            0..=4 => self.by_frame(),
+            5 => self.adopt(),
             6..=9 => self.by_address(),
             10 => self.flush(),
             11 => self.info(),
@@ -515,6 +523,43 @@ impl Thread<'_> {
         (args, judge(place, exists, Allowed::Exactly(Ok(()))))
     }
 
+    /// Nothing was moved, so there is nothing to adopt anywhere.
+    fn adopt(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let own = places.private.address();
+        let end = 1_u64 << self.shared.info.va_bits;
+        let (address, pages, place) = match self.random.below(8) {
+            0 => (places.data.address(), 1, Place::Bad),
+            1 => (places.without.address(), 1, Place::Bad),
+            2 => (0, 1, Place::Bad),
+            3 => (own, ((end - own) >> shift) + 1, Place::Unaligned),
+            4 => (
+                own + 1 + self.random.below((1 << shift) - 1),
+                1,
+                Place::Unaligned,
+            ),
+            5 => (own, 0, Place::Unaligned),
+            _ => (own, 1 + self.random.below(THREADS), Place::Good),
+        };
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr: address,
+            pfn: pages,
+            level: EXPOSE_PGTBL_ADOPT,
+        };
+        // Where there is nothing is found out last, and other processes have other places.
+        let allowed = match (place, exists) {
+            (Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
+            (_, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
+            (Place::Bad, _) if pid == 0 => Allowed::Exactly(Err(Errno::EINVAL)),
+            (Place::Good, _) if pid == 0 => Allowed::Exactly(Ok(())),
+            _ => Allowed::Any,
+        };
+        (args, allowed)
+    }
+
     /// Where a struct is filled, of what size, and what comes of that.
     fn struct_to_fill(&mut self) -> (u64, Result<(), Errno>) {
         let places = self.shared.places;
@@ -572,7 +617,7 @@ impl Thread<'_> {
         let [a, b, c, d, ..] = self.random.number().to_le_bytes();
         let bits = u32::from_le_bytes([a, b, c, d]);
         let level = match self.random.below(4) {
-            0 => bits | 0x2000,
+            0 => bits | 0x4000,
             1 => (bits & 0xff) | 4,
             2 => EXPOSE_PGTBL_ADDR | EXPOSE_PGTBL_INFO,
             _ => EXPOSE_PGTBL_PATH | 3,

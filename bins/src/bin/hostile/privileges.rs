@@ -14,7 +14,7 @@ use tablewalk_uapi::credentials::{
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, pid};
-use tablewalk_uapi::remap::{ExposePgtblInfo, flush, info as ask_info, path};
+use tablewalk_uapi::remap::{ExposePgtblInfo, adopt, flush, info as ask_info, path};
 use tablewalk_uapi::signal;
 
 use crate::{Context, Test};
@@ -103,7 +103,7 @@ pub(crate) fn holds(
 ) -> Result<bool, Error> {
     let read_only = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
     let writable = Page::writable(info).map_err(Error::call("mmap"))?;
-    let forms: [(&str, Form<'_>, bool); 5] = [
+    let forms: [(&str, Form<'_>, bool); 6] = [
         ("INFO", &|| ask_info().map(drop), expected.info),
         (
             "read-only",
@@ -117,6 +117,15 @@ pub(crate) fn holds(
             expected.writable,
         ),
         ("FLUSH", &|| flush(target, 0, 1), expected.flush),
+        // Who is permitted to learns that there is no memory at 0.
+        (
+            "ADOPT",
+            &|| match adopt(target, 0, 1) {
+                Err(Errno::EINVAL) => Ok(()),
+                result => result.map(drop),
+            },
+            expected.writable,
+        ),
     ];
     let mut met = true;
     for (form, call, permitted) in forms {
