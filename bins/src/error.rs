@@ -3,6 +3,7 @@
 use core::fmt;
 
 use tablewalk_live::LiveError;
+use tablewalk_pager::PagerError;
 use tablewalk_uapi::Errno;
 
 /// An error, with what was being done.
@@ -10,6 +11,8 @@ use tablewalk_uapi::Errno;
 pub enum Error {
     /// Mapping tables.
     Live(LiveError),
+    /// Resolving faults.
+    Pager(PagerError),
     /// A system call for this purpose.
     Call(&'static str, Errno),
 }
@@ -27,10 +30,17 @@ impl From<LiveError> for Error {
     }
 }
 
+impl From<PagerError> for Error {
+    fn from(error: PagerError) -> Self {
+        Self::Pager(error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Live(error) => error.fmt(f),
+            Self::Pager(error) => error.fmt(f),
             Self::Call(purpose, errno) => write!(f, "{purpose}: {errno}"),
         }
     }

@@ -114,7 +114,7 @@ impl<'a> Handler<'a> {
     fn handle(&mut self, uffd: &Userfault) -> Result<(), Error> {
         let address = match uffd.event() {
             Ok(Event::Pagefault { address, .. }) => address,
-            Ok(Event::Other(_)) | Err(Errno::EAGAIN) => return Ok(()),
+            Ok(_) | Err(Errno::EAGAIN) => return Ok(()),
             Err(errno) => return Err(Error::Call("userfaultfd", errno)),
         };
         let page_size = self.tables.geometry().page_size();

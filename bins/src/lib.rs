@@ -13,6 +13,7 @@ pub mod lines;
 pub mod memory;
 pub mod page;
 pub mod pagemap;
+pub mod paging;
 pub mod prerequisite;
 pub mod random;
 pub mod smaps;

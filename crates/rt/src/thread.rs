@@ -66,6 +66,23 @@ where
     Ok(result)
 }
 
+/// Runs `threads` with the numbers from 0 to `count - 1`, each on a thread of its own but the last one;
+/// returns when all are done.
+///
+/// # Errors
+///
+/// As [`run_beside`]; those that have run then, have run.
+pub fn run_all(count: usize, threads: &(dyn Fn(usize) + Sync)) -> Result<(), Errno> {
+    match count.checked_sub(1) {
+        None => Ok(()),
+        Some(0) => {
+            threads(0);
+            Ok(())
+        }
+        Some(last) => run_beside(|| threads(last), || run_all(last, threads))?,
+    }
+}
+
 /// Waits until the thread has ended and the kernel has cleared its ID: it uses no memory after that.
 fn join(id: &AtomicU32) {
     loop {

@@ -10,8 +10,8 @@ use crate::errno::Errno;
 use crate::file::OwnedFd;
 use crate::memory::{
     Advice, MAP_FIXED_NOREPLACE, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, Protection, madvise, mmap_anonymous, mmap_file,
-    mprotect, mremap, munmap,
+    MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, Protection, madvise, mlock, mmap_anonymous,
+    mmap_file, mprotect, mremap, munlock, munmap,
 };
 use crate::syscall::Argument;
 
@@ -158,6 +158,20 @@ impl Mapping {
         let (start, size) = self.part(&range)?;
         // SAFETY: the region is owned, see the invariants.
         unsafe { madvise(start, size, advice) }
+    }
+
+    /// Locks the bytes in `range`, relative to the start, in memory, or no longer.
+    ///
+    /// # Errors
+    ///
+    /// As mlock(2); `EINVAL` for a range that is not inside the region.
+    pub fn lock(&self, range: Range<usize>, locked: bool) -> Result<(), Errno> {
+        let (start, size) = self.part(&range)?;
+        if locked {
+            mlock(start, size)
+        } else {
+            munlock(start, size)
+        }
     }
 
     /// Moves the pages to the place of `target`, which they replace.

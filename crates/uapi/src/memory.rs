@@ -50,6 +50,16 @@ impl BitOr for Protection {
 pub enum Advice {
     /// `MADV_DONTNEED`: discards the pages.
     DontNeed = sys::MADV_DONTNEED,
+    /// `MADV_POPULATE_WRITE`: makes pages that can be written, as if each had been.
+    PopulateWrite = sys::MADV_POPULATE_WRITE,
+    /// `MADV_DONTFORK`: a child does not get the pages.
+    DontFork = sys::MADV_DONTFORK,
+    /// `MADV_MERGEABLE`: equal pages may become one (KSM).
+    Mergeable = sys::MADV_MERGEABLE,
+    /// `MADV_UNMERGEABLE`: no longer, and those that have are copied.
+    Unmergeable = sys::MADV_UNMERGEABLE,
+    /// `MADV_COLLAPSE`: makes huge pages of what is there.
+    Collapse = sys::MADV_COLLAPSE,
     /// `MADV_FREE`: the pages may be taken when memory is short, until they are written again.
     Free = sys::MADV_FREE,
     /// `MADV_PAGEOUT`: moves the pages to swap, or to their file.
@@ -202,4 +212,24 @@ pub unsafe fn mprotect(
 pub unsafe fn madvise(address: *mut c_void, size: usize, advice: Advice) -> Result<(), Errno> {
     // SAFETY: the caller's promise.
     unsafe { syscall!(sys::__NR_madvise, address, size, advice as u32) }.map(drop)
+}
+
+/// mlock(2).
+///
+/// # Errors
+///
+/// As mlock(2); `ENOMEM` beyond `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK`.
+pub fn mlock(address: *mut c_void, size: usize) -> Result<(), Errno> {
+    // SAFETY: changes no memory.
+    unsafe { syscall!(sys::__NR_mlock, address, size) }.map(drop)
+}
+
+/// munlock(2).
+///
+/// # Errors
+///
+/// As munlock(2).
+pub fn munlock(address: *mut c_void, size: usize) -> Result<(), Errno> {
+    // SAFETY: changes no memory.
+    unsafe { syscall!(sys::__NR_munlock, address, size) }.map(drop)
 }

@@ -5,12 +5,15 @@
     reason = "the kernel reads and writes the structs of the ioctls"
 )]
 
-use core::mem::size_of;
-use core::ptr;
+use core::mem::{size_of, size_of_val};
+use core::ops::Range;
+use core::{ptr, slice};
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{
-    UFFD_FEATURE_SIGBUS, UFFD_FEATURE_THREAD_ID, UFFD_PAGEFAULT_FLAG_WRITE, UFFD_USER_MODE_ONLY,
+    UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_REMOVE,
+    UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_SIGBUS, UFFD_FEATURE_THREAD_ID,
+    UFFD_PAGEFAULT_FLAG_WRITE, UFFD_USER_MODE_ONLY,
 };
 use linux_raw_sys::ioctl;
 
@@ -34,8 +37,8 @@ static_assertions::const_assert_eq!(
     sys::UFFDIO_ZEROPAGE_MODE_DONTWAKE
 );
 
-/// What a thread waits for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What a thread waits for, or what was done to memory that is registered.
+#[derive(Debug)]
 pub enum Event {
     /// A page that is missing.
     Pagefault {
@@ -46,8 +49,48 @@ pub enum Event {
         /// The thread that waits, if `UFFD_FEATURE_THREAD_ID` was asked for; 0 else.
         thread: u32,
     },
-    /// Another event, by its `UFFD_EVENT_*`; none comes unless asked for.
+    /// The process has forked; the events of the child come from here.
+    Fork(Userfault),
+    /// A range has moved.
+    Remap {
+        /// Where it was.
+        from: u64,
+        /// Where it is.
+        to: u64,
+        /// Its bytes.
+        length: u64,
+    },
+    /// The pages of a range are discarded.
+    Remove(Range<u64>),
+    /// A range is not mapped any more.
+    Unmap(Range<u64>),
+    /// Another event, by its `UFFD_EVENT_*`.
     Other(u8),
+}
+
+/// Room for events that are read together.
+#[derive(Clone, Copy)]
+pub struct Messages<const COUNT: usize>([sys::uffd_msg; COUNT]);
+
+impl<const COUNT: usize> Messages<COUNT> {
+    /// Room for `COUNT` events.
+    #[must_use]
+    pub const fn new() -> Self {
+        // SAFETY: every bit pattern is a uffd_msg.
+        Self(unsafe { core::mem::zeroed() })
+    }
+}
+
+impl<const COUNT: usize> Default for Messages<COUNT> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const COUNT: usize> core::fmt::Debug for Messages<COUNT> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Messages<{COUNT}>")
+    }
 }
 
 /// A userfaultfd.
@@ -98,8 +141,17 @@ impl Userfault {
     ///
     /// As ioctl_userfaultfd(2).
     pub fn register(&self, mapping: &Mapping) -> Result<u64, Errno> {
+        self.register_range(mapping.address(), mapping.size() as u64)
+    }
+
+    /// As [`Userfault::register`], for `length` bytes from `address` on, whole pages.
+    ///
+    /// # Errors
+    ///
+    /// As ioctl_userfaultfd(2).
+    pub fn register_range(&self, address: u64, length: u64) -> Result<u64, Errno> {
         let mut register = sys::uffdio_register {
-            range: range(mapping.address(), mapping.size() as u64),
+            range: range(address, length),
             mode: sys::UFFDIO_REGISTER_MODE_MISSING.into(),
             ioctls: 0,
         };
@@ -113,7 +165,16 @@ impl Userfault {
     ///
     /// As ioctl_userfaultfd(2).
     pub fn unregister(&self, mapping: &Mapping) -> Result<(), Errno> {
-        let mut range = range(mapping.address(), mapping.size() as u64);
+        self.unregister_range(mapping.address(), mapping.size() as u64)
+    }
+
+    /// As [`Userfault::unregister`], for `length` bytes from `address` on, whole pages.
+    ///
+    /// # Errors
+    ///
+    /// As ioctl_userfaultfd(2).
+    pub fn unregister_range(&self, address: u64, length: u64) -> Result<(), Errno> {
+        let mut range = range(address, length);
         // SAFETY: the ioctl takes this struct.
         unsafe { self.ioctl(ioctl::UFFDIO_UNREGISTER, &mut range) }
     }
@@ -168,24 +229,26 @@ impl Userfault {
     ///
     /// As read(2); `EAGAIN` if there is none and the descriptor does not block.
     pub fn event(&self) -> Result<Event, Errno> {
-        let mut bytes = [0; size_of::<sys::uffd_msg>()];
-        if read(&self.fd, &mut bytes)? != bytes.len() {
-            return Err(Errno::EIO);
-        }
-        // SAFETY: every bit pattern is a uffd_msg, and the array has its size.
-        let message: sys::uffd_msg = unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) };
-        if u32::from(message.event) != sys::UFFD_EVENT_PAGEFAULT {
-            return Ok(Event::Other(message.event));
-        }
-        // SAFETY: the event says which field it is; all fields are plain numbers.
-        let fault = unsafe { message.arg.pagefault };
-        // SAFETY: the union's only field, a number.
-        let thread = unsafe { fault.feat.ptid };
-        Ok(Event::Pagefault {
-            address: fault.address,
-            flags: fault.flags,
-            thread,
-        })
+        let mut messages = Messages::<1>::new();
+        let event = self.events(&mut messages)?.next();
+        event.ok_or(Errno::EIO)
+    }
+
+    /// Reads as many events as there are and as there is room for; waits for the first as
+    /// [`Userfault::event`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Userfault::event`].
+    pub fn events<'m, const COUNT: usize>(
+        &self,
+        messages: &'m mut Messages<COUNT>,
+    ) -> Result<impl Iterator<Item = Event> + use<'m, COUNT>, Errno> {
+        let start = messages.0.as_mut_ptr().cast::<u8>();
+        // SAFETY: the bytes of the messages, whatever they are.
+        let bytes = unsafe { slice::from_raw_parts_mut(start, size_of_val(&messages.0)) };
+        let count = read(&self.fd, bytes)? / size_of::<sys::uffd_msg>();
+        Ok(messages.0.iter().take(count).map(decode))
     }
 
     /// # Safety
@@ -199,4 +262,48 @@ impl Userfault {
 
 const fn range(start: u64, len: u64) -> sys::uffdio_range {
     sys::uffdio_range { start, len }
+}
+
+/// What a message says. A message with a descriptor is decoded once.
+fn decode(message: &sys::uffd_msg) -> Event {
+    match u32::from(message.event) {
+        sys::UFFD_EVENT_PAGEFAULT => {
+            // SAFETY: the event says which field it is; all fields are plain numbers.
+            let fault = unsafe { message.arg.pagefault };
+            // SAFETY: the union's only field, a number.
+            let thread = unsafe { fault.feat.ptid };
+            Event::Pagefault {
+                address: fault.address,
+                flags: fault.flags,
+                thread,
+            }
+        }
+        sys::UFFD_EVENT_FORK => {
+            // SAFETY: as above.
+            let fork = unsafe { message.arg.fork };
+            Event::Fork(Userfault {
+                fd: OwnedFd::from_return_value(fork.ufd as usize),
+            })
+        }
+        sys::UFFD_EVENT_REMAP => {
+            // SAFETY: as above.
+            let remap = unsafe { message.arg.remap };
+            Event::Remap {
+                from: remap.from,
+                to: remap.to,
+                length: remap.len,
+            }
+        }
+        sys::UFFD_EVENT_REMOVE | sys::UFFD_EVENT_UNMAP => {
+            // SAFETY: as above.
+            let remove = unsafe { message.arg.remove };
+            let range = remove.start..remove.end;
+            if u32::from(message.event) == sys::UFFD_EVENT_REMOVE {
+                Event::Remove(range)
+            } else {
+                Event::Unmap(range)
+            }
+        }
+        _ => Event::Other(message.event),
+    }
 }

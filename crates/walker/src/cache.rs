@@ -20,7 +20,7 @@ use core::fmt;
 use crate::table::EntryPointer;
 use crate::translate::translate_in;
 use crate::{
-    Descriptor, EntryMut, FrameNumber, Geometry, Kind, Level, PhysicalAddress, TableId,
+    Descriptor, EntryMut, FrameNumber, Geometry, Kind, Level, PhysicalAddress, TableId, TableMut,
     TableSource, TableSourceMut, Translation, VirtualAddress,
 };
 
@@ -450,6 +450,19 @@ impl<S: TableSourceMut, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAV
     ///
     /// The source's own.
     pub fn entry_mut(&mut self, address: VirtualAddress) -> Result<Option<EntryMut<'_>>, S::Error> {
+        let index = self.geometry.index(Level::L3, address);
+        let table = self.table_mut(address)?;
+        Ok(table.and_then(|table| table.entry(index)))
+    }
+
+    /// The level-3 table that translates `address`, for writing; `None` where there is none. As
+    /// [`Cache::entry_mut`], for many entries at once: it is current when this returns, and may leave its
+    /// place at any time after.
+    ///
+    /// # Errors
+    ///
+    /// The source's own.
+    pub fn table_mut(&mut self, address: VirtualAddress) -> Result<Option<TableMut<'_>>, S::Error> {
         let is_table = |cache: &Self| {
             cache
                 .leaf(address)
@@ -458,7 +471,6 @@ impl<S: TableSourceMut, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAV
         if !(is_table(self) || self.insert(address)? && is_table(self)) {
             return Ok(None);
         }
-        let index = self.geometry.index(Level::L3, address);
-        Ok(self.source.table_mut(self.leaf_slot(address)).entry(index))
+        Ok(Some(self.source.table_mut(self.leaf_slot(address))))
     }
 }

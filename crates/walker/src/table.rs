@@ -59,6 +59,25 @@ impl FlushOwed {
     }
 }
 
+/// A descriptor was put into a table, and table walks may not see it yet.
+///
+/// Until it is published, an access to the address may fault as if the entry were empty.
+#[must_use = "table walks do not see the entry before it is published"]
+#[derive(PartialEq, Eq, Debug)]
+pub struct PublishOwed(());
+
+impl PublishOwed {
+    /// Makes what this thread has put into tables seen by all accesses, this entry and those before it.
+    #[inline]
+    pub fn publish(self) {
+        publish();
+    }
+
+    /// Leaves it to a later one.
+    #[inline]
+    pub const fn with_a_later_one(self) {}
+}
+
 /// An entry without the borrow of its source: for a cache, which owns the source.
 ///
 /// # Invariants
@@ -295,11 +314,53 @@ impl EntryMut<'_> {
     ///   stays until the page is gone: the page's reverse map names it.
     #[inline]
     pub unsafe fn install(self, descriptor: Descriptor) -> Result<(), Descriptor> {
+        // SAFETY: the caller's.
+        unsafe { self.put(descriptor) }.map(PublishOwed::publish)
+    }
+
+    /// As [`EntryMut::install`], but accesses to the address need not see it yet: for many entries,
+    /// of which the last one is published.
+    ///
+    /// # Errors
+    ///
+    /// As [`EntryMut::install`].
+    ///
+    /// # Safety
+    ///
+    /// As [`EntryMut::install`].
+    #[inline]
+    pub unsafe fn put(self, descriptor: Descriptor) -> Result<PublishOwed, Descriptor> {
         self.0
             .compare_exchange(0, descriptor.0, Ordering::Release, Ordering::Relaxed)
             .map_err(Descriptor)?;
-        publish();
-        Ok(())
+        Ok(PublishOwed(()))
+    }
+
+    /// As [`EntryMut::take`], if `wanted` says so of what the entry holds; nothing is changed otherwise.
+    ///
+    /// Unlike with `take`, an entry that the kernel is working on, of a page in migration say, is never
+    /// out of its place.
+    ///
+    /// # Safety
+    ///
+    /// As [`EntryMut::take`].
+    #[inline]
+    pub unsafe fn take_if(
+        self,
+        address: VirtualAddress,
+        wanted: impl Fn(Descriptor) -> bool,
+    ) -> Option<(Descriptor, FlushOwed)> {
+        let mut found = self.0.load(Ordering::Relaxed);
+        while wanted(Descriptor(found)) {
+            match self
+                .0
+                .compare_exchange_weak(found, 0, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return Some((Descriptor(found), FlushOwed(address))),
+                Err(changed) => found = changed,
+            }
+        }
+        None
     }
 
     /// Takes the descriptor of `address` out: the entry holds 0 then. One atomic exchange: what is
@@ -372,6 +433,19 @@ mod tests {
         let second = unsafe { EntryMut(&word).install(Descriptor(5)) };
         assert_eq!((first, second), (Ok(()), Err(Descriptor(3))));
         assert_eq!(EntryMut(&word).load(), Descriptor(3));
+    }
+
+    #[test]
+    fn take_if_takes_what_is_wanted_alone() {
+        let word = AtomicU64::new(3);
+        // SAFETY: a word of this test.
+        let refused = unsafe { EntryMut(&word).take_if(ADDRESS, |found| found.0 == 5) };
+        assert_eq!((refused, EntryMut(&word).load()), (None, Descriptor(3)));
+        // SAFETY: as above.
+        let taken = unsafe { EntryMut(&word).take_if(ADDRESS, Descriptor::is_valid) };
+        let taken = taken.map(|(descriptor, owed)| (descriptor, owed.address()));
+        assert_eq!(taken, Some((Descriptor(3), ADDRESS)));
+        assert_eq!(EntryMut(&word).load(), Descriptor::ZERO);
     }
 
     #[test]

@@ -153,21 +153,9 @@ impl<'a> Shared<'a> {
     }
 
     fn run(&self, seed: u64, calls: u64) -> ExitCode {
-        let ran = thread::run_beside(
-            || self.work(seed, 1, calls),
-            || {
-                thread::run_beside(
-                    || self.work(seed, 2, calls),
-                    || {
-                        thread::run_beside(
-                            || self.work(seed, 3, calls),
-                            || self.work(seed, 0, calls),
-                        )
-                    },
-                )
-            },
-        );
-        let all_ran = matches!(ran, Ok(Ok(Ok(()))));
+        let threads = usize::try_from(THREADS).unwrap_or(0);
+        let all_ran =
+            thread::run_all(threads, &|number| self.work(seed, number as u64, calls)).is_ok();
         let [ok, efault, einval, esrch, enoent, other] = self
             .tally
             .each_ref()

@@ -1,0 +1,391 @@
+//! Resolves userfaultfd faults by moving page-table entries: from a pool of frames that the kernel gave
+//! out before to the place that was touched.
+//!
+//! A [`Pager`] has a region of private anonymous memory, and a [`Policy`] says what its pages hold. A page
+//! that is touched gets a frame of the pool, which is filled before anybody sees it. [`Worker`]s do that:
+//! on threads that read the events of the userfaultfd ([`Worker::handle`]), or in the thread that
+//! touches ([`Worker::resolve_own`], by `SIGBUS`). Any number of threads may fault, and up to 64 may
+//! work. Nothing is allocated but mappings, when a pager or worker is made.
+//!
+//! # What a moved page is
+//!
+//! Pool and region are one mapping when their first page is touched, so they have one `anon_vma`, and
+//! `EXPOSE_PGTBL_ADOPT` makes a moved page one of its place: from then on it is swapped out, migrated,
+//! merged, copied at `fork`, poisoned, locked and unmapped as any other page. Workers adopt pages by
+//! the table, shortly after they were mapped, and when they are dropped; [`Worker::settle`] does it at
+//! once. Before that reclaim and migration do not find the page; nothing else is different.
+//!
+//! A worker that is killed between the two stores of a move loses the page that it was moving: one for
+//! each worker at most. The kernel says `Bad rss-counter state` then.
+//!
+//! # When an entry cannot be moved
+//!
+//! Without the call, or without its ADOPT, without a level-3 table, without a frame, and after the
+//! region was moved or unmapped by somebody else, the kernel copies (`UFFDIO_COPY`,
+//! `UFFDIO_ZEROPAGE`). [`Counts::fallbacks`] says how often.
+//!
+//! # What must not be done
+//!
+//! The region belongs to the pager, which hands out its address alone; so these need `unsafe`:
+//!
+//! - `munmap`, `mremap` or `mmap` over a part of it while a worker resolves a fault of that part. An
+//!   entry that is installed where nothing is mapped any more is lost, with its page. The kernel's own
+//!   ioctls refuse that, and what moves entries cannot know of it in time.
+//! - `mprotect`: [`Pager::protect`] does it, and no entry is moved from then on, since it would have the
+//!   permissions of the pool.
+//! - I/O of the kernel into pages that a [`Policy::victims`] gives away.
+//!
+//! `madvise`, `mlock`, `fork` and reads and writes by system calls are as with other memory. With signals,
+//! a system call that touches a page which is not there fails with `EFAULT`.
+
+#![no_std]
+#![expect(unsafe_code, reason = "moves page-table entries")]
+
+mod child;
+mod counts;
+mod error;
+mod gate;
+mod handler;
+mod policy;
+mod pool;
+mod signal;
+mod worker;
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use tablewalk_live::{flush, format};
+use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_ADOPT};
+use tablewalk_uapi::userfault::{
+    UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_REMOVE,
+    UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_SIGBUS, Userfault,
+};
+use tablewalk_uapi::{Errno, Mapping};
+use tablewalk_walker::{Format, Level, VirtualAddress};
+
+use crate::counts::Counters;
+pub use crate::counts::Counts;
+pub use crate::error::PagerError;
+use crate::gate::Gate;
+pub use crate::policy::{Clock, Neighbours, Policy, Sequential};
+use crate::pool::{Ring, WORKERS};
+pub use crate::worker::Worker;
+
+/// How faults get to a [`Worker`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Delivery {
+    /// As events, to threads that call [`Worker::handle`].
+    Threads,
+    /// As signals, to the thread that faults, inside [`Worker::resolve_own`].
+    Signals,
+}
+
+/// What a pager is to have.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Pages of the region.
+    pub pages: usize,
+    /// Frames in the pool at most.
+    pub frames: usize,
+    /// With fewer than this a worker refills the pool, when those that wait have gone on.
+    pub low_water: usize,
+    /// Whether the frames in the pool are locked in memory. Costs instructions for each page that leaves.
+    pub locked: bool,
+    /// How faults are delivered.
+    pub delivery: Delivery,
+}
+
+/// A region whose missing pages come from a pool.
+#[derive(Debug)]
+pub struct Pager<P> {
+    policy: P,
+    /// The pool, a gap, the region, and a page for each worker to be stopped by. Gone only when no TLB
+    /// has what was moved out of the pool.
+    memory: core::mem::ManuallyDrop<Mapping>,
+    page_shift: u32,
+    /// Bytes of the memory before the region.
+    offset: usize,
+    options: Options,
+    /// `None` if entries cannot be moved on this kernel.
+    format: Option<Format>,
+    uffd: Userfault,
+    ring: Ring,
+    gate: Gate,
+    /// Where the region is; elsewhere after somebody moved it.
+    start: AtomicU64,
+    /// Whether entries may be moved still.
+    moving: AtomicBool,
+    /// A bit for each worker.
+    workers: AtomicU64,
+    /// How many handlers were stopped.
+    stopped: AtomicUsize,
+    counters: Counters,
+}
+
+/// What UFFDIO_API is asked for beside faults.
+const EVENTS: u64 = (UFFD_FEATURE_EVENT_FORK
+    | UFFD_FEATURE_EVENT_REMAP
+    | UFFD_FEATURE_EVENT_REMOVE
+    | UFFD_FEATURE_EVENT_UNMAP) as u64;
+
+impl<P: Policy> Pager<P> {
+    /// Maps and registers a region without pages, and fills the pool.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError::Size`] for no pages, no frames, or too many; [`PagerError::Call`] with the system
+    /// call that failed. That entries cannot be moved is no error: see [`Pager::moves`].
+    pub fn new(options: Options, policy: P) -> Result<Self, PagerError> {
+        let format = movable_format()?;
+        let page_shift = match &format {
+            Some(format) => format.geometry.page_shift(),
+            None => probe_page_shift()?,
+        };
+        let size = |pages: usize| {
+            let bytes = pages.checked_mul(1 << page_shift);
+            bytes.filter(|&bytes| bytes != 0 && bytes <= isize::MAX.cast_unsigned())
+        };
+        let bad_size = PagerError::Size {
+            pages: options.pages,
+            frames: options.frames,
+        };
+        let (Some(pool), Some(region)) = (size(options.frames), size(options.pages)) else {
+            return Err(bad_size);
+        };
+        // What one level-3 table translates: blocks of neighbours are not cut by its end.
+        let span = 1_usize << (2 * page_shift - 3);
+        let stops = WORKERS << page_shift;
+        let total = pool
+            .checked_add(2 * span + stops)
+            .and_then(|bytes| bytes.checked_add(region))
+            .ok_or(bad_size)?;
+        let memory =
+            Mapping::reserve(total, Protection::READ_WRITE).map_err(PagerError::call("mmap"))?;
+        prepare(&memory, pool, 1 << page_shift)?;
+        let past_pool = memory.address() + pool as u64;
+        let start = past_pool.next_multiple_of(span as u64);
+        let offset = pool + offset_of(start - past_pool);
+
+        let uffd = Userfault::open(0).map_err(PagerError::call("userfaultfd"))?;
+        let features = match options.delivery {
+            Delivery::Threads => EVENTS,
+            Delivery::Signals => UFFD_FEATURE_SIGBUS.into(),
+        };
+        uffd.enable(features)
+            .map_err(PagerError::call("UFFDIO_API"))?;
+        uffd.register_range(start, (region + stops) as u64)
+            .map_err(PagerError::call("UFFDIO_REGISTER"))?;
+        if options.locked {
+            memory
+                .lock(0..pool, true)
+                .map_err(PagerError::call("mlock"))?;
+        }
+        let pager = Self {
+            policy,
+            memory: core::mem::ManuallyDrop::new(memory),
+            page_shift,
+            offset,
+            options,
+            moving: AtomicBool::new(format.is_some()),
+            format,
+            uffd,
+            ring: Ring::new(options.frames as u64),
+            gate: Gate::new(),
+            start: AtomicU64::new(start),
+            workers: AtomicU64::new(0),
+            stopped: AtomicUsize::new(0),
+            counters: Counters::default(),
+        };
+        if pager.moves() {
+            pager.worker()?.refill(u64::MAX)?;
+        }
+        Ok(pager)
+    }
+
+    /// The first byte of the region.
+    ///
+    /// As with [`Mapping::as_ptr`], whoever makes a reference answers for the pages behind it.
+    #[must_use]
+    pub fn as_ptr(&self) -> *mut u8 {
+        self.memory.as_ptr().wrapping_add(self.offset)
+    }
+
+    /// The address of the first byte of the region.
+    #[must_use]
+    pub fn address(&self) -> u64 {
+        self.as_ptr().expose_provenance() as u64
+    }
+
+    /// Bytes of the region.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.options.pages << self.page_shift
+    }
+
+    /// Bytes of a page.
+    #[must_use]
+    pub const fn page_size(&self) -> usize {
+        1 << self.page_shift
+    }
+
+    /// The policy.
+    #[must_use]
+    pub const fn policy(&self) -> &P {
+        &self.policy
+    }
+
+    /// What was done since the pager was made.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.counters.read()
+    }
+
+    /// Frames in the pool.
+    #[must_use]
+    pub fn frames(&self) -> u64 {
+        self.ring.available()
+    }
+
+    /// Whether entries are moved; if not, every page is a fallback.
+    #[must_use]
+    pub fn moves(&self) -> bool {
+        self.moving.load(Ordering::Relaxed)
+    }
+
+    /// mprotect(2) of the bytes in `range`, relative to the start of the region, whole pages. From now on
+    /// the kernel makes the pages that come, with the protection that their place has: no entry is moved.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError::Call`].
+    pub fn protect(&self, range: Range<usize>, protection: Protection) -> Result<(), PagerError> {
+        self.moving.store(false, Ordering::SeqCst);
+        let inside = range.end <= self.size();
+        let range = self.offset + range.start..self.offset + range.end;
+        if !inside {
+            return Err(PagerError::Call("mprotect", Errno::EINVAL));
+        }
+        self.memory
+            .protect(range, protection)
+            .map_err(PagerError::call("mprotect"))
+    }
+
+    /// Tells `handlers` workers that are in [`Worker::handle`], or will be, to return; waits until they
+    /// have noticed. Up to 64 in all, once each.
+    pub fn stop(&self, handlers: usize) {
+        let stops = self.as_ptr().wrapping_add(self.size());
+        // One page for each: the handler that resolves its fault leaves.
+        let first = self.stopped.fetch_add(handlers, Ordering::Relaxed);
+        for page in (first..WORKERS).take(handlers) {
+            let byte = stops.wrapping_add(page << self.page_shift);
+            // SAFETY: inside the memory, in a page that nobody else uses.
+            unsafe { byte.write_volatile(1) };
+        }
+    }
+
+    /// The addresses of the slots of the pool: for tests, which ask who has a frame.
+    #[must_use]
+    pub fn pool(&self) -> Range<u64> {
+        let start = self.memory.address();
+        start..start + ((self.options.frames as u64) << self.page_shift)
+    }
+
+    /// The address of page `page` of the region, where that is now.
+    fn page_address(&self, page: usize) -> VirtualAddress {
+        let start = self.start.load(Ordering::Relaxed);
+        VirtualAddress(start + ((page as u64) << self.page_shift))
+    }
+
+    /// The address of slot `slot` of the pool.
+    fn slot_address(&self, slot: u64) -> VirtualAddress {
+        VirtualAddress(self.memory.address() + (slot << self.page_shift))
+    }
+
+    /// The bytes of slot `slot` of the pool.
+    ///
+    /// # Safety
+    ///
+    /// The caller has claimed the slot, it has a page, and there is no other slice of it.
+    #[expect(clippy::mut_from_ref, reason = "the caller's promise")]
+    unsafe fn slot_bytes(&self, slot: u64) -> &mut [u8] {
+        let offset = offset_of(slot << self.page_shift);
+        let start = self.memory.as_ptr().wrapping_add(offset);
+        // SAFETY: inside the memory; the rest is the caller's promise.
+        unsafe { core::slice::from_raw_parts_mut(start, self.page_size()) }
+    }
+
+    /// Pages that one level-3 table translates.
+    const fn table_pages(&self) -> usize {
+        1 << (self.page_shift - 3)
+    }
+}
+
+/// The format of the tables, if entries can be moved.
+fn movable_format() -> Result<Option<Format>, PagerError> {
+    match remap::info() {
+        // Who may not, or cannot, has the kernel's ioctls.
+        Err(Errno::ENOSYS | Errno::EPERM) => return Ok(None),
+        Err(errno) => return Err(PagerError::Call("INFO", errno)),
+        Ok(info) if info.flags & EXPOSE_PGTBL_ADOPT == 0 => return Ok(None),
+        Ok(_) => {}
+    }
+    format().map(Some).map_err(PagerError::Tables)
+}
+
+/// log2 of the page size, as a kernel without the call shows it: advice is for whole pages.
+fn probe_page_shift() -> Result<u32, PagerError> {
+    let memory = Mapping::reserve(1 << 17, Protection::READ).map_err(PagerError::call("mmap"))?;
+    let whole = |shift: &u32| {
+        let page = 1 << shift;
+        memory.advise(page..2 * page, Advice::DontNeed).is_ok()
+    };
+    let shift = [12, 14, 16].into_iter().find(whole);
+    shift.ok_or(PagerError::Call("madvise", Errno::EINVAL))
+}
+
+/// Makes `pool` bytes of `memory` a mapping of their own with the same `anon_vma` as the rest, which a
+/// child does not get; no huge pages anywhere.
+fn prepare(memory: &Mapping, pool: usize, page: usize) -> Result<(), PagerError> {
+    match memory.advise(0..memory.size(), Advice::NoHugePage) {
+        // Without CONFIG_TRANSPARENT_HUGEPAGE the advice is unknown.
+        Ok(()) | Err(Errno::EINVAL) => {}
+        Err(errno) => return Err(PagerError::Call("MADV_NOHUGEPAGE", errno)),
+    }
+    // The first page makes the anon_vma; what is split off afterwards shares it.
+    memory
+        .advise(0..page, Advice::PopulateWrite)
+        .map_err(PagerError::call("MADV_POPULATE_WRITE"))?;
+    memory
+        .advise(0..pool, Advice::DontFork)
+        .map_err(PagerError::call("MADV_DONTFORK"))
+}
+
+/// A distance in memory that is mapped.
+#[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
+const fn offset_of(distance: u64) -> usize {
+    distance as usize
+}
+
+impl<P> Drop for Pager<P> {
+    fn drop(&mut self) {
+        // Nobody reads events any more, and `munmap` would wait for that.
+        let start = self.start.load(Ordering::Relaxed);
+        let length = (self.options.pages + WORKERS) << self.page_shift;
+        let _moved_or_gone = self.uffd.unregister_range(start, length as u64);
+        // Entries were taken out of the pool: `munmap` invalidates only where it finds one.
+        if let Some(format) = &self.format {
+            let start = VirtualAddress(self.memory.address());
+            let end = start.wrapping_add((self.options.frames as u64) << self.page_shift);
+            if flush(0, &format.geometry, start..end).is_err() {
+                // The addresses are not given to anybody else.
+                return;
+            }
+        }
+        // SAFETY: once, and nobody uses it after this.
+        unsafe { core::mem::ManuallyDrop::drop(&mut self.memory) };
+    }
+}
+
+/// Leaf tables are at this level.
+const LEAF: Level = Level::L3;

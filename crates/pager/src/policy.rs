@@ -1,0 +1,155 @@
+//! What comes into a page, how many come with it, and which may go.
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+/// What a pager is to do. Pages are numbered from the start of the region.
+///
+/// The methods are called from handler threads or, with signals, from the threads that fault, several
+/// at a time; they touch no page of the region.
+pub trait Policy: Sync {
+    /// Whether every page is zeros at first: [`Policy::fill`] is not called then.
+    const ZEROS: bool = false;
+
+    /// Whether a read of a page of zeros maps the frame that Linux has for that, which is shared and
+    /// read-only; the first write gets a page of its own, from the kernel.
+    const SHARED_ZEROS: bool = false;
+
+    /// Writes what `page` holds into `bytes`, the frame that it will have. Nobody else sees it before.
+    fn fill(&self, page: usize, bytes: &mut [u8]) {
+        let _ = (page, bytes);
+    }
+
+    /// Which pages to map when `page` is touched; more of them if they are in the same level-3 table
+    /// and were not there, and `page` in any case.
+    fn around(&self, page: usize) -> Range<usize> {
+        page..page + 1
+    }
+
+    /// Up to `most` pages that the pool may take back to refill itself; with `None` the kernel gives new
+    /// ones.
+    ///
+    /// No I/O of the kernel into them is under way (`O_DIRECT`, `vmsplice`): the frames get other
+    /// contents soon.
+    fn victims(&self, most: usize) -> Option<Range<usize>> {
+        let _ = most;
+        None
+    }
+
+    /// Looks at a page that was taken back, before its frame gets other contents: nobody can write it any
+    /// more. `dirty` as hardware or Linux knows it.
+    fn taken_back(&self, page: usize, bytes: &[u8], dirty: bool) {
+        let _ = (page, bytes, dirty);
+    }
+}
+
+/// How many pages come with the one that is touched.
+#[derive(Debug)]
+pub enum Neighbours {
+    /// None.
+    Alone,
+    /// Those with the same number divided by this one.
+    Block(usize),
+    /// All of its level-3 table.
+    Table,
+    /// None at first; twice as many each time that the page behind the last ones is touched.
+    Sequential(Sequential),
+}
+
+impl Neighbours {
+    /// The pages to map with `page`.
+    #[must_use]
+    pub fn around(&self, page: usize) -> Range<usize> {
+        match self {
+            Self::Alone => page..page.saturating_add(1),
+            Self::Block(pages) => {
+                let start = page - page % (*pages).max(1);
+                start..start.saturating_add((*pages).max(1))
+            }
+            Self::Table => 0..usize::MAX,
+            Self::Sequential(sequential) => sequential.around(page),
+        }
+    }
+}
+
+/// Detects that pages are touched in the order of their addresses.
+///
+/// One guess for all threads: a wrong one costs frames, nothing else.
+#[derive(Debug)]
+pub struct Sequential {
+    most: usize,
+    next: AtomicUsize,
+    window: AtomicUsize,
+}
+
+impl Sequential {
+    /// Up to `most` pages at a time.
+    #[must_use]
+    pub const fn new(most: usize) -> Self {
+        Self {
+            most,
+            next: AtomicUsize::new(0),
+            window: AtomicUsize::new(1),
+        }
+    }
+
+    fn around(&self, page: usize) -> Range<usize> {
+        let expected = self.next.load(Ordering::Relaxed) == page;
+        let window = if expected {
+            (2 * self.window.load(Ordering::Relaxed)).min(self.most)
+        } else {
+            1
+        };
+        let window = window.max(1);
+        self.window.store(window, Ordering::Relaxed);
+        let end = page.saturating_add(window);
+        self.next.store(end, Ordering::Relaxed);
+        page..end
+    }
+}
+
+/// Goes round the pages of a region: the oldest go first, where they were touched in order.
+#[derive(Debug)]
+pub struct Clock {
+    pages: usize,
+    /// Pages that stay behind the hand.
+    keep: usize,
+    hand: AtomicUsize,
+    /// How many were mapped, as [`Clock::mapped`] was told.
+    head: AtomicUsize,
+}
+
+impl Clock {
+    /// For a region of `pages` pages, of which `keep` stay mapped.
+    #[must_use]
+    pub const fn new(pages: usize, keep: usize) -> Self {
+        Self {
+            pages,
+            keep,
+            hand: AtomicUsize::new(0),
+            head: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes note of pages that were asked for.
+    pub fn mapped(&self, pages: usize) {
+        self.head.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// The next pages to go, if more than those to keep are mapped.
+    #[must_use]
+    pub fn next(&self, most: usize) -> Option<Range<usize>> {
+        let (hand, head) = (
+            self.hand.load(Ordering::Relaxed),
+            self.head.load(Ordering::Relaxed),
+        );
+        let old = head.checked_sub(hand)?.checked_sub(self.keep)?;
+        let start = hand % self.pages.max(1);
+        let count = old.min(most).min(self.pages - start);
+        if count == 0 {
+            return None;
+        }
+        self.hand.store(hand + count, Ordering::Relaxed);
+        Some(start..start + count)
+    }
+}

@@ -1,0 +1,697 @@
+//! Whoever moves entries.
+
+use core::ops::Range;
+use core::sync::atomic::Ordering;
+
+use tablewalk_live::{LiveError, LiveMut, flush};
+use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::userfault::Waking;
+use tablewalk_uapi::{Errno, Mapping, remap};
+use tablewalk_walker::{Cache, Descriptor, Format, Linux, PublishOwed, TableMut, VirtualAddress};
+
+use crate::counts::add;
+use crate::pool::{Refill, WORKERS};
+use crate::{LEAF, Pager, PagerError, Policy};
+
+/// Leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
+type Tables = Cache<LiveMut, 16, 4>;
+
+/// Runs of pages that may wait to be adopted, and after how many pages they are.
+const PENDING: usize = 8;
+const ADOPT_AFTER: u64 = 256;
+
+/// Resolves faults of a pager, on one thread at a time.
+///
+/// Dropping it adopts what it has moved.
+#[derive(Debug)]
+pub struct Worker<'p, P: Policy> {
+    pub(crate) pager: &'p Pager<P>,
+    number: usize,
+    /// Unless entries cannot be moved.
+    movable: Option<Movable>,
+    /// A page to copy from, for fallbacks.
+    scratch: Mapping,
+    pending: [Pending; PENDING],
+}
+
+/// What moving an entry needs.
+#[derive(Debug)]
+struct Movable {
+    format: Format,
+    region: Tables,
+    pool: Tables,
+    /// The entry of the frame of zeros; 0 if it is not wanted.
+    zeros: Descriptor,
+}
+
+/// Pages of one table that were moved, and not adopted yet: all in a range, which may have others.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    start: u64,
+    end: u64,
+    moved: u64,
+}
+
+impl Pending {
+    const NONE: Self = Self {
+        start: 0,
+        end: 0,
+        moved: 0,
+    };
+}
+
+impl<P: Policy> Pager<P> {
+    /// A worker, with tables of its own that stay mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError::Workers`] if there are 64; [`PagerError::Tables`], [`PagerError::Call`].
+    pub fn worker(&self) -> Result<Worker<'_, P>, PagerError> {
+        let scratch = Mapping::reserve(self.page_size(), Protection::READ_WRITE)
+            .map_err(PagerError::call("mmap"))?;
+        let movable = match &self.format {
+            Some(format) => Some(Movable {
+                format: *format,
+                region: tables()?,
+                pool: tables()?,
+                zeros: if P::SHARED_ZEROS {
+                    entry_of_zeros(&scratch)?
+                } else {
+                    Descriptor::ZERO
+                },
+            }),
+            None => None,
+        };
+        let free = |workers: u64| {
+            let number = workers.trailing_ones();
+            (number < u64::BITS).then(|| workers | 1 << number)
+        };
+        let before = self
+            .workers
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, free)
+            .map_err(|_| PagerError::Workers)?;
+        Ok(Worker {
+            pager: self,
+            number: before.trailing_ones() as usize,
+            movable,
+            scratch,
+            pending: [Pending::NONE; PENDING],
+        })
+    }
+}
+
+fn tables() -> Result<Tables, PagerError> {
+    let live = LiveMut::new(0, Tables::SLOTS)?;
+    // The source was made with the slots that the cache asks for.
+    Cache::new(live).map_err(|_| PagerError::Call("cache", Errno::ENOMEM))
+}
+
+/// What Linux maps where memory is read that was never written.
+fn entry_of_zeros(page: &Mapping) -> Result<Descriptor, PagerError> {
+    // SAFETY: a page of a mapping.
+    unsafe { page.as_ptr().read_volatile() };
+    let mut source = LiveMut::new(0, 1)?;
+    let path = tablewalk_walker::path(&mut source, VirtualAddress(page.address()))?;
+    let leaf = path.steps().last().filter(|step| step.level == LEAF);
+    Ok(leaf.map_or(Descriptor::ZERO, |step| step.descriptor))
+}
+
+/// What came of a fault.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Resolved {
+    /// These pages are there, by entries of ours or of somebody else; nobody was woken.
+    Mapped(Range<usize>),
+    /// The kernel did it, and has woken those that wait.
+    Fallback,
+}
+
+impl<P: Policy> Worker<'_, P> {
+    /// Makes `page` be there, and its neighbours if possible.
+    pub(crate) fn resolve(&mut self, page: usize, write: bool) -> Result<Resolved, PagerError> {
+        let pager = self.pager;
+        if page >= pager.options.pages {
+            return Err(PagerError::Call(
+                "a fault outside the region",
+                Errno::EFAULT,
+            ));
+        }
+        if pager.moves() {
+            if let Some(mapped) = self.move_around(page, write)? {
+                return Ok(Resolved::Mapped(mapped));
+            }
+            // No frame? No table? The former can be had.
+            if pager.ring.available() == 0 {
+                add(&pager.counters.dry, 1);
+                self.refill(self.around(page).len() as u64)?;
+                if let Some(mapped) = self.move_around(page, write)? {
+                    return Ok(Resolved::Mapped(mapped));
+                }
+            }
+        }
+        self.copy(page)?;
+        Ok(Resolved::Fallback)
+    }
+
+    /// As [`Worker::resolve`], by entries; the pages that are there now. `None` if `page` is not.
+    fn move_around(
+        &mut self,
+        page: usize,
+        write: bool,
+    ) -> Result<Option<Range<usize>>, PagerError> {
+        let pager = self.pager;
+        let _resolving = pager.gate.resolve();
+        let wanted = self.around(page);
+        let Some(movable) = &mut self.movable else {
+            return Ok(None);
+        };
+        let Some(table) = movable.region.table_mut(pager.page_address(page))? else {
+            return Ok(None);
+        };
+        let region = Entries {
+            table,
+            first: first_index(&movable.format, pager.page_address(wanted.start)),
+            start: wanted.start,
+        };
+        if P::SHARED_ZEROS && !write && movable.zeros != Descriptor::ZERO {
+            let count = region.share(wanted.clone(), movable.zeros);
+            add(&pager.counters.shared, count);
+            return Ok(Some(wanted));
+        }
+        // First the page that is waited for, then those behind it, then those before.
+        let mut next = Order {
+            behind: page..wanted.end,
+            before: wanted.start..page,
+        };
+        let mut moved = Moved::default();
+        while let Some(empty) = next.empty(&region) {
+            let most = next.left() as u64;
+            let Some(claim) = pager.ring.claim(self.number, most) else {
+                // The page that is waited for came first.
+                break;
+            };
+            move_claimed(
+                pager,
+                &movable.format,
+                &mut movable.pool,
+                &region,
+                claim.slots.clone(),
+                empty,
+                &mut next,
+                &mut moved,
+            )?;
+        }
+        let Moved { count, publish } = moved;
+        if let Some(publish) = publish {
+            publish.publish();
+        }
+        add(&pager.counters.moved, count);
+        let there = !region.is_empty(page);
+        if count != 0 {
+            self.remember(wanted.clone(), count)?;
+        }
+        Ok(there.then_some(wanted))
+    }
+
+    /// The pages that the policy wants with `page`: inside the region and the level-3 table.
+    fn around(&self, page: usize) -> Range<usize> {
+        let pager = self.pager;
+        // The region begins where a table does, unless somebody moved it.
+        let table = pager.table_pages();
+        let first = page - page % table;
+        let wanted = pager.policy.around(page);
+        let start = wanted.start.max(first).min(page);
+        let end = wanted.end.min(first + table).min(pager.options.pages);
+        start..end.max(page + 1)
+    }
+
+    /// Has the kernel make `page`, and wake those that wait for it.
+    fn copy(&mut self, page: usize) -> Result<(), PagerError> {
+        let pager = self.pager;
+        let _resolving = pager.gate.resolve();
+        let address = pager.page_address(page).0;
+        let size = pager.page_size();
+        let done = if P::ZEROS {
+            pager.uffd.zeropage(address, size as u64, Waking::Wake)
+        } else {
+            // SAFETY: the page of this worker, which is borrowed alone.
+            let bytes = unsafe { core::slice::from_raw_parts_mut(self.scratch.as_ptr(), size) };
+            pager.policy.fill(page, bytes);
+            pager.uffd.copy(address, bytes, Waking::Wake)
+        };
+        match done {
+            Ok(_) => {
+                add(&pager.counters.fallbacks, 1);
+                Ok(())
+            }
+            // There is one already; or there is no place for it any more, which who waits finds out.
+            Err(Errno::EEXIST | Errno::ENOENT | Errno::EAGAIN) => self.wake(page..page + 1),
+            Err(errno) => Err(PagerError::Call("UFFDIO_COPY", errno)),
+        }
+    }
+
+    /// Lets those go on that wait for a page of `pages`.
+    pub(crate) fn wake(&self, pages: Range<usize>) -> Result<(), PagerError> {
+        let length = (pages.len() as u64) << self.pager.page_shift;
+        self.pager
+            .uffd
+            .wake(self.pager.page_address(pages.start).0, length)
+            .map_err(PagerError::call("UFFDIO_WAKE"))
+    }
+
+    /// Refills the pool if it is low: to be called when nobody waits.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError::Tables`], [`PagerError::Call`]; `ENOMEM` if the kernel has no frames.
+    pub fn refill_if_low(&mut self) -> Result<(), PagerError> {
+        let pager = self.pager;
+        if pager.ring.available() < pager.options.low_water as u64 && pager.moves() {
+            self.refill(u64::MAX)?;
+        }
+        Ok(())
+    }
+
+    /// Puts up to `most` frames into the pool: first those that the policy gives back, then new ones.
+    pub(crate) fn refill(&mut self, most: u64) -> Result<(), PagerError> {
+        let pager = self.pager;
+        // Somebody else does it already?
+        let Some(refill) = pager.ring.refill() else {
+            return Ok(());
+        };
+        let mut left = most;
+        while left != 0 {
+            let room = refill.empty(left);
+            let room = usize::try_from(room.end - room.start).unwrap_or(usize::MAX);
+            let Some(victims) = pager.policy.victims(room).filter(|_| room != 0) else {
+                break;
+            };
+            let filled = self.take_back_into(&refill, victims)?;
+            left = left.saturating_sub(filled);
+        }
+        if let Some(movable) = &mut self.movable {
+            while left != 0 {
+                match populate(pager, &mut movable.pool, &refill, left)? {
+                    0 => break,
+                    filled => left = left.saturating_sub(filled),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes pages of the region back into the pool, as many as it has room for and that can be: those
+    /// that are there, this process alone has, and can be written. They are missing then.
+    ///
+    /// No I/O of the kernel into them is under way, see [`Policy::victims`]. How many there were.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError::Tables`].
+    pub fn take_back(&mut self, pages: Range<usize>) -> Result<u64, PagerError> {
+        match self.pager.ring.refill() {
+            Some(refill) => self.take_back_into(&refill, pages),
+            None => Ok(0),
+        }
+    }
+
+    fn take_back_into(
+        &mut self,
+        refill: &Refill<'_>,
+        pages: Range<usize>,
+    ) -> Result<u64, PagerError> {
+        let pager = self.pager;
+        let mut taken = 0;
+        let mut next = pages.start;
+        let end = pages.end.min(pager.options.pages);
+        while next < end {
+            // What is in one table, and what there is room for without a gap.
+            let part = self.around_table(next, end);
+            let room = refill.empty(part.len() as u64);
+            if room.is_empty() || !pager.moves() {
+                break;
+            }
+            let Some(movable) = &mut self.movable else {
+                break;
+            };
+            let _taking = pager.gate.take();
+            let (count, seen) = movable.take_part(pager, refill, part.clone(), room)?;
+            taken += count;
+            next = seen.max(next + 1);
+        }
+        add(&pager.counters.taken_back, taken);
+        Ok(taken)
+    }
+
+    /// The pages from `page` to `end` that the same level-3 table translates.
+    const fn around_table(&self, page: usize, end: usize) -> Range<usize> {
+        let table = self.pager.table_pages();
+        let next = page - page % table + table;
+        page..if next < end { next } else { end }
+    }
+
+    /// Takes note of `moved` pages in `pages`, to be adopted later.
+    fn remember(&mut self, pages: Range<usize>, moved: u64) -> Result<(), PagerError> {
+        let pager = self.pager;
+        let start = pager.page_address(pages.start).0;
+        let end = start + ((pages.len() as u64) << pager.page_shift);
+        let span = pager.page_shift + pager.page_shift - 3;
+        let table = start >> span;
+        let same = |run: &&mut Pending| run.moved != 0 && run.start >> span == table;
+        let run = match self.pending.iter_mut().find(same) {
+            Some(run) => run,
+            None => {
+                // The last one makes room.
+                if let Some(last) = self.pending.last_mut() {
+                    adopt(pager, last)?;
+                }
+                self.pending.rotate_right(1);
+                let Some(first) = self.pending.first_mut() else {
+                    return Ok(());
+                };
+                *first = Pending {
+                    start,
+                    end,
+                    moved: 0,
+                };
+                first
+            }
+        };
+        run.start = run.start.min(start);
+        run.end = run.end.max(end);
+        run.moved += moved;
+        if run.moved >= ADOPT_AFTER {
+            adopt(pager, run)?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel make all pages that this worker has moved ones of their place.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError::Call`].
+    pub fn settle(&mut self) -> Result<(), PagerError> {
+        for run in &mut self.pending {
+            adopt(self.pager, run)?;
+        }
+        Ok(())
+    }
+}
+
+impl<P: Policy> Drop for Worker<'_, P> {
+    fn drop(&mut self) {
+        // The region is gone, or was moved: the pages are safe where they are.
+        let _ = self.settle();
+        let free = !(1 << self.number);
+        self.pager.workers.fetch_and(free, Ordering::AcqRel);
+        const { assert!(WORKERS == u64::BITS as usize) };
+    }
+}
+
+/// Has the kernel adopt a run, which is empty then.
+fn adopt<P: Policy>(pager: &Pager<P>, run: &mut Pending) -> Result<(), PagerError> {
+    let Pending { start, end, moved } = core::mem::replace(run, Pending::NONE);
+    if moved == 0 {
+        return Ok(());
+    }
+    match remap::adopt(0, start, (end - start) >> pager.page_shift) {
+        Ok(adopted) => add(&pager.counters.adopted, adopted),
+        // The region was unmapped or moved meanwhile: nothing is there to be adopted.
+        Err(Errno::EINVAL) => {}
+        Err(errno) => return Err(PagerError::Call("ADOPT", errno)),
+    }
+    Ok(())
+}
+
+/// Entries of one table of the region, by the number of their page.
+#[derive(Clone, Copy)]
+struct Entries<'t> {
+    table: TableMut<'t>,
+    /// Index of the entry of page `start`.
+    first: usize,
+    start: usize,
+}
+
+impl Entries<'_> {
+    fn load(&self, page: usize) -> Descriptor {
+        let index = self.first + (page - self.start);
+        self.table.as_table().load(index)
+    }
+
+    fn is_empty(&self, page: usize) -> bool {
+        self.load(page) == Descriptor::ZERO
+    }
+
+    /// Whether the entry was empty and has `descriptor` now.
+    ///
+    /// # Safety
+    ///
+    /// As [`EntryMut::put`](tablewalk_walker::EntryMut::put).
+    unsafe fn put(&self, page: usize, descriptor: Descriptor) -> Option<PublishOwed> {
+        let entry = self.table.entry(self.first + (page - self.start))?;
+        // SAFETY: the caller's.
+        unsafe { entry.put(descriptor) }.ok()
+    }
+
+    /// Maps the frame of zeros where nothing is; how often.
+    fn share(&self, pages: Range<usize>, zeros: Descriptor) -> u64 {
+        let mut last = None;
+        let mut count = 0;
+        for page in pages {
+            // SAFETY: the frame that Linux maps itself for a read of private anonymous memory, by the
+            // same entry: it counts neither references nor mappings of it.
+            if let Some(owed) = unsafe { self.put(page, zeros) } {
+                last = Some(owed);
+                count += 1;
+            }
+        }
+        if let Some(owed) = last {
+            owed.publish();
+        }
+        count
+    }
+}
+
+/// The index of the level-3 entry of an address.
+const fn first_index(format: &Format, address: VirtualAddress) -> usize {
+    format.geometry.index(LEAF, address)
+}
+
+/// Pages in the order in which they get frames.
+struct Order {
+    behind: Range<usize>,
+    before: Range<usize>,
+}
+
+impl Order {
+    /// The next page whose entry is empty; it stays the next one.
+    fn empty(&mut self, region: &Entries<'_>) -> Option<usize> {
+        for range in [&mut self.behind, &mut self.before] {
+            while range.start < range.end {
+                if region.is_empty(range.start) {
+                    return Some(range.start);
+                }
+                range.start += 1;
+            }
+        }
+        None
+    }
+
+    /// At most that many.
+    fn left(&self) -> usize {
+        self.behind.len() + self.before.len()
+    }
+}
+
+/// What was moved so far.
+#[derive(Default)]
+struct Moved {
+    count: u64,
+    publish: Option<PublishOwed>,
+}
+
+/// Moves the pages of claimed slots to the empty entries from `page` on.
+#[expect(clippy::too_many_arguments, reason = "borrows parts of one worker")]
+fn move_claimed<P: Policy>(
+    pager: &Pager<P>,
+    format: &Format,
+    pool: &mut Tables,
+    region: &Entries<'_>,
+    slots: Range<u64>,
+    page: usize,
+    next: &mut Order,
+    moved: &mut Moved,
+) -> Result<(), LiveError> {
+    let mut page = Some(page);
+    let entries = format.geometry.entries(LEAF) as u64;
+    let mut slot = slots.start;
+    while slot < slots.end {
+        let address = pager.slot_address(slot);
+        let index = first_index(format, address);
+        // As far as the table of the pool reaches.
+        let end = slots.end.min(slot + entries - index as u64);
+        let Some(table) = pool.table_mut(address)? else {
+            return Ok(());
+        };
+        for (slot, index) in (slot..end).zip(index..) {
+            let (Some(empty), Some(donor)) = (page, table.entry(index)) else {
+                return Ok(());
+            };
+            if !is_movable(&format.linux, donor.load()) {
+                continue;
+            }
+            if !P::ZEROS {
+                // SAFETY: the slot is claimed, and its page is there.
+                let bytes = unsafe { pager.slot_bytes(slot) };
+                pager.policy.fill(empty, bytes);
+            }
+            let wanted = |found| is_movable(&format.linux, found);
+            // SAFETY: nobody but who has claimed a slot uses its memory. It is flushed before it has
+            // a page again, or is unmapped.
+            let taken = unsafe { donor.take_if(pager.slot_address(slot), wanted) };
+            let Some((descriptor, _flushed_before_reuse)) = taken else {
+                continue;
+            };
+            // SAFETY: the contents are complete. Pool and region are private anonymous memory with the
+            // same protection: `Pager::protect` ends moves before it changes that of the region.
+            if let Some(owed) = unsafe { region.put(empty, descriptor) } {
+                moved.count += 1;
+                moved.publish = Some(owed);
+            } else {
+                add(&pager.counters.races, 1);
+                // SAFETY: back to where it was, an entry that TLBs may still have.
+                let _kept = unsafe { donor.put(descriptor) };
+            }
+            page = next.empty(region);
+        }
+        slot = end;
+    }
+    Ok(())
+}
+
+/// Whether an entry maps a page that this process alone has: Linux lets only such be written.
+const fn is_movable(linux: &Linux, found: Descriptor) -> bool {
+    found.is_valid() && linux.is_writable(found) && !linux.is_special(found)
+}
+
+/// Has the kernel make pages in up to `most` empty slots; how many.
+fn populate<P: Policy>(
+    pager: &Pager<P>,
+    pool: &mut Tables,
+    refill: &Refill<'_>,
+    most: u64,
+) -> Result<u64, PagerError> {
+    let slots = refill.empty(most);
+    let count = slots.end - slots.start;
+    if count == 0 {
+        return Ok(0);
+    }
+    flush_slots(pager, pool, &slots)?;
+    let offset = |slot: u64| crate::offset_of(slot << pager.page_shift);
+    pager
+        .memory
+        .advise(
+            offset(slots.start)..offset(slots.end),
+            Advice::PopulateWrite,
+        )
+        .map_err(PagerError::call("MADV_POPULATE_WRITE"))?;
+    refill.filled(count);
+    add(&pager.counters.refilled, count);
+    Ok(count)
+}
+
+/// Invalidates what TLBs have of the pages that were in slots.
+fn flush_slots<P: Policy>(
+    pager: &Pager<P>,
+    pool: &Tables,
+    slots: &Range<u64>,
+) -> Result<(), LiveError> {
+    let range = pager.slot_address(slots.start)..pager.slot_address(slots.end);
+    flush(0, pool.geometry(), range)
+}
+
+impl Movable {
+    /// Takes pages of `part`, which one table translates, into the slots `room`. How many, and the page
+    /// behind the last one that was looked at.
+    fn take_part<P: Policy>(
+        &mut self,
+        pager: &Pager<P>,
+        refill: &Refill<'_>,
+        part: Range<usize>,
+        room: Range<u64>,
+    ) -> Result<(u64, usize), PagerError> {
+        let linux = self.format.linux;
+        let slot_index = first_index(&self.format, pager.slot_address(room.start));
+        // As far as the table of the pool reaches.
+        let slots = room.clone().take(pager.table_pages() - slot_index);
+        let first = pager.page_address(part.start);
+        flush_slots(pager, &self.pool, &room)?;
+        let (Some(region), Some(pool)) = (
+            self.region.table_mut(first)?,
+            self.pool.table_mut(pager.slot_address(room.start))?,
+        ) else {
+            // Slots that never had a page may have no table.
+            return Ok((0, part.end));
+        };
+        let region_index = first_index(&self.format, first);
+        let mut slots = slots.zip(slot_index..).peekable();
+        let mut filled = 0;
+        let mut count = 0;
+        let mut seen = part.start;
+        // Of which page a slot has the frame, for the policy; the slots are consecutive.
+        let mut last = None;
+        let mut taken = heapless::Vec::<(u64, usize, bool), 512>::new();
+        for (page, index) in part.clone().zip(region_index..) {
+            // A slot that kept its page needs none.
+            while let Some(&(_, place)) = slots.peek()
+                && pool.as_table().load(place) != Descriptor::ZERO
+            {
+                slots.next();
+                filled += 1;
+            }
+            let Some(&(slot, place)) = slots.peek().filter(|_| !taken.is_full()) else {
+                break;
+            };
+            seen = page + 1;
+            let (Some(entry), Some(home)) = (region.entry(index), pool.entry(place)) else {
+                break;
+            };
+            // SAFETY: the policy gives the page away. It is flushed below, before anybody writes to it
+            // again through the slot.
+            let found = unsafe {
+                entry.take_if(pager.page_address(page), |found| is_movable(&linux, found))
+            };
+            let Some((descriptor, _flushed_below)) = found else {
+                continue;
+            };
+            // SAFETY: the slot is empty, flushed, and this worker's alone.
+            let put = unsafe { home.put(descriptor) };
+            let Ok(owed) = put else {
+                // SAFETY: back to where it was.
+                let _kept = unsafe { entry.put(descriptor) };
+                break;
+            };
+            last = Some(owed);
+            slots.next();
+            filled += 1;
+            count += 1;
+            // Not full: it was asked above.
+            let _room = taken.push((slot, page, linux.is_dirty(descriptor)));
+        }
+        if let Some(owed) = last {
+            owed.publish();
+            let end = first.wrapping_add((part.len() as u64) << pager.page_shift);
+            flush(0, &self.format.geometry, first..end)?;
+        }
+        for (slot, page, dirty) in taken {
+            // SAFETY: the slot is this worker's until `filled`, and has a page.
+            let bytes = unsafe { pager.slot_bytes(slot) };
+            pager.policy.taken_back(page, bytes, dirty);
+            if P::ZEROS {
+                bytes.fill(0);
+            }
+        }
+        refill.filled(filled);
+        Ok((count, seen))
+    }
+}
