@@ -90,7 +90,8 @@ impl Ring {
     /// The right to refill, unless somebody has it.
     pub(crate) fn refill(&self) -> Option<Refill<'_>> {
         let busy = self.refilling.swap(true, Ordering::Acquire);
-        (!busy).then_some(Refill(self))
+        // Made only then: dropping one gives the right back.
+        (!busy).then(|| Refill(self))
     }
 }
 
@@ -165,6 +166,8 @@ mod tests {
         let ring = Ring::new(4);
         let refill = ring.refill();
         assert!(refill.is_some() && ring.refill().is_none());
+        // Asking in vain has not taken it away.
+        assert!(ring.refill().is_none());
         drop(refill);
         assert!(ring.refill().is_some());
     }

@@ -159,7 +159,7 @@ impl<P: Policy> Worker<'_, P> {
         write: bool,
     ) -> Result<Option<Range<usize>>, PagerError> {
         let pager = self.pager;
-        let _resolving = pager.gate.resolve();
+        let _moving = pager.gate.move_entries();
         let wanted = self.around(page);
         let Some(movable) = &mut self.movable else {
             return Ok(None);
@@ -227,7 +227,7 @@ impl<P: Policy> Worker<'_, P> {
     /// Has the kernel make `page`, and wake those that wait for it.
     fn copy(&mut self, page: usize) -> Result<(), PagerError> {
         let pager = self.pager;
-        let _resolving = pager.gate.resolve();
+        let _alone = pager.gate.be_alone();
         let address = pager.page_address(page).0;
         let size = pager.page_size();
         let done = if P::ZEROS {
@@ -333,7 +333,7 @@ impl<P: Policy> Worker<'_, P> {
             let Some(movable) = &mut self.movable else {
                 break;
             };
-            let _taking = pager.gate.take();
+            let _alone = pager.gate.be_alone();
             let (count, seen) = movable.take_part(pager, refill, part.clone(), room)?;
             taken += count;
             next = seen.max(next + 1);
