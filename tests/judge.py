@@ -25,10 +25,12 @@ TROUBLE = re.compile(
 # - a poll is woken while it looks whether it was (pwq->triggered);
 # - a task notes that it used a capability (PF_SUPERPRIV) while another asks whether it is a kernel
 #   thread (PF_KTHREAD), as /proc/PID/mem does;
-# - an interrupt reports the same quiescent state as the code that it interrupts.
+# - an interrupt reports the same quiescent state as the code that it interrupts;
+# - two files are opened with the same credentials, of which each notes that they are in use
+#   (get_cred(), cred->non_rcu = 0).
 KNOWN_RACES = re.compile(
     r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / get_task_mm"
-    r"|rcu_momentary_eqs / rcu_report_qs_rdp)$"
+    r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file)$"
 )
 VERDICT = re.compile(r"^tablewalk: (PASS|FAIL|SKIP)$", re.MULTILINE)
 PLAN = re.compile(r"^( *)1\.\.([0-9]+)$", re.MULTILINE)
