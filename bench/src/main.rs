@@ -5,24 +5,21 @@
 #![expect(unsafe_code, reason = "maps tables over a page of its own")]
 
 mod dumps;
+mod faults;
 
 use core::hint::black_box;
 
 use heapless::{String, format};
 
-use tablewalk_bins::donors::Donors;
 use tablewalk_bins::error::Error;
-use tablewalk_bins::handler::{Handler, Way};
-use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::memory::write;
 use tablewalk_bins::page::Page;
 use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_bins::sparse::Sparse;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_live::{Live, LiveError, path};
-use tablewalk_rt::{Args, ExitCode, counter, eprintln, println, thread};
-use tablewalk_uapi::file::{self, O_NONBLOCK};
+use tablewalk_rt::{Args, ExitCode, counter, eprintln, println};
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::userfault::Userfault;
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, remap};
 use tablewalk_walker::{
     Cache, PhysicalAddress, TableSource, Translation, VirtualAddress, translate,
@@ -31,8 +28,8 @@ use tablewalk_walker::{
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: bench
-Counts what operations cost, in ticks of the virtual counter: instructions, where
+Usage: bench [calls | dumps | faults]
+Counts what operations cost, or one kind of them, in ticks of the virtual counter: instructions, where
 QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
 
 /// A system call to be measured.
@@ -40,31 +37,45 @@ type Call<'a> = &'a dyn Fn() -> Result<(), Errno>;
 
 /// How often a short operation is repeated.
 const REPEATS: u64 = 1000;
-/// Pages that are faulted in.
-const PAGES: usize = 512;
 
-fn main(args: Args) -> ExitCode {
-    if let Err(status) = cli::no_arguments(args, HELP) {
-        return status;
+/// A part of the measurement, and its name.
+type Part = (&'static str, fn() -> Result<(), Error>);
+
+const PARTS: [Part; 3] = [
+    ("calls", measure_all_calls),
+    ("dumps", || dumps::measure(live_page_size()?)),
+    ("faults", faults::measure),
+];
+
+fn main(mut args: Args) -> ExitCode {
+    let mut wanted = [true; PARTS.len()];
+    loop {
+        match cli::next(&mut args, HELP) {
+            Ok(None) => break,
+            Ok(Some(name)) if PARTS.iter().any(|(part, _)| *part == name) => {
+                wanted = PARTS.map(|(part, _)| part == name);
+            }
+            Ok(Some(argument)) => return cli::unknown(&args, argument),
+            Err(status) => return status,
+        }
     }
     if let Err(status) = prerequisite::info("bench") {
         return status;
     }
-    match measure_peers()
-        .and_then(|peers| {
-            measure_calls(&peers)?;
-            measure_searches(&peers)?;
-            measure_translations(&peers)
-        })
-        .and_then(|()| dumps::measure(live_page_size()?))
-        .and_then(|()| measure_faults())
-    {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
+    for ((_, measure), _) in PARTS.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
+        if let Err(error) = measure() {
             eprintln!("bench: {error}");
-            ExitCode::FAILURE
+            return ExitCode::FAILURE;
         }
     }
+    ExitCode::SUCCESS
+}
+
+fn measure_all_calls() -> Result<(), Error> {
+    let peers = measure_peers()?;
+    measure_calls(&peers)?;
+    measure_searches(&peers)?;
+    measure_translations(&peers)
 }
 
 /// Runs `operation` once to warm up and then `REPEATS` times; the ticks of one, with the loop.
@@ -276,87 +287,4 @@ type Tables = Cache<Live, 16, 4>;
 #[inline(never)]
 fn translate_warm(tables: &Tables, address: VirtualAddress) -> Option<PhysicalAddress> {
     tables.physical(address)
-}
-
-/// Keeps the calling thread on a CPU, so that each way has its threads at the same places. Where
-/// there is no such CPU, all run on the only one.
-fn pin_to(cpu: u32) {
-    let _ = process::set_affinity(0, 1 << cpu);
-}
-
-/// Ways to resolve a fault, the kernel's own first.
-const WAYS: [(&str, Way); 3] = [
-    ("fault, two threads, UFFDIO_COPY", Way::Copy),
-    ("fault, two threads, entry moved", Way::Move),
-    ("fault, two threads, entry written twice", Way::Alias),
-];
-
-/// Rounds of [`PAGES`] faults each. Where two CPUs wake each other, a round can fall into step with
-/// something else and cost a third more, the same in each repetition; the median does not.
-const ROUNDS: usize = 9;
-
-fn measure_faults() -> Result<(), Error> {
-    let info = remap::info().map_err(Error::call("INFO"))?;
-    let page_size = 1 << info.page_shift;
-    let own = per_operation(touch(&fresh(page_size)?, page_size), PAGES as u64);
-    println!("{:<48} {own:>8}", "fault, the kernel's own");
-    let mut rounds = [[0; ROUNDS]; WAYS.len()];
-    for round in 0..ROUNDS {
-        for (ticks, (_, way)) in rounds.iter_mut().zip(WAYS) {
-            if let Some(ticks) = ticks.get_mut(round) {
-                *ticks = measure_round(way, page_size)?;
-            }
-        }
-    }
-    for (mut ticks, (name, _)) in rounds.into_iter().zip(WAYS) {
-        ticks.sort_unstable();
-        let [.., lowest, median, highest] = [ticks.first(), ticks.get(ROUNDS / 2), ticks.last()]
-            .map(|ticks| ticks.map_or(0, |ticks| ticks / PAGES as u64));
-        println!("{name:<48} {median:>8}  (median of {ROUNDS}, {lowest} to {highest})");
-    }
-    Ok(())
-}
-
-/// Private memory of [`PAGES`] base pages that are not there yet.
-fn fresh(page_size: usize) -> Result<Mapping, Error> {
-    let region = Mapping::anonymous(PAGES * page_size, Protection::READ_WRITE, Sharing::Private);
-    let region = region.map_err(Error::call("mmap"))?;
-    base_pages_only(&region).map_err(Error::call("madvise"))?;
-    Ok(region)
-}
-
-/// Writes to each page; the ticks that took.
-fn touch(region: &Mapping, page_size: usize) -> u64 {
-    let start = counter::ticks();
-    for page in 0..PAGES {
-        write(region, page * page_size, 1);
-    }
-    counter::ticks() - start
-}
-
-/// Faults all pages of a fresh region in; the ticks that took. Donors are prepared before.
-fn measure_round(way: Way, page_size: usize) -> Result<u64, Error> {
-    let donors = Donors::new(PAGES, page_size)?;
-    let region = fresh(page_size)?;
-    let uffd = Userfault::open(O_NONBLOCK).map_err(Error::call("userfaultfd"))?;
-    uffd.enable(0).map_err(Error::call("UFFDIO_API"))?;
-    uffd.register(&region)
-        .map_err(Error::call("UFFDIO_REGISTER"))?;
-    let (stop, running) = file::pipe().map_err(Error::call("pipe"))?;
-    let mut handler = Handler::new(&region, &donors, way, false)?;
-    let mut handled = Ok(());
-    let ticks = thread::run_beside(
-        || {
-            pin_to(1);
-            handled = handler.run(&uffd, &stop);
-        },
-        || {
-            pin_to(0);
-            let ticks = touch(&region, page_size);
-            drop(running);
-            ticks
-        },
-    );
-    handled?;
-    ticks.map_err(Error::call("clone"))
 }

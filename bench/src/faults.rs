@@ -1,0 +1,329 @@
+//! Pages that are touched for the first time: what each costs, by the kernel and by a pager.
+
+use core::hint::black_box;
+use core::ops::Range;
+
+use tablewalk_bins::error::Error;
+use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_pager::{Clock, Counts, Delivery, Neighbours, Options, Pager, Policy};
+use tablewalk_rt::{counter, println, thread};
+use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::userfault::{Event, Userfault, Waking};
+use tablewalk_uapi::{Errno, Mapping, Sharing, process, remap};
+
+use crate::Ratio;
+
+/// Pages that are touched.
+const PAGES: usize = 2048;
+/// Frames of a pool that is refilled while pages are touched, and pages that stay mapped then.
+const FRAMES: usize = 1024;
+const KEEP: usize = 512;
+/// Measurements of each way. Where two CPUs wake each other, a round can fall into step with something
+/// else and cost a third more, the same in each repetition; the median does not.
+const ROUNDS: usize = 5;
+/// Pages that come with one fault.
+const BATCHES: [usize; 4] = [1, 16, 64, 512];
+
+/// Measures one way once: ticks of preparing, and of touching all pages.
+type Round<'a> = &'a dyn Fn() -> Result<Ticks, Error>;
+
+/// What a round costs, for all pages.
+#[derive(Clone, Copy, Default)]
+struct Ticks {
+    prepare: u64,
+    touch: u64,
+}
+
+/// Prints lines, with ratios to what came first.
+struct Table {
+    /// The kernel's own fault, and `UFFDIO_COPY` of a page.
+    peers: [u64; 2],
+}
+
+impl Table {
+    /// Measures one way.
+    fn line(&self, name: &str, round: Round<'_>) -> Result<(), Error> {
+        let median = median(round)?;
+        let [prepare, touch] = [median.prepare, median.touch].map(per_page);
+        let all = prepare + touch;
+        let [own, copy] = self.peers.map(|peer| Ratio(touch, peer));
+        let [own_all, copy_all] = self.peers.map(|peer| Ratio(all, peer));
+        println!(
+            "{name:<26} {touch:>7} {own:2.3} {copy:2.3} {prepare:>8} {all:>7} {own_all:2.3} {copy_all:2.3}"
+        );
+        Ok(())
+    }
+}
+
+/// The median of some rounds.
+fn median(round: Round<'_>) -> Result<Ticks, Error> {
+    let mut rounds = [Ticks::default(); ROUNDS];
+    for ticks in &mut rounds {
+        *ticks = round()?;
+    }
+    rounds.sort_unstable_by_key(|ticks| ticks.prepare + ticks.touch);
+    let [_, _, median, ..] = rounds;
+    Ok(median)
+}
+
+const fn per_page(ticks: u64) -> u64 {
+    (ticks + PAGES as u64 / 2) / PAGES as u64
+}
+
+pub(crate) fn measure() -> Result<(), Error> {
+    let info = remap::info().map_err(Error::call("INFO"))?;
+    let page = 1_usize << info.page_shift;
+    let cpus = process::cpus().map_err(Error::call("sched_getaffinity"))?;
+    println!(
+        "a page that is touched first, ticks, {cpus} CPUs; ratios to the kernel's fault and UFFDIO_COPY"
+    );
+    println!("                             touch  fault   COPY  prepare     all  fault   COPY");
+    let mut table = Table { peers: [0; 2] };
+    let own = || {
+        let region = fresh(page)?;
+        Ok(touched(|| touch(&region, page)))
+    };
+    let copy = || by_ioctl(page, Ioctl::Copy(1));
+    // Their ratios are known when they are.
+    table.peers = [median(&own)?.touch, median(&copy)?.touch].map(per_page);
+    table.line("kernel: anonymous fault", &own)?;
+    table.line("kernel: UFFDIO_COPY", &copy)?;
+    table.line("kernel: populate", &|| {
+        let region = fresh(page)?;
+        let populate = || region.advise(0..region.size(), Advice::PopulateWrite);
+        let mut result = Ok(());
+        let ticks = touched(|| result = populate());
+        result.map_err(Error::call("MADV_POPULATE_WRITE"))?;
+        Ok(ticks)
+    })?;
+    table.line("kernel: UFFDIO_ZEROPAGE", &|| by_ioctl(page, Ioctl::Zero))?;
+    table.line("kernel: UFFDIO_COPY of 64", &|| {
+        by_ioctl(page, Ioctl::Copy(64))
+    })?;
+    for (delivery, name) in [(Delivery::Threads, "thread"), (Delivery::Signals, "signal")] {
+        for batch in BATCHES {
+            let name: heapless::String<32> =
+                heapless::format!("ours: {name}, {batch} at once").map_err(no_room)?;
+            table.line(&name, &|| {
+                by_pager(delivery, batch, 0).map(|(ticks, _)| ticks)
+            })?;
+        }
+    }
+    for (delivery, name) in [(Delivery::Threads, "thread"), (Delivery::Signals, "signal")] {
+        for batch in BATCHES {
+            let name: heapless::String<32> =
+                heapless::format!("ours: {name}, {batch}, recycled").map_err(no_room)?;
+            table.line(&name, &|| recycled(delivery, batch))?;
+        }
+    }
+    let (_, counts) = by_pager(Delivery::Threads, 64, 0)?;
+    println!(
+        "# {} faults, {} moved, {} adopted, {} fallbacks",
+        counts.faults, counts.moved, counts.adopted, counts.fallbacks
+    );
+    Ok(())
+}
+
+fn no_room(_: core::fmt::Error) -> Error {
+    Error::Call("a name", Errno::EOVERFLOW)
+}
+
+fn touched(what: impl FnOnce()) -> Ticks {
+    let start = counter::ticks();
+    what();
+    Ticks {
+        prepare: 0,
+        touch: counter::ticks() - start,
+    }
+}
+
+/// Keeps the calling thread on a CPU, so that each way has its threads at the same places. Where
+/// there is no such CPU, all run on the only one.
+fn pin_to(cpu: u32) {
+    let _ = process::set_affinity(0, 1 << cpu);
+}
+
+/// Private memory of [`PAGES`] base pages that are not there yet, and one more.
+fn fresh(page: usize) -> Result<Mapping, Error> {
+    let size = (PAGES + 1) * page;
+    let region = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private);
+    let region = region.map_err(Error::call("mmap"))?;
+    base_pages_only(&region).map_err(Error::call("madvise"))?;
+    Ok(region)
+}
+
+/// Writes to each page.
+fn touch(region: &Mapping, page: usize) {
+    for number in 0..PAGES {
+        write(region, number * page, 1);
+    }
+}
+
+/// How the kernel resolves a userfault.
+#[derive(Clone, Copy)]
+enum Ioctl {
+    /// `UFFDIO_COPY` of so many pages.
+    Copy(usize),
+    /// `UFFDIO_ZEROPAGE` of one.
+    Zero,
+}
+
+/// One round of the kernel's own way: a thread reads events and answers each with one ioctl.
+fn by_ioctl(page: usize, ioctl: Ioctl) -> Result<Ticks, Error> {
+    let region = fresh(page)?;
+    let source = Mapping::anonymous(64 * page, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    for number in 0..64 {
+        write(&source, number * page, 1);
+    }
+    let uffd = Userfault::open(0).map_err(Error::call("userfaultfd"))?;
+    uffd.enable(0).map_err(Error::call("UFFDIO_API"))?;
+    uffd.register(&region)
+        .map_err(Error::call("UFFDIO_REGISTER"))?;
+    let mut handled = Ok(());
+    let ticks = thread::run_beside(
+        || {
+            pin_to(1);
+            handled = answer(&uffd, &region, &source, page, ioctl);
+        },
+        || {
+            pin_to(0);
+            let ticks = touched(|| touch(&region, page));
+            // The page behind tells the other thread to end.
+            write(&region, PAGES * page, 1);
+            ticks
+        },
+    );
+    handled.map_err(Error::call("an answer to a fault"))?;
+    ticks.map_err(Error::call("clone"))
+}
+
+fn answer(
+    uffd: &Userfault,
+    region: &Mapping,
+    source: &Mapping,
+    page: usize,
+    ioctl: Ioctl,
+) -> Result<(), Errno> {
+    let last = region.address() + (PAGES * page) as u64;
+    let size = |pages: usize| (pages * page) as u64;
+    loop {
+        let Event::Pagefault { address, .. } = uffd.event()? else {
+            continue;
+        };
+        let address = address & !(page as u64 - 1);
+        if address == last {
+            return uffd.zeropage(address, size(1), Waking::Wake).map(drop);
+        }
+        match ioctl {
+            Ioctl::Copy(pages) => {
+                // SAFETY: the mapping, which nobody writes to.
+                let bytes = unsafe { core::slice::from_raw_parts(source.as_ptr(), pages * page) };
+                uffd.copy(address, bytes, Waking::Wake)?;
+            }
+            Ioctl::Zero => {
+                uffd.zeropage(address, size(1), Waking::Wake)?;
+            }
+        }
+    }
+}
+
+/// Pages of zeros; with a clock, frames go round.
+struct Zeros {
+    neighbours: Neighbours,
+    clock: Option<Clock>,
+}
+
+impl Policy for Zeros {
+    const ZEROS: bool = true;
+
+    fn around(&self, page: usize) -> Range<usize> {
+        let around = self.neighbours.around(page);
+        if let Some(clock) = &self.clock {
+            clock.mapped(around.end.min(PAGES) - around.start);
+        }
+        around
+    }
+
+    fn victims(&self, most: usize) -> Option<Range<usize>> {
+        self.clock.as_ref()?.next(most)
+    }
+}
+
+/// One round by a pager that has a frame for each page, or goes round with `frames`.
+fn by_pager(delivery: Delivery, batch: usize, frames: usize) -> Result<(Ticks, Counts), Error> {
+    let recycle = frames != 0;
+    let policy = Zeros {
+        neighbours: match batch {
+            1 => Neighbours::Alone,
+            pages => Neighbours::Block(pages),
+        },
+        clock: recycle.then(|| Clock::new(PAGES, KEEP)),
+    };
+    let options = Options {
+        pages: PAGES,
+        frames: if recycle { frames } else { PAGES },
+        low_water: if recycle { frames / 2 } else { 0 },
+        locked: false,
+        delivery,
+    };
+    let start = counter::ticks();
+    let pager = Pager::new(options, policy)?;
+    let prepare = counter::ticks() - start;
+    let first = pass(&pager, delivery)?;
+    let touch = if recycle {
+        // The first time all frames are new. The second time most pages are gone again.
+        pass(&pager, delivery)?
+    } else {
+        first
+    };
+    let ticks = Ticks {
+        prepare: if recycle { 0 } else { prepare },
+        touch,
+    };
+    Ok((ticks, pager.counts()))
+}
+
+/// The steady state: every frame was in use before, and everything counts.
+fn recycled(delivery: Delivery, batch: usize) -> Result<Ticks, Error> {
+    by_pager(delivery, batch, FRAMES).map(|(ticks, _)| ticks)
+}
+
+/// Touches all pages, to the end of their adoption; the ticks that took.
+fn pass<P: Policy>(pager: &Pager<P>, delivery: Delivery) -> Result<u64, Error> {
+    let touch = || {
+        for number in 0..PAGES {
+            let word = pager.as_ptr().wrapping_add(number * pager.page_size());
+            // SAFETY: inside the region, where nobody has a reference.
+            unsafe { word.cast::<u64>().write_volatile(1) };
+        }
+    };
+    let mut worker = pager.worker()?;
+    match delivery {
+        Delivery::Signals => {
+            pin_to(0);
+            let start = counter::ticks();
+            worker.resolve_own(touch)?;
+            worker.settle()?;
+            Ok(black_box(counter::ticks() - start))
+        }
+        Delivery::Threads => {
+            let mut handled = Ok(());
+            let ticks = thread::run_beside(
+                || {
+                    pin_to(1);
+                    handled = worker.handle(&mut drop);
+                },
+                || {
+                    pin_to(0);
+                    let start = counter::ticks();
+                    touch();
+                    pager.stop(1);
+                    counter::ticks() - start
+                },
+            );
+            handled?;
+            ticks.map_err(Error::call("clone"))
+        }
+    }
+}
