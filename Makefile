@@ -13,12 +13,14 @@ FRAGMENTS_thp := base 4k39 thp
 FRAGMENTS_nothp := base 4k39 nothp
 FRAGMENTS_hostile := base 4k39 thp hostile
 FRAGMENTS_kinds := base 4k39 thp kinds
+# For measurements.
+FRAGMENTS_speed := base 4k39 thp speed
 # Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
 GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
 SANITIZERS := kasan=4k39,thp,hostile,sanitize kcsan=4k39,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
-export INITRAMFS_LIMIT := 98304
+export INITRAMFS_LIMIT := 122880
 # The programs are looked for here, whatever the user has set for other projects.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
@@ -44,7 +46,8 @@ help:
 	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
 	@echo '  trinity     the system-call fuzzer of that name on the call'
 	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
-	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways'
+	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways; PARTS: calls,'
+	@echo '              dumps or faults alone'
 	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds for tests'
 	@echo '  programs    the programs, and what is promised of their ELF files'
 	@echo '  initramfs   build/initramfs.cpio.gz'
@@ -71,8 +74,8 @@ setup:
 
 programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
-	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt,$(PROGRAMS)))
-	tests/check-elf 65536 $(BIN)/pt
+	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd,$(PROGRAMS)))
+	tests/check-elf 65536 $(BIN)/{pt,uffd}
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 
 # As fast as the crates can be, not as small.
@@ -152,8 +155,8 @@ neighbours: programs
 trinity: programs
 	@tests/trinity/run $(BIN)/init
 
-bench: kernel-thp programs bench-program
-	@tests/bench build/Image $(BIN)/init $(SPEED)/bench
+bench: kernel-speed programs bench-program
+	@tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench $(PARTS)
 
 clean:
 	rm -rf build target

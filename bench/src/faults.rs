@@ -235,7 +235,9 @@ struct Zeros {
 }
 
 impl Policy for Zeros {
-    const ZEROS: bool = true;
+    fn zeros(&self) -> bool {
+        true
+    }
 
     fn around(&self, page: usize) -> Range<usize> {
         let around = self.neighbours.around(page);

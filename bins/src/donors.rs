@@ -1,7 +1,5 @@
 //! Pages that the kernel gave out before they are needed.
 
-#![expect(unsafe_code, reason = "makes a slice of a mapping")]
-
 use tablewalk_live::{LiveError, flush};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Mapping, Sharing};
@@ -46,30 +44,6 @@ impl Donors {
     #[must_use]
     pub const fn mapping(&self) -> &Mapping {
         &self.mapping
-    }
-
-    /// The bytes of the page at `offset`; none if it is not inside.
-    #[must_use]
-    pub fn page(&self, offset: u64, page_size: u64) -> &[u8] {
-        let inside = offset.saturating_add(page_size) <= self.mapping.size() as u64;
-        match (usize::try_from(offset), usize::try_from(page_size)) {
-            (Ok(offset), Ok(page_size)) if inside => {
-                let start = self.mapping.as_ptr().wrapping_add(offset);
-                // SAFETY: inside the mapping, which nobody writes to while it is borrowed.
-                unsafe { core::slice::from_raw_parts(start, page_size) }
-            }
-            _ => &[],
-        }
-    }
-
-    /// Invalidates what TLBs hold of the donors' addresses. Due after entries were taken out and
-    /// before the addresses are unmapped: `munmap` flushes only where it finds an entry.
-    ///
-    /// # Errors
-    ///
-    /// As [`flush`].
-    pub fn flush(&self, geometry: &Geometry) -> Result<(), LiveError> {
-        flush_mapping(geometry, &self.mapping)
     }
 }
 

@@ -1,4 +1,7 @@
-//! Resolves userfaultfd faults, on a thread beside those that fault.
+//! Resolves userfaultfd faults by a second entry for a frame, on a thread beside the one that faults.
+//!
+//! A demonstration of what the kernel does not keep account of: the frame has one mapping to it, and must
+//! have one again before either place is unmapped. `tablewalk_pager` moves entries instead.
 
 #![expect(unsafe_code, reason = "writes page-table entries")]
 
@@ -8,35 +11,10 @@ use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::poll::{Events, PollFd, poll};
 use tablewalk_uapi::userfault::{Event, Userfault, Waking};
 use tablewalk_uapi::{Errno, Mapping};
-use tablewalk_walker::{
-    Cache, Descriptor, FlushOwed, Geometry, Level, PhysicalAddress, VirtualAddress,
-};
+use tablewalk_walker::{Cache, Descriptor, Geometry, PhysicalAddress, VirtualAddress};
 
 use crate::donors::{Donors, flush_mapping};
 use crate::error::Error;
-
-/// How a donor page gets to the place of the fault.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Way {
-    /// Its entry is taken out of the donor's place: one mapping before and after.
-    Move,
-    /// Its entry is written a second time: one frame at two places, until undone.
-    Alias,
-    /// The kernel copies its contents (`UFFDIO_COPY`): no entry of ours, for comparison.
-    Copy,
-}
-
-impl Way {
-    /// One word for it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Move => "move",
-            Self::Alias => "alias",
-            Self::Copy => "copy",
-        }
-    }
-}
 
 /// Leaf tables and level-2 tables that stay mapped: 32 MiB of memory with 4K pages.
 type Tables = Cache<LiveMut, 16, 4>;
@@ -49,7 +27,6 @@ pub struct Handler<'a> {
     tables: Tables,
     region: &'a Mapping,
     donors: &'a Donors,
-    way: Way,
     print: bool,
     faults: usize,
     entries: usize,
@@ -61,12 +38,7 @@ impl<'a> Handler<'a> {
     /// # Errors
     ///
     /// Those of [`LiveMut::new`].
-    pub fn new(
-        region: &'a Mapping,
-        donors: &'a Donors,
-        way: Way,
-        print: bool,
-    ) -> Result<Self, Error> {
+    pub fn new(region: &'a Mapping, donors: &'a Donors, print: bool) -> Result<Self, Error> {
         let live = LiveMut::new(0, Tables::SLOTS)?;
         // The source was made with the slots that the cache asks for.
         let tables = Cache::new(live).map_err(|_| Error::Call("cache", Errno::ENOMEM))?;
@@ -74,7 +46,6 @@ impl<'a> Handler<'a> {
             tables,
             region,
             donors,
-            way,
             print,
             faults: 0,
             entries: 0,
@@ -122,25 +93,14 @@ impl<'a> Handler<'a> {
         let offset = fault.0 - self.region.address();
         let donor = VirtualAddress(self.donors.mapping().address() + offset);
         self.faults += 1;
-        let installed = match self.way {
-            Way::Move => self.move_entry(donor, fault)?,
-            Way::Alias => self.alias_entry(donor, fault)?,
-            Way::Copy => {
-                let page = self.donors.page(offset, page_size);
-                return uffd
-                    .copy(fault.0, page, Waking::Wake)
-                    .map(drop)
-                    .map_err(Error::call("UFFDIO_COPY"));
-            }
-        };
+        let installed = self.alias_entry(donor, fault)?;
         match installed {
             Some(physical) => {
                 self.entries += 1;
                 uffd.wake(fault.0, page_size)
                     .map_err(Error::call("UFFDIO_WAKE"))?;
                 if self.print {
-                    let way = self.way.name();
-                    println!("fault at {address:#x}: page {physical} of donor {donor}, by {way}");
+                    println!("fault at {address:#x}: page {physical} of donor {donor}, by alias");
                 }
             }
             // No table, or no page to be had: the kernel does it, and wakes.
@@ -161,36 +121,8 @@ impl<'a> Handler<'a> {
         Ok(self.tables.translate(address)?.physical())
     }
 
-    /// Takes the page of `donor` out of its place and puts it at `fault`; where it is in memory.
-    /// `None`, with all as it was, if there is no page, no table, or an entry at `fault` already.
-    fn move_entry(
-        &mut self,
-        donor: VirtualAddress,
-        fault: VirtualAddress,
-    ) -> Result<Option<PhysicalAddress>, LiveError> {
-        // Both tables are there before anything is taken.
-        if self.tables.entry_mut(fault)?.is_none() || self.va_to_pa(donor)?.is_none() {
-            return Ok(None);
-        }
-        let Some(donor_entry) = self.tables.entry_mut(donor)? else {
-            return Ok(None);
-        };
-        // SAFETY: nobody uses the donors' memory but `Donors::new`, which is done. The page goes to
-        // `fault` or back to its place in the next lines.
-        let (descriptor, owed) = unsafe { donor_entry.take(donor) };
-        self.flush_before_unmap(owed);
-        if descriptor.is_valid() && self.install(fault, descriptor)? {
-            let geometry = self.tables.geometry();
-            return Ok(Some(descriptor.output_address(geometry, Level::L3)));
-        }
-        // Whatever it was, a page or an entry that the kernel is working on, back to its place.
-        if !self.install(donor, descriptor)? {
-            eprintln!("uffd: the page of donor {donor} is lost");
-        }
-        Ok(None)
-    }
-
-    /// Maps the page of `donor` at `fault` too; where it is in memory. `None` as in `move_entry`.
+    /// Maps the page of `donor` at `fault` too; where it is in memory. `None` if there is no page, no
+    /// table, or an entry at `fault` already.
     fn alias_entry(
         &mut self,
         donor: VirtualAddress,
@@ -216,16 +148,9 @@ impl<'a> Handler<'a> {
             return Ok(false);
         };
         // SAFETY: the frame is the donors', whose contents are complete. Region and donors are
-        // private anonymous memory with the same protection, and `round` keeps both until the
-        // handler is dropped, which undoes aliases. Moved pages go with the region, before the
-        // mapping of the donors does.
+        // private anonymous memory with the same protection, and both stay until the handler is
+        // dropped, which undoes aliases.
         Ok(unsafe { entry.install(descriptor) }.is_ok())
-    }
-
-    /// The donors are flushed as a whole when the handler is dropped; nobody uses their addresses
-    /// until then.
-    const fn flush_before_unmap(&self, owed: FlushOwed) {
-        let _later = owed.address();
     }
 
     /// Takes out what was put in beside an entry that stays.
@@ -253,11 +178,7 @@ impl<'a> Handler<'a> {
 
 impl Drop for Handler<'_> {
     fn drop(&mut self) {
-        let undone = match self.way {
-            Way::Move => self.donors.flush(self.tables.geometry()),
-            Way::Alias => self.undo_aliases(),
-            Way::Copy => Ok(()),
-        };
+        let undone = self.undo_aliases();
         if let Err(error) = undone {
             eprintln!("uffd: {error}");
         }

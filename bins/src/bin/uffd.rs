@@ -1,17 +1,22 @@
 //! `uffd`: resolves userfaultfd faults by writing page-table entries.
 //!
-//! Thread A writes to memory that has no pages and blocks. Thread B hears of it through a
-//! userfaultfd, takes a page that the kernel gave it before, and writes the entry for it.
+//! Threads write to memory that has no pages and block. Other threads hear of it through a userfaultfd,
+//! or the same ones by a signal; they take pages that the kernel gave out before, and write their entries.
 
 #![no_std]
 #![no_main]
+#![expect(unsafe_code, reason = "reads and writes memory of a pager")]
+
+use core::ops::Range;
 
 use tablewalk_bins::donors::{Donors, MARK_OFFSET, mark};
 use tablewalk_bins::error::Error;
-use tablewalk_bins::handler::{Handler, Way};
-use tablewalk_bins::memory::{base_pages_only, read, write};
+use tablewalk_bins::handler::Handler;
+use tablewalk_bins::memory::{base_pages_only, read, words_room, write};
 use tablewalk_bins::pagemap::Pagemap;
+use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::{cli, frames, prerequisite};
+use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println, thread};
 use tablewalk_uapi::file::{self, O_NONBLOCK};
@@ -22,14 +27,20 @@ use tablewalk_uapi::{Mapping, Sharing, process};
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: uffd [--alias] [--pages N] [--rounds N] [--quiet]
-Thread A writes to fresh memory and blocks; thread B resolves the fault by writing
-the page-table entry itself, then wakes A. Prints KTAP.
-  --alias     map a donor page at a second place, and undo it at the end;
-              without: move it, which is safe to be killed in
-  --pages N   pages to fault in, 1 to 65536 (16)
-  --rounds N  how often, each with fresh memory, 1 to 1000 (1)
-  --quiet     no line for each fault
+Usage: uffd [--alias | [--signals] [--zeros] [--threads N] [--handlers N] [--batch N]]
+            [--pages N] [--rounds N] [--quiet]
+Threads write to fresh memory and block; others resolve the faults by writing the
+page-table entries themselves, then wake them. Prints KTAP.
+  --alias       map a donor page at a second place, and undo it at the end;
+                without: move it, which is safe to be killed in
+  --signals     resolve each fault in the thread that has it, by SIGBUS
+  --zeros       pages of zeros; without: pages with a mark in each
+  --threads N   threads that write, 1 to 16 (1)
+  --handlers N  threads that resolve, 1 to 16 (1)
+  --batch N     pages that come with one fault, 1 to 512 (1)
+  --pages N     pages to fault in, 1 to 65536 (16)
+  --rounds N    how often, each with fresh memory, 1 to 1000 (1)
+  --quiet       no line for each page
 Needs a kernel with remap_page_table and userfaultfd, /proc, and root.";
 
 const TESTS: &[Case<Demo, Error>] = &[
@@ -45,11 +56,18 @@ const TESTS: &[Case<Demo, Error>] = &[
 
 /// What is asked for, and what has been seen.
 struct Demo {
-    way: Way,
+    alias: bool,
+    delivery: Delivery,
+    zeros: bool,
+    threads: usize,
+    handlers: usize,
+    batch: usize,
     pages: usize,
     rounds: u32,
     quiet: bool,
     page_size: usize,
+    /// Room for the frames of a pool.
+    frames: &'static mut [u64],
     /// Free frames before and after.
     free: [u64; 2],
 }
@@ -66,28 +84,80 @@ fn main(args: Args) -> ExitCode {
     if let Err(status) = prerequisite::userfaultfd("uffd") {
         return status;
     }
+    // Two that resolve the faults of a block at once have frames for all of it both.
+    let spare = if demo.threads == 1 && demo.handlers == 1 {
+        0
+    } else {
+        demo.pages
+    };
+    match words_room(demo.pages + spare) {
+        Ok(words) => demo.frames = words,
+        Err(errno) => {
+            tablewalk_rt::eprintln!("uffd: mmap: {errno}");
+            return ExitCode::FAILURE;
+        }
+    }
     ktap::run(&mut demo, &[TESTS])
 }
 
 fn parse(mut args: Args) -> Result<Demo, ExitCode> {
     let mut demo = Demo {
-        way: Way::Move,
+        alias: false,
+        delivery: Delivery::Threads,
+        zeros: false,
+        threads: 1,
+        handlers: 1,
+        batch: 1,
         pages: 16,
         rounds: 1,
         quiet: false,
         page_size: 0,
+        frames: &mut [],
         free: [0; 2],
     };
+    let threads = u32::try_from(THREADS).unwrap_or(1);
     while let Some(argument) = cli::next(&mut args, HELP)? {
         match argument {
-            "--alias" => demo.way = Way::Alias,
+            "--alias" => demo.alias = true,
+            "--signals" => demo.delivery = Delivery::Signals,
+            "--zeros" => demo.zeros = true,
             "--quiet" => demo.quiet = true,
-            "--pages" => demo.pages = cli::number(&mut args, HELP, argument, 65536)? as usize,
-            "--rounds" => demo.rounds = cli::number(&mut args, HELP, argument, 1000)?,
+            "--threads" => demo.threads = number(&mut args, argument, threads)? as usize,
+            "--handlers" => demo.handlers = number(&mut args, argument, threads)? as usize,
+            "--batch" => demo.batch = number(&mut args, argument, 512)? as usize,
+            "--pages" => demo.pages = number(&mut args, argument, 65536)? as usize,
+            "--rounds" => demo.rounds = number(&mut args, argument, 1000)?,
             _ => return Err(cli::unknown(&args, argument)),
         }
     }
     Ok(demo)
+}
+
+fn number(args: &mut Args, option: &str, most: u32) -> Result<u32, ExitCode> {
+    cli::number(args, HELP, option, most)
+}
+
+/// What the pages of a pager hold.
+struct Marks {
+    neighbours: Neighbours,
+    zeros: bool,
+}
+
+impl Policy for Marks {
+    fn zeros(&self) -> bool {
+        self.zeros
+    }
+
+    fn fill(&self, page: usize, bytes: &mut [u8]) {
+        bytes.fill(0);
+        if let Some(place) = bytes.get_mut(MARK_OFFSET..MARK_OFFSET + 8) {
+            place.copy_from_slice(&mark(page).to_ne_bytes());
+        }
+    }
+
+    fn around(&self, page: usize) -> Range<usize> {
+        self.neighbours.around(page)
+    }
 }
 
 /// What went wrong in a round, as counts.
@@ -118,20 +188,115 @@ impl Demo {
         }
         self.free[1] = frames::free().map_err(Error::call("zoneinfo"))?;
         println!(
-            "# {} faults, {} resolved by {}, {} differences",
+            "# {} faults, {} pages by {}, {} differences",
             all.faults,
             all.entries,
-            self.way.name(),
+            if self.alias { "alias" } else { "move" },
             all.differences
         );
         let expected = self.pages * self.rounds as usize;
-        Ok((all.faults == expected && all.entries == expected && all.differences == 0).into())
+        // With neighbours there are fewer faults, and with many threads one page may be waited for twice.
+        let faults = match (self.batch, self.threads) {
+            (1, 1) => all.faults == expected,
+            _ => all.faults > 0,
+        };
+        Ok((faults && all.entries == expected && all.differences == 0).into())
     }
 
-    /// One round: memory, donors, two threads, a look at what came of it. All is gone at the end.
-    fn round(&self, print: bool) -> Result<Tally, Error> {
+    /// One round with fresh memory, and a look at what came of it. All is gone at the end.
+    fn round(&mut self, print: bool) -> Result<Tally, Error> {
+        let marks = Marks {
+            neighbours: match self.batch {
+                1 => Neighbours::Alone,
+                batch => Neighbours::Block(batch),
+            },
+            zeros: self.zeros,
+        };
+        if self.alias {
+            self.alias_round(print)
+        } else {
+            self.move_round(marks, print)
+        }
+    }
+
+    /// Pages are moved.
+    fn move_round(&mut self, policy: Marks, print: bool) -> Result<Tally, Error> {
+        let frames = self.frames.len();
+        let mark = |page| if self.zeros { 0 } else { mark(page) };
+        let options = Options {
+            pages: self.pages,
+            frames,
+            low_water: 0,
+            locked: true,
+            delivery: self.delivery,
+        };
+        let pager = Pager::new(options, policy)?;
+        let pagemap = Pagemap::open(process::pid(), self.page_size.trailing_zeros())
+            .map_err(Error::call("pagemap"))?;
+        let page_size = self.page_size as u64;
+        let frame = |address: u64| {
+            let entry = pagemap.entry(address).map_err(Error::call("pagemap"))?;
+            Ok::<_, Error>(entry.is_present().then_some(entry.frame()))
+        };
+        // The independent witness: which frames the pool has, and who has them afterwards.
+        let pool = pager.pool();
+        for (slot, place) in self.frames.iter_mut().enumerate() {
+            *place = frame(pool.start + slot as u64 * page_size)?.unwrap_or(0);
+        }
+        self.frames.sort_unstable();
+
+        let word = |page: usize, offset: usize| {
+            let byte = pager.as_ptr().wrapping_add(page * self.page_size + offset);
+            byte.cast::<u64>()
+        };
+        let (pages, threads) = (self.pages, self.threads);
+        let work = Words { word: &word };
+        paging::run(&pager, self.delivery, self.handlers, threads, &|number| {
+            for page in (number..pages).step_by(threads) {
+                work.write(page, 0, value(page));
+            }
+        })?;
+        let mut differences = 0;
+        for page in 0..pages {
+            let address = pager.address() + page as u64 * page_size;
+            let found = frame(address)?;
+            let ours = found.is_some_and(|frame| self.frames.binary_search(&frame).is_ok());
+            let written = work.read(page, 0) == value(page);
+            let kept = work.read(page, MARK_OFFSET) == mark(page);
+            if print || !(ours && written && kept) {
+                let from = if ours {
+                    "of the pool"
+                } else {
+                    "of somebody else"
+                };
+                println!(
+                    "page at {address:#x}: frame {:#x} {from}, moved",
+                    found.unwrap_or(0)
+                );
+            }
+            differences += usize::from(!(ours && written && kept));
+        }
+        let counts = pager.counts();
+        let mut left = 0;
+        for slot in 0..frames as u64 {
+            left += u64::from(frame(pool.start + slot * page_size)?.is_some());
+        }
+        if left + counts.moved != frames as u64 {
+            println!("# {left} frames left of {frames}, {} moved", counts.moved);
+            differences += 1;
+        }
+        // All were adopted when the workers ended.
+        differences += usize::from(counts.adopted != counts.moved);
+        Ok(Tally {
+            faults: usize::try_from(counts.faults).unwrap_or(0),
+            entries: usize::try_from(counts.moved).unwrap_or(0),
+            differences,
+        })
+    }
+
+    /// Entries are written a second time.
+    fn alias_round(&self, print: bool) -> Result<Tally, Error> {
         let size = self.pages * self.page_size;
-        // First made, last gone: the reverse map of a moved page names the donors' mapping.
         let donors = Donors::new(self.pages, self.page_size)?;
         let region = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private)
             .map_err(Error::call("mmap"))?;
@@ -141,14 +306,14 @@ impl Demo {
         uffd.register(&region)
             .map_err(Error::call("UFFDIO_REGISTER"))?;
         let (stop, running) = file::pipe().map_err(Error::call("pipe"))?;
-        let mut handler = Handler::new(&region, &donors, self.way, print)?;
+        let mut handler = Handler::new(&region, &donors, print)?;
 
         let mut handled = Ok(());
         let written = thread::run_beside(
             || handled = handler.run(&uffd, &stop),
             || {
                 let differences = self.write_pages(&region);
-                // The end of the pipe tells B that there will be no more faults.
+                // The end of the pipe tells the handler that there will be no more faults.
                 drop(running);
                 differences
             },
@@ -167,7 +332,7 @@ impl Demo {
         })
     }
 
-    /// Thread A: writes to each page, then looks whether all is as it should be.
+    /// Writes to each page, then looks whether all is as it should be.
     fn write_pages(&self, region: &Mapping) -> usize {
         for page in 0..self.pages {
             write(region, page * self.page_size, value(page));
@@ -179,8 +344,7 @@ impl Demo {
         self.pages - (0..self.pages).filter(as_it_should).count()
     }
 
-    /// The independent witness: a moved page is in the region and no longer with the donors, an alias
-    /// is one frame at both places.
+    /// The independent witness: an alias is one frame at both places.
     fn compare_with_pagemap(&self, region: &Mapping, donors: &Donors) -> Result<usize, Error> {
         let page_shift = self.page_size.trailing_zeros();
         let pagemap = Pagemap::open(process::pid(), page_shift).map_err(Error::call("pagemap"))?;
@@ -191,13 +355,7 @@ impl Demo {
                 pagemap.entry(address).map_err(Error::call("pagemap"))
             };
             let (here, donor) = (entry(region.address())?, entry(donors.mapping().address())?);
-            let as_it_should = here.is_present()
-                && match self.way {
-                    Way::Move => !donor.is_present(),
-                    Way::Alias => here.frame() == donor.frame(),
-                    Way::Copy => here.frame() != donor.frame(),
-                };
-            if !as_it_should {
+            if !here.is_present() || here.frame() != donor.frame() {
                 differences += 1;
                 println!("# page {page}: {here} in the region, {donor} with the donor");
             }
@@ -221,7 +379,24 @@ impl Demo {
     }
 }
 
-/// What A writes to `page`.
+/// The words of the pages of a pager, by page and offset.
+struct Words<'a> {
+    word: &'a (dyn Fn(usize, usize) -> *mut u64 + Sync),
+}
+
+impl Words<'_> {
+    fn write(&self, page: usize, offset: usize, value: u64) {
+        // SAFETY: inside the region, where nobody has a reference.
+        unsafe { (self.word)(page, offset).write_volatile(value) };
+    }
+
+    fn read(&self, page: usize, offset: usize) -> u64 {
+        // SAFETY: as above.
+        unsafe { (self.word)(page, offset).read_volatile() }
+    }
+}
+
+/// What a thread writes to `page`.
 const fn value(page: usize) -> u64 {
     0xa11c_e000_0000_0000 | page as u64
 }

@@ -44,7 +44,7 @@ impl<P: Policy> Pager<P> {
                     let number = usize::try_from(number).unwrap_or(usize::MAX);
                     // SAFETY: this function's alone.
                     let bytes = unsafe { core::slice::from_raw_parts_mut(scratch.as_ptr(), size) };
-                    if P::ZEROS || number >= self.options.pages {
+                    if self.policy.zeros() || number >= self.options.pages {
                         bytes.fill(0);
                     } else {
                         self.policy.fill(number, bytes);

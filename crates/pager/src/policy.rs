@@ -8,12 +8,16 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// The methods are called from handler threads or, with signals, from the threads that fault, several
 /// at a time; they touch no page of the region.
 pub trait Policy: Sync {
-    /// Whether every page is zeros at first: [`Policy::fill`] is not called then.
-    const ZEROS: bool = false;
+    /// Whether every page is zeros at first: [`Policy::fill`] is not called then. Always the same.
+    fn zeros(&self) -> bool {
+        false
+    }
 
-    /// Whether a read of a page of zeros maps the frame that Linux has for that, which is shared and
-    /// read-only; the first write gets a page of its own, from the kernel.
-    const SHARED_ZEROS: bool = false;
+    /// Whether a read of a page maps the frame of zeros that Linux has, which is shared and read-only; the
+    /// first write gets a page of its own, from the kernel. Always the same.
+    fn shared_zeros(&self) -> bool {
+        false
+    }
 
     /// Writes what `page` holds into `bytes`, the frame that it will have. Nobody else sees it before.
     fn fill(&self, page: usize, bytes: &mut [u8]) {

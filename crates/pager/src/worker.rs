@@ -74,7 +74,7 @@ impl<P: Policy> Pager<P> {
                 format: *format,
                 region: tables()?,
                 pool: tables()?,
-                zeros: if P::SHARED_ZEROS {
+                zeros: if self.policy.shared_zeros() {
                     entry_of_zeros(&scratch)?
                 } else {
                     Descriptor::ZERO
@@ -172,7 +172,7 @@ impl<P: Policy> Worker<'_, P> {
             first: first_index(&movable.format, pager.page_address(wanted.start)),
             start: wanted.start,
         };
-        if P::SHARED_ZEROS && !write && movable.zeros != Descriptor::ZERO {
+        if pager.policy.shared_zeros() && !write && movable.zeros != Descriptor::ZERO {
             let count = region.share(wanted.clone(), movable.zeros);
             add(&pager.counters.shared, count);
             return Ok(Some(wanted));
@@ -189,6 +189,7 @@ impl<P: Policy> Worker<'_, P> {
                 // The page that is waited for came first.
                 break;
             };
+            // Slots that are left keep their pages, and are found full when it is their turn to be filled.
             move_claimed(
                 pager,
                 &movable.format,
@@ -230,7 +231,7 @@ impl<P: Policy> Worker<'_, P> {
         let _alone = pager.gate.be_alone();
         let address = pager.page_address(page).0;
         let size = pager.page_size();
-        let done = if P::ZEROS {
+        let done = if pager.policy.zeros() {
             pager.uffd.zeropage(address, size as u64, Waking::Wake)
         } else {
             // SAFETY: the page of this worker, which is borrowed alone.
@@ -540,7 +541,7 @@ fn move_claimed<P: Policy>(
             if !is_movable(&format.linux, donor.load()) {
                 continue;
             }
-            if !P::ZEROS {
+            if !pager.policy.zeros() {
                 // SAFETY: the slot is claimed, and its page is there.
                 let bytes = unsafe { pager.slot_bytes(slot) };
                 pager.policy.fill(empty, bytes);
@@ -687,7 +688,7 @@ impl Movable {
             // SAFETY: the slot is this worker's until `filled`, and has a page.
             let bytes = unsafe { pager.slot_bytes(slot) };
             pager.policy.taken_back(page, bytes, dirty);
-            if P::ZEROS {
+            if pager.policy.zeros() {
                 bytes.fill(0);
             }
         }
