@@ -18,4 +18,5 @@ pub mod prerequisite;
 pub mod random;
 pub mod smaps;
 pub mod sparse;
+pub mod swap;
 pub mod tree;

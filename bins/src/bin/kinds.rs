@@ -12,6 +12,7 @@ use tablewalk_bins::expect::expect;
 use tablewalk_bins::lines::{for_each_line, parse_range};
 use tablewalk_bins::memory::{base_pages_only, write};
 use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
+use tablewalk_bins::swap::{AREA, Swap};
 use tablewalk_bins::{cli, prerequisite, smaps};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_rt::ktap::{self, Case, Verdict};
@@ -20,7 +21,7 @@ use tablewalk_rt::{Args, ExitCode, eprintln, println};
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR, O_SYNC};
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::{self, Status};
-use tablewalk_uapi::{Errno, Mapping, Sharing, system};
+use tablewalk_uapi::{Errno, Mapping, Sharing};
 use tablewalk_walker::{
     Absent, Descriptor, Format, Kind, Level, MemoryType, Permissions, VirtualAddress,
 };
@@ -44,9 +45,6 @@ struct Context {
     format: Format,
     page: usize,
 }
-
-/// Where swapped-out pages go.
-const SWAP: &CStr = c"/dev/ram0";
 
 /// A page of one kind.
 struct Specimen {
@@ -310,7 +308,7 @@ fn compare(context: &mut Context) -> Result<Verdict, Error> {
         .map_err(Error::call("pagemap"))?;
     let swap = Swap::on();
     if swap.is_none() {
-        println!("# no swap area on {SWAP:?}");
+        println!("# no swap area on {AREA:?}");
     }
     let (mut met, mut seen) = (true, 0);
     for kind in KINDS {
@@ -508,32 +506,4 @@ fn device(context: &Context) -> Result<Specimen, Errno> {
     let offset = start - start % context.page as u64;
     let mapping = Mapping::file(&fd, offset, context.page, Protection::READ, Sharing::Shared)?;
     Ok(Specimen { mapping, offset: 0 })
-}
-
-/// A swap area on the RAM disk, as long as this lives.
-struct Swap;
-
-impl Swap {
-    /// `None` without such a disk, or without swap.
-    fn on() -> Option<Self> {
-        // `union swap_header` of include/linux/swap.h: version 1 and the last page at 1024, the magic
-        // word at the end of the first page.
-        let fd = file::open(SWAP, O_RDWR).ok()?;
-        let info = tablewalk_uapi::remap::info().ok()?;
-        let page = 1_u64 << info.page_shift;
-        let last = u32::try_from((4 << 20) / page - 1).ok()?;
-        let [version, last] = [1, last].map(u32::to_ne_bytes);
-        file::pwrite(&fd, &version, 1024).ok()?;
-        file::pwrite(&fd, &last, 1028).ok()?;
-        file::pwrite(&fd, b"SWAPSPACE2", page - 10).ok()?;
-        system::swap_on(SWAP).ok().map(|()| Self)
-    }
-}
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        if let Err(errno) = system::swap_off(SWAP) {
-            println!("# swapoff: {errno}");
-        }
-    }
 }

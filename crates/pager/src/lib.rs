@@ -35,6 +35,12 @@
 //!   permissions of the pool.
 //! - I/O of the kernel into pages that a [`Policy::victims`] gives away.
 //!
+//! Taking pages back has a race that user space cannot close: a thread that has waited for a page and finds
+//! it there may be in the kernel's fault handler, which looks at the entry and, some twenty instructions
+//! later, sets its access and dirty bits, under a lock that protects it from the kernel alone. If the entry
+//! is taken in between, the thread waits for a page that never comes. It takes one that has just come, so
+//! keep pages for a while before they are victims; the kernel side is to get a form that takes pages back.
+//!
 //! `madvise`, `mlock`, `fork` and reads and writes by system calls are as with other memory. With signals,
 //! a system call that touches a page which is not there fails with `EFAULT`.
 
