@@ -14,7 +14,8 @@ use crate::pool::{Refill, WORKERS};
 use crate::{LEAF, Pager, PagerError, Policy};
 
 /// Leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
-type Tables = Cache<LiveMut, 16, 4>;
+type Tables = Cache<LiveMut, LEAVES, 4>;
+const LEAVES: usize = 16;
 
 /// Runs of pages that may wait to be adopted, and after how many pages they are.
 const PENDING: usize = 8;
@@ -90,13 +91,15 @@ impl<P: Policy> Pager<P> {
             .workers
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, free)
             .map_err(|_| PagerError::Workers)?;
-        Ok(Worker {
+        let mut worker = Worker {
             pager: self,
             number: before.trailing_ones() as usize,
             movable,
             scratch,
             pending: [Pending::NONE; PENDING],
-        })
+        };
+        worker.map_pool()?;
+        Ok(worker)
     }
 }
 
@@ -126,6 +129,18 @@ pub(crate) enum Resolved {
 }
 
 impl<P: Policy> Worker<'_, P> {
+    /// Maps the tables of the pool, as many as are kept: the first faults need not.
+    pub(crate) fn map_pool(&mut self) -> Result<(), PagerError> {
+        let pager = self.pager;
+        if let Some(movable) = &mut self.movable {
+            let frames = pager.options.frames;
+            for slot in (0..frames).step_by(pager.table_pages()).take(LEAVES) {
+                movable.pool.table_mut(pager.slot_address(slot as u64))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes `page` be there, and its neighbours if possible.
     pub(crate) fn resolve(&mut self, page: usize, write: bool) -> Result<Resolved, PagerError> {
         let pager = self.pager;
@@ -523,6 +538,7 @@ fn move_claimed<P: Policy>(
     next: &mut Order,
     moved: &mut Moved,
 ) -> Result<(), LiveError> {
+    let movable = OwnPage::new(&format.linux);
     let mut page = Some(page);
     let entries = format.geometry.entries(LEAF) as u64;
     let mut slot = slots.start;
@@ -538,18 +554,18 @@ fn move_claimed<P: Policy>(
             let (Some(empty), Some(donor)) = (page, table.entry(index)) else {
                 return Ok(());
             };
-            if !is_movable(&format.linux, donor.load()) {
-                continue;
-            }
             if !pager.policy.zeros() {
+                if !movable.is(donor.load()) {
+                    continue;
+                }
                 // SAFETY: the slot is claimed, and its page is there.
                 let bytes = unsafe { pager.slot_bytes(slot) };
                 pager.policy.fill(empty, bytes);
             }
-            let wanted = |found| is_movable(&format.linux, found);
             // SAFETY: nobody but who has claimed a slot uses its memory. It is flushed before it has
             // a page again, or is unmapped.
-            let taken = unsafe { donor.take_if(pager.slot_address(slot), wanted) };
+            let taken =
+                unsafe { donor.take_if(pager.slot_address(slot), |found| movable.is(found)) };
             let Some((descriptor, _flushed_before_reuse)) = taken else {
                 continue;
             };
@@ -570,9 +586,26 @@ fn move_claimed<P: Policy>(
     Ok(())
 }
 
-/// Whether an entry maps a page that this process alone has: Linux lets only such be written.
-const fn is_movable(linux: &Linux, found: Descriptor) -> bool {
-    found.is_valid() && linux.is_writable(found) && !linux.is_special(found)
+/// What an entry has that maps a page which this process alone has: Linux lets only such be written.
+#[derive(Clone, Copy)]
+struct OwnPage {
+    mask: u64,
+    value: u64,
+}
+
+impl OwnPage {
+    const fn new(linux: &Linux) -> Self {
+        let value = Descriptor::VALID | linux.write;
+        Self {
+            mask: value | linux.special,
+            value,
+        }
+    }
+
+    #[inline]
+    const fn is(self, found: Descriptor) -> bool {
+        found.0 & self.mask == self.value
+    }
 }
 
 /// Has the kernel make pages in up to `most` empty slots; how many.
@@ -622,6 +655,7 @@ impl Movable {
         room: Range<u64>,
     ) -> Result<(u64, usize), PagerError> {
         let linux = self.format.linux;
+        let own = OwnPage::new(&linux);
         let slot_index = first_index(&self.format, pager.slot_address(room.start));
         // As far as the table of the pool reaches.
         let slots = room.clone().take(pager.table_pages() - slot_index);
@@ -659,9 +693,7 @@ impl Movable {
             };
             // SAFETY: the policy gives the page away. It is flushed below, before anybody writes to it
             // again through the slot.
-            let found = unsafe {
-                entry.take_if(pager.page_address(page), |found| is_movable(&linux, found))
-            };
+            let found = unsafe { entry.take_if(pager.page_address(page), |found| own.is(found)) };
             let Some((descriptor, _flushed_below)) = found else {
                 continue;
             };
