@@ -82,7 +82,7 @@ programs: setup
 SPEED := $(CURDIR)/target/$(TARGET)/speed
 bench-program: setup
 	$(CARGO) build --quiet --locked --profile speed --target $(TARGET) -p tablewalk-bench $(REMAP)
-	tests/check-elf 65536 $(SPEED)/bench
+	tests/check-elf 98304 $(SPEED)/bench
 
 kernel: $(addprefix kernel-,$(VARIANTS))
 
