@@ -1,0 +1,256 @@
+//! `lazyload`: a file as memory, of which nothing is read before it is touched.
+
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "reads memory of a pager")]
+
+use core::ffi::CStr;
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use heapless::CString;
+use tablewalk_bins::error::Error;
+use tablewalk_bins::paging;
+use tablewalk_bins::random::Random;
+use tablewalk_bins::{cli, prerequisite};
+use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy, Sequential};
+use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: lazyload [--frames N] [FILE]
+Maps FILE (/init) lazily: each page is read from it when it is touched first, by a
+pager with fewer frames than the file has pages. Compares all of it with what read(2)
+gives: in order, and here and there. Prints KTAP.
+  --frames N  frames of the pool; half as many pages stay mapped (8)
+Needs a kernel with remap_page_table and userfaultfd, and root.";
+
+const TESTS: &[Case<Lazy, Error>] = &[
+    Case {
+        name: "events, in order: the file is what is there",
+        run: |lazy| lazy.check(Delivery::Threads, Walk::InOrder),
+    },
+    Case {
+        name: "events, here and there: the file is what is there",
+        run: |lazy| lazy.check(Delivery::Threads, Walk::HereAndThere),
+    },
+    Case {
+        name: "signals, in order: the file is what is there",
+        run: |lazy| lazy.check(Delivery::Signals, Walk::InOrder),
+    },
+    Case {
+        name: "signals, here and there: the file is what is there",
+        run: |lazy| lazy.check(Delivery::Signals, Walk::HereAndThere),
+    },
+];
+
+/// How pages are touched.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Walk {
+    InOrder,
+    HereAndThere,
+}
+
+struct Lazy {
+    file: OwnedFd,
+    size: u64,
+    page_size: usize,
+    frames: usize,
+}
+
+fn main(mut args: Args) -> ExitCode {
+    let mut frames = 8;
+    let mut path = CString::<256>::new();
+    let default = path.extend_from_bytes(b"/init");
+    loop {
+        match cli::next(&mut args, HELP) {
+            Ok(None) => break,
+            Ok(Some("--frames")) => match cli::number(&mut args, HELP, "--frames", 1 << 16) {
+                Ok(number) => frames = number as usize,
+                Err(status) => return status,
+            },
+            Ok(Some(option)) if option.starts_with('-') => return cli::unknown(&args, option),
+            Ok(Some(name)) => {
+                path = CString::new();
+                if path.extend_from_bytes(name.as_bytes()).is_err() {
+                    return cli::refuse(&args, format_args!("{name}: too long"));
+                }
+            }
+            Err(status) => return status,
+        }
+    }
+    let info = match prerequisite::info("lazyload") {
+        Ok(info) => info,
+        Err(status) => return status,
+    };
+    if let Err(status) = prerequisite::userfaultfd("lazyload") {
+        return status;
+    }
+    let opened = default
+        .map_err(|_| tablewalk_uapi::Errno::EINVAL)
+        .and_then(|()| open(&path));
+    match opened {
+        Ok((file, size)) => ktap::run(
+            &mut Lazy {
+                file,
+                size,
+                page_size: 1 << info.page_shift,
+                frames,
+            },
+            &[TESTS],
+        ),
+        Err(errno) => {
+            tablewalk_rt::eprintln!("lazyload: {path:?}: {errno}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A file and its size, as read(2) gives it.
+fn open(path: &CStr) -> Result<(OwnedFd, u64), tablewalk_uapi::Errno> {
+    let file = file::open(path, O_RDONLY)?;
+    let mut size = 0;
+    let mut bytes = [0; 4096];
+    loop {
+        match file::pread(&file, &mut bytes, size)? {
+            0 if size == 0 => return Err(tablewalk_uapi::Errno::ENODATA),
+            0 => return Ok((file, size)),
+            count => size += count as u64,
+        }
+    }
+}
+
+/// The pages of a file.
+struct Pages<'f> {
+    file: &'f OwnedFd,
+    page_size: usize,
+    neighbours: Neighbours,
+    pages: usize,
+    keep: usize,
+    come: AtomicUsize,
+    hand: AtomicUsize,
+    errors: AtomicU64,
+}
+
+impl Policy for Pages<'_> {
+    fn fill(&self, page: usize, bytes: &mut [u8]) {
+        self.come.fetch_add(1, Ordering::Relaxed);
+        if read_at(self.file, (page * self.page_size) as u64, bytes).is_none() {
+            self.errors.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn around(&self, page: usize) -> Range<usize> {
+        self.neighbours.around(page)
+    }
+
+    fn victims(&self, most: usize) -> Option<Range<usize>> {
+        let (come, hand) = (
+            self.come.load(Ordering::Relaxed),
+            self.hand.load(Ordering::Relaxed),
+        );
+        if come < hand + self.keep {
+            return None;
+        }
+        let start = hand % self.pages;
+        let count = most.min(self.pages - start).min(4);
+        self.hand.store(hand + count, Ordering::Relaxed);
+        Some(start..start + count)
+    }
+}
+
+/// Reads until the end of the file, and zeros behind it.
+fn read_at(file: &OwnedFd, offset: u64, bytes: &mut [u8]) -> Option<()> {
+    let mut done = 0;
+    while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file::pread(file, rest, offset + done as u64).ok()? {
+            0 => {
+                rest.fill(0);
+                break;
+            }
+            count => done += count,
+        }
+    }
+    Some(())
+}
+
+impl Lazy {
+    fn check(&mut self, delivery: Delivery, walk: Walk) -> Result<Verdict, Error> {
+        let pages = usize::try_from(self.size.div_ceil(self.page_size as u64)).unwrap_or(0);
+        let policy = Pages {
+            file: &self.file,
+            page_size: self.page_size,
+            neighbours: Neighbours::Sequential(Sequential::new(4)),
+            pages,
+            keep: self.frames / 2,
+            come: AtomicUsize::new(0),
+            hand: AtomicUsize::new(0),
+            errors: AtomicU64::new(0),
+        };
+        let options = Options {
+            pages,
+            frames: self.frames,
+            low_water: self.frames / 2,
+            locked: false,
+            delivery,
+        };
+        let pager = Pager::new(options, policy)?;
+        let wrong = AtomicU64::new(0);
+        let touches = match walk {
+            Walk::InOrder => pages,
+            Walk::HereAndThere => 4 * pages,
+        };
+        let memory = Memory(pager.as_ptr());
+        paging::run(&pager, delivery, 1, 1, &|_| {
+            let mut random = Random::new(1, 0);
+            for touch in 0..touches {
+                let page = match walk {
+                    Walk::InOrder => touch,
+                    Walk::HereAndThere => usize::try_from(random.below(pages as u64)).unwrap_or(0),
+                };
+                if !self.is_right(&memory, page) {
+                    println!("# page {page} differs");
+                    wrong.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        })?;
+        let (counts, wrong) = (pager.counts(), wrong.into_inner());
+        println!(
+            "# {} bytes, {pages} pages, {touches} touched: {} faults, {} moved, {} taken back, {wrong} wrong",
+            self.size, counts.faults, counts.moved, counts.taken_back
+        );
+        let errors = pager.policy().errors.load(Ordering::Relaxed);
+        Ok((wrong == 0 && errors == 0 && counts.moved > 0).into())
+    }
+
+    /// Whether a page is what read(2) gives, to the last byte.
+    fn is_right(&self, memory: &Memory, page: usize) -> bool {
+        let mut bytes = [0; 512];
+        let start = page * self.page_size;
+        (start..start + self.page_size)
+            .step_by(bytes.len())
+            .all(|offset| {
+                read_at(&self.file, offset as u64, &mut bytes).is_some()
+                    && bytes
+                        .iter()
+                        .enumerate()
+                        .all(|(index, &byte)| memory.byte(offset + index) == byte)
+            })
+    }
+}
+
+/// The region, which the threads share.
+struct Memory(*mut u8);
+
+// SAFETY: it is read alone, and its pages are the same for all.
+unsafe impl Sync for Memory {}
+
+impl Memory {
+    fn byte(&self, offset: usize) -> u8 {
+        // SAFETY: the callers stay inside the region, whose pages are whole.
+        unsafe { self.0.wrapping_add(offset).read_volatile() }
+    }
+}
