@@ -85,6 +85,18 @@ unsafe extern "C" fn memset(dst: *mut u8, value: i32, n: usize) -> *mut u8 {
         "and x1, x1, #0xff",
         "mov x4, #0x0101010101010101",
         "mul x1, x1, x4", // the byte in all eight places
+        "cmp x2, #64",
+        "b.lo 5f",
+        "6:", // pages, most of all
+        "stp x1, x1, [x3]",
+        "stp x1, x1, [x3, #16]",
+        "stp x1, x1, [x3, #32]",
+        "stp x1, x1, [x3, #48]",
+        "add x3, x3, #64",
+        "sub x2, x2, #64",
+        "cmp x2, #64",
+        "b.hs 6b",
+        "5:",
         "cmp x2, #16",
         "b.lo 2f",
         "1:",
