@@ -5,7 +5,6 @@
 use core::hint::black_box;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::base_pages_only;
 use tablewalk_bins::pagemap::proc_path;
 use tablewalk_live::Live;
 use tablewalk_rt::process::Child;
@@ -120,7 +119,7 @@ impl Target {
                 .advise(0..size, Advice::HugePage)
                 .map_err(Error::call("MADV_HUGEPAGE"))?;
         } else {
-            base_pages_only(&range).map_err(Error::call("madvise"))?;
+            range.base_pages_only().map_err(Error::call("madvise"))?;
         }
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
         let child = Child::spawn(|| {

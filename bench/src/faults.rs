@@ -4,7 +4,7 @@ use core::hint::black_box;
 use core::ops::Range;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::memory::write;
 use tablewalk_pager::{Clock, Counts, Delivery, Neighbours, Options, Pager, Policy};
 use tablewalk_rt::{counter, println, thread};
 use tablewalk_uapi::memory::{Advice, Protection};
@@ -43,7 +43,11 @@ struct Table {
 impl Table {
     /// Measures one way.
     fn line(&self, name: &str, round: Round<'_>) -> Result<(), Error> {
-        let median = median(round)?;
+        self.print(name, median(round)?);
+        Ok(())
+    }
+
+    fn print(&self, name: &str, median: Ticks) {
         let [prepare, touch] = [median.prepare, median.touch].map(per_page);
         let all = prepare + touch;
         let [own, copy] = self.peers.map(|peer| Ratio(touch, peer));
@@ -51,7 +55,6 @@ impl Table {
         println!(
             "{name:<26} {touch:>7} {own:2.3} {copy:2.3} {prepare:>8} {all:>7} {own_all:2.3} {copy_all:2.3}"
         );
-        Ok(())
     }
 }
 
@@ -78,16 +81,16 @@ pub(crate) fn measure() -> Result<(), Error> {
         "a page that is touched first, ticks, {cpus} CPUs; ratios to the kernel's fault and UFFDIO_COPY"
     );
     println!("                             touch  fault   COPY  prepare     all  fault   COPY");
-    let mut table = Table { peers: [0; 2] };
-    let own = || {
+    let own = median(&|| {
         let region = fresh(page)?;
         Ok(touched(|| touch(&region, page)))
+    })?;
+    let copy = median(&|| by_ioctl(page, Ioctl::Copy(1)))?;
+    let table = Table {
+        peers: [own.touch, copy.touch].map(per_page),
     };
-    let copy = || by_ioctl(page, Ioctl::Copy(1));
-    // Their ratios are known when they are.
-    table.peers = [median(&own)?.touch, median(&copy)?.touch].map(per_page);
-    table.line("kernel: anonymous fault", &own)?;
-    table.line("kernel: UFFDIO_COPY", &copy)?;
+    table.print("kernel: anonymous fault", own);
+    table.print("kernel: UFFDIO_COPY", copy);
     table.line("kernel: populate", &|| {
         let region = fresh(page)?;
         let populate = || region.advise(0..region.size(), Advice::PopulateWrite);
@@ -100,20 +103,15 @@ pub(crate) fn measure() -> Result<(), Error> {
     table.line("kernel: UFFDIO_COPY of 64", &|| {
         by_ioctl(page, Ioctl::Copy(64))
     })?;
-    for (delivery, name) in [(Delivery::Threads, "thread"), (Delivery::Signals, "signal")] {
-        for batch in BATCHES {
-            let name: heapless::String<32> =
-                heapless::format!("ours: {name}, {batch} at once").map_err(no_room)?;
-            table.line(&name, &|| {
-                by_pager(delivery, batch, 0).map(|(ticks, _)| ticks)
-            })?;
-        }
-    }
-    for (delivery, name) in [(Delivery::Threads, "thread"), (Delivery::Signals, "signal")] {
-        for batch in BATCHES {
-            let name: heapless::String<32> =
-                heapless::format!("ours: {name}, {batch}, recycled").map_err(no_room)?;
-            table.line(&name, &|| recycled(delivery, batch))?;
+    for (what, frames) in [(" at once", 0), (", recycled", FRAMES)] {
+        for (delivery, name) in [(Delivery::Threads, "thread"), (Delivery::Signals, "signal")] {
+            for batch in BATCHES {
+                let name: heapless::String<32> =
+                    heapless::format!("ours: {name}, {batch}{what}")
+                        .map_err(|_| Error::Call("a name", Errno::EOVERFLOW))?;
+                let round = || by_pager(delivery, batch, frames).map(|(ticks, _)| ticks);
+                table.line(&name, &round)?;
+            }
         }
     }
     let (_, counts) = by_pager(Delivery::Threads, 64, 0)?;
@@ -122,10 +120,6 @@ pub(crate) fn measure() -> Result<(), Error> {
         counts.faults, counts.moved, counts.adopted, counts.fallbacks
     );
     Ok(())
-}
-
-fn no_room(_: core::fmt::Error) -> Error {
-    Error::Call("a name", Errno::EOVERFLOW)
 }
 
 fn touched(what: impl FnOnce()) -> Ticks {
@@ -148,7 +142,7 @@ fn fresh(page: usize) -> Result<Mapping, Error> {
     let size = (PAGES + 1) * page;
     let region = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private);
     let region = region.map_err(Error::call("mmap"))?;
-    base_pages_only(&region).map_err(Error::call("madvise"))?;
+    region.base_pages_only().map_err(Error::call("madvise"))?;
     Ok(region)
 }
 
@@ -252,7 +246,8 @@ impl Policy for Zeros {
     }
 }
 
-/// One round by a pager that has a frame for each page, or goes round with `frames`.
+/// One round by a pager that has a frame for each page; or goes round with `frames`, every one of which was
+/// in use before, and everything counts.
 fn by_pager(delivery: Delivery, batch: usize, frames: usize) -> Result<(Ticks, Counts), Error> {
     let recycle = frames != 0;
     let policy = Zeros {
@@ -284,11 +279,6 @@ fn by_pager(delivery: Delivery, batch: usize, frames: usize) -> Result<(Ticks, C
         touch,
     };
     Ok((ticks, pager.counts()))
-}
-
-/// The steady state: every frame was in use before, and everything counts.
-fn recycled(delivery: Delivery, batch: usize) -> Result<Ticks, Error> {
-    by_pager(delivery, batch, FRAMES).map(|(ticks, _)| ticks)
 }
 
 /// Touches all pages, to the end of their adoption; the ticks that took.

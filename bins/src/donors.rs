@@ -6,7 +6,7 @@ use tablewalk_uapi::{Mapping, Sharing};
 use tablewalk_walker::{Geometry, VirtualAddress};
 
 use crate::error::Error;
-use crate::memory::{base_pages_only, write};
+use crate::memory::write;
 
 /// Where in a donor page its mark is.
 pub const MARK_OFFSET: usize = 8;
@@ -33,7 +33,7 @@ impl Donors {
         let mapping =
             Mapping::anonymous(pages * page_size, Protection::READ_WRITE, Sharing::Private)
                 .map_err(Error::call("mmap"))?;
-        base_pages_only(&mapping).map_err(Error::call("madvise"))?;
+        mapping.base_pages_only().map_err(Error::call("madvise"))?;
         for page in 0..pages {
             write(&mapping, page * page_size + MARK_OFFSET, mark(page));
         }

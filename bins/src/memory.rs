@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "writes through the address of a mapping")]
 
-use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping};
 
 /// Address space for `size` bytes, which stays until the process ends. It takes memory where it is
@@ -29,19 +29,6 @@ pub fn words_room(count: usize) -> Result<&'static mut [u64], Errno> {
     // SAFETY: any eight bytes are a word.
     let (_, words, _) = unsafe { bytes.align_to_mut() };
     Ok(words)
-}
-
-/// Keeps huge pages out of `mapping`: each page has an entry of its own, in a table of level 3.
-///
-/// # Errors
-///
-/// As madvise(2), but for a kernel that has no huge pages to keep out.
-pub fn base_pages_only(mapping: &Mapping) -> Result<(), Errno> {
-    match mapping.advise(0..mapping.size(), Advice::NoHugePage) {
-        // Without CONFIG_TRANSPARENT_HUGEPAGE the advice is unknown.
-        Err(Errno::EINVAL) => Ok(()),
-        result => result,
-    }
 }
 
 /// Writes `value` at `offset`, a multiple of 8, of a mapping that can be written, so that a page is

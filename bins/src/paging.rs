@@ -1,4 +1,6 @@
-//! Threads that fault, and threads that resolve faults.
+//! Threads that fault, threads that resolve faults, and the memory between them.
+
+#![expect(unsafe_code, reason = "reads and writes memory of a pager")]
 
 use heapless::Vec;
 use tablewalk_pager::{Delivery, Pager, Policy, Worker};
@@ -45,6 +47,28 @@ pub fn run<P: Policy>(
         }),
     };
     started.map_err(Error::call("clone"))
+}
+
+/// The word at `offset`, a multiple of 8, of page `page` of a pager: it is there when this returns. 0
+/// beyond the region.
+pub fn read<P: Policy>(pager: &Pager<P>, page: usize, offset: usize) -> u64 {
+    // SAFETY: a word of the region, where nobody has a reference.
+    place(pager, page, offset).map_or(0, |place| unsafe { place.read_volatile() })
+}
+
+/// Writes the word that [`read`] reads. Nothing beyond the region is written.
+pub fn write<P: Policy>(pager: &Pager<P>, page: usize, offset: usize, value: u64) {
+    if let Some(place) = place(pager, page, offset) {
+        // SAFETY: as in `read`.
+        unsafe { place.write_volatile(value) };
+    }
+}
+
+/// Where a word of the region is.
+fn place<P: Policy>(pager: &Pager<P>, page: usize, offset: usize) -> Option<*mut u64> {
+    let start = page.checked_mul(pager.page_size())?.checked_add(offset)?;
+    let inside = offset.is_multiple_of(8) && start < pager.size();
+    inside.then(|| pager.as_ptr().wrapping_add(start).cast())
 }
 
 /// Runs `body` with all of `workers` beside it; `running` are there already.

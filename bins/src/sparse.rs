@@ -11,7 +11,6 @@ use tablewalk_uapi::signal;
 use tablewalk_uapi::{Errno, Mapping};
 
 use crate::error::Error;
-use crate::memory::base_pages_only;
 
 /// A child that has read one page in the range of each of its level-3 tables: each is the page of
 /// zeros that all share.
@@ -34,7 +33,7 @@ impl Sparse {
         let size =
             usize::try_from(tables * span).map_err(|_| Error::Call("mmap", Errno::ENOMEM))?;
         let range = Mapping::reserve(size, Protection::READ).map_err(Error::call("mmap"))?;
-        base_pages_only(&range).map_err(Error::call("madvise"))?;
+        range.base_pages_only().map_err(Error::call("madvise"))?;
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
         let child = Child::spawn(|| {
             for offset in (0..size).step_by(1 << (2 * info.page_shift - 3)) {

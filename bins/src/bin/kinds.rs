@@ -10,7 +10,7 @@ use heapless::{CString, String, Vec, format};
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::expect;
 use tablewalk_bins::lines::{for_each_line, parse_range};
-use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::memory::write;
 use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_bins::swap::{AREA, Swap};
 use tablewalk_bins::{cli, prerequisite, smaps};
@@ -473,7 +473,7 @@ impl Specimen {
 /// written or read.
 fn anonymous(context: &Context, protection: Protection, written: bool) -> Result<Specimen, Errno> {
     let mapping = Mapping::reserve(3 * context.page, Protection::NONE)?;
-    base_pages_only(&mapping)?;
+    mapping.base_pages_only()?;
     let specimen = Specimen {
         mapping,
         offset: context.page,

@@ -2,18 +2,17 @@
 
 #![no_std]
 #![no_main]
-#![expect(unsafe_code, reason = "reads memory of a pager")]
 
 use core::ffi::CStr;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::CString;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::paging;
 use tablewalk_bins::random::Random;
 use tablewalk_bins::{cli, prerequisite};
-use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy, Sequential};
+use tablewalk_pager::{Clock, Delivery, Neighbours, Options, Pager, Policy, Sequential};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
@@ -128,16 +127,13 @@ struct Pages<'f> {
     file: &'f OwnedFd,
     page_size: usize,
     neighbours: Neighbours,
-    pages: usize,
-    keep: usize,
-    come: AtomicUsize,
-    hand: AtomicUsize,
+    clock: Clock,
     errors: AtomicU64,
 }
 
 impl Policy for Pages<'_> {
     fn fill(&self, page: usize, bytes: &mut [u8]) {
-        self.come.fetch_add(1, Ordering::Relaxed);
+        self.clock.mapped(1);
         if read_at(self.file, (page * self.page_size) as u64, bytes).is_none() {
             self.errors.fetch_add(1, Ordering::Relaxed);
         }
@@ -148,17 +144,7 @@ impl Policy for Pages<'_> {
     }
 
     fn victims(&self, most: usize) -> Option<Range<usize>> {
-        let (come, hand) = (
-            self.come.load(Ordering::Relaxed),
-            self.hand.load(Ordering::Relaxed),
-        );
-        if come < hand + self.keep {
-            return None;
-        }
-        let start = hand % self.pages;
-        let count = most.min(self.pages - start).min(4);
-        self.hand.store(hand + count, Ordering::Relaxed);
-        Some(start..start + count)
+        self.clock.next(most.min(4))
     }
 }
 
@@ -184,10 +170,7 @@ impl Lazy {
             file: &self.file,
             page_size: self.page_size,
             neighbours: Neighbours::Sequential(Sequential::new(4)),
-            pages,
-            keep: self.frames / 2,
-            come: AtomicUsize::new(0),
-            hand: AtomicUsize::new(0),
+            clock: Clock::new(pages, self.frames / 2),
             errors: AtomicU64::new(0),
         };
         let options = Options {
@@ -203,7 +186,6 @@ impl Lazy {
             Walk::InOrder => pages,
             Walk::HereAndThere => 4 * pages,
         };
-        let memory = Memory(pager.as_ptr());
         paging::run(&pager, delivery, 1, 1, &|_| {
             let mut random = Random::new(1, 0);
             for touch in 0..touches {
@@ -211,7 +193,7 @@ impl Lazy {
                     Walk::InOrder => touch,
                     Walk::HereAndThere => usize::try_from(random.below(pages as u64)).unwrap_or(0),
                 };
-                if !self.is_right(&memory, page) {
+                if !self.is_right(&pager, page) {
                     println!("# page {page} differs");
                     wrong.fetch_add(1, Ordering::Relaxed);
                 }
@@ -227,30 +209,18 @@ impl Lazy {
     }
 
     /// Whether a page is what read(2) gives, to the last byte.
-    fn is_right(&self, memory: &Memory, page: usize) -> bool {
+    fn is_right(&self, pager: &Pager<Pages<'_>>, page: usize) -> bool {
         let mut bytes = [0; 512];
-        let start = page * self.page_size;
-        (start..start + self.page_size)
-            .step_by(bytes.len())
-            .all(|offset| {
-                read_at(&self.file, offset as u64, &mut bytes).is_some()
-                    && bytes
-                        .iter()
-                        .enumerate()
-                        .all(|(index, &byte)| memory.byte(offset + index) == byte)
-            })
-    }
-}
-
-/// The region, which the threads share.
-struct Memory(*mut u8);
-
-// SAFETY: it is read alone, and its pages are the same for all.
-unsafe impl Sync for Memory {}
-
-impl Memory {
-    fn byte(&self, offset: usize) -> u8 {
-        // SAFETY: the callers stay inside the region, whose pages are whole.
-        unsafe { self.0.wrapping_add(offset).read_volatile() }
+        let start = (page * self.page_size) as u64;
+        (0..self.page_size).step_by(bytes.len()).all(|offset| {
+            let (words, _) = bytes.as_chunks_mut::<8>();
+            read_at(&self.file, start + offset as u64, words.as_flattened_mut()).is_some()
+                && words
+                    .iter()
+                    .zip((offset..).step_by(8))
+                    .all(|(word, offset)| {
+                        paging::read(pager, page, offset) == u64::from_ne_bytes(*word)
+                    })
+        })
     }
 }

@@ -10,7 +10,7 @@
 use tablewalk_bins::error::Error;
 use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_bins::swap::Swap;
-use tablewalk_bins::{cli, frames, prerequisite};
+use tablewalk_bins::{cli, frames, paging, prerequisite};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_pager::{Delivery, Options, Pager, Policy, Worker};
 use tablewalk_rt::ktap::{self, Case, Verdict};
@@ -118,18 +118,12 @@ fn new_pager() -> Result<Pager<Marks>, Error> {
     Ok(Pager::new(options, Marks)?)
 }
 
-fn word(pager: &Pager<Marks>, page: usize) -> *mut u64 {
-    pager.as_ptr().wrapping_add(page * pager.page_size()).cast()
-}
-
 fn read(pager: &Pager<Marks>, page: usize) -> u64 {
-    // SAFETY: inside the region, where nobody has a reference.
-    unsafe { word(pager, page).read_volatile() }
+    paging::read(pager, page, 0)
 }
 
 fn write(pager: &Pager<Marks>, page: usize, value: u64) {
-    // SAFETY: as above.
-    unsafe { word(pager, page).write_volatile(value) };
+    paging::write(pager, page, 0, value);
 }
 
 /// Touches all pages: they are moved, and wait to be adopted.
@@ -158,14 +152,20 @@ fn right(pager: &Pager<Marks>) -> usize {
 impl Moved {
     /// For how many pages pagemap says what is asked.
     fn count(&self, pager: &Pager<Marks>, what: fn(PagemapEntry) -> bool) -> Result<usize, Error> {
+        self.count_if(pager, &|entry| Ok(what(entry)))
+    }
+
+    /// Of how many pages the entry of pagemap leads to what is asked.
+    fn count_if(
+        &self,
+        pager: &Pager<Marks>,
+        what: &dyn Fn(PagemapEntry) -> Result<bool, Errno>,
+    ) -> Result<usize, Error> {
         let mut count = 0;
         for page in 0..PAGES {
             let address = pager.address() + (page * self.page_size) as u64;
-            let entry = self
-                .pagemap
-                .entry(address)
-                .map_err(Error::call("pagemap"))?;
-            count += usize::from(what(entry));
+            let met = self.pagemap.entry(address).and_then(what);
+            count += usize::from(met.map_err(Error::call("pagemap or kpageflags"))?);
         }
         Ok(count)
     }
@@ -198,14 +198,9 @@ fn poisoned(moved: &mut Moved) -> Result<Verdict, Error> {
     touch(&pager, &mut worker)?;
     worker.settle()?;
     let bad = PAGES / 2;
+    let place = pager.as_ptr().wrapping_add(bad * moved.page_size).cast();
     // SAFETY: the page is not used any more.
-    let poison = unsafe {
-        madvise(
-            word(&pager, bad).cast(),
-            moved.page_size,
-            Advice::HardwarePoison,
-        )
-    };
+    let poison = unsafe { madvise(place, moved.page_size, Advice::HardwarePoison) };
     match poison {
         Ok(()) => {}
         Err(Errno::EINVAL) => return Ok(Verdict::Skip("no memory failure")),
@@ -350,21 +345,12 @@ const MLOCKED: u64 = 1 << 33;
 fn locked(moved: &mut Moved) -> Result<Verdict, Error> {
     let flags =
         file::open(c"/proc/kpageflags", file::O_RDONLY).map_err(Error::call("kpageflags"))?;
-    let count = |pager: &Pager<Marks>| {
-        let mut count = 0;
-        for page in 0..PAGES {
-            let address = pager.address() + (page * moved.page_size) as u64;
-            let entry = moved
-                .pagemap
-                .entry(address)
-                .map_err(Error::call("pagemap"))?;
-            let mut bytes = [0; 8];
-            file::pread(&flags, &mut bytes, 8 * entry.frame())
-                .map_err(Error::call("kpageflags"))?;
-            count += usize::from(u64::from_ne_bytes(bytes) & MLOCKED != 0);
-        }
-        Ok::<_, Error>(count)
+    let is_locked = |entry: PagemapEntry| {
+        let mut bytes = [0; 8];
+        file::pread(&flags, &mut bytes, 8 * entry.frame())?;
+        Ok(u64::from_ne_bytes(bytes) & MLOCKED != 0)
     };
+    let count = |pager: &Pager<Marks>| moved.count_if(pager, &is_locked);
     let pager = new_pager()?;
     let mut worker = pager.worker()?;
     touch(&pager, &mut worker)?;

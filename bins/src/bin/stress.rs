@@ -8,14 +8,14 @@
 #![expect(unsafe_code, reason = "counters in the pages of a pager")]
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::words_room;
 use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::random::Random;
 use tablewalk_bins::{cli, frames, prerequisite};
-use tablewalk_pager::{Counts, Delivery, Neighbours, Options, Pager, Policy, Sequential};
+use tablewalk_pager::{Clock, Counts, Delivery, Neighbours, Options, Pager, Policy, Sequential};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::process;
@@ -135,11 +135,7 @@ fn parse(stress: &mut Stress, args: &mut Args) -> Result<(), ExitCode> {
 struct Paging<'s> {
     store: &'s [AtomicU64],
     neighbours: Neighbours,
-    /// Pages that were asked for, and how many of them were given back.
-    come: AtomicUsize,
-    hand: AtomicUsize,
-    keep: usize,
-    pages: usize,
+    clock: Clock,
     wrong: AtomicU64,
 }
 
@@ -161,7 +157,7 @@ impl Policy for Paging<'_> {
             *second = page.to_ne_bytes();
             *last = page.to_ne_bytes();
         }
-        self.come.fetch_add(1, Ordering::Relaxed);
+        self.clock.mapped(1);
     }
 
     fn around(&self, page: usize) -> Range<usize> {
@@ -169,16 +165,7 @@ impl Policy for Paging<'_> {
     }
 
     fn victims(&self, most: usize) -> Option<Range<usize>> {
-        // Round and round, as long as more have come than are to stay.
-        let come = self.come.load(Ordering::Relaxed);
-        let hand = self.hand.load(Ordering::Relaxed);
-        if come < hand + self.keep {
-            return None;
-        }
-        let start = hand % self.pages;
-        let count = most.min(self.pages - start).min(16);
-        self.hand.store(hand + count, Ordering::Relaxed);
-        Some(start..start + count)
+        self.clock.next(most.min(16))
     }
 
     fn taken_back(&self, page: usize, bytes: &[u8], dirty: bool) {
@@ -231,10 +218,7 @@ impl Stress {
                 Mode::Verify => Neighbours::Block(self.batch),
                 Mode::Racing => Neighbours::Sequential(Sequential::new(self.batch)),
             },
-            come: AtomicUsize::new(0),
-            hand: AtomicUsize::new(0),
-            keep: self.pages / 2,
-            pages: self.pages,
+            clock: Clock::new(self.pages, self.pages / 2),
             wrong: AtomicU64::new(0),
         };
         let options = Options {

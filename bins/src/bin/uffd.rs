@@ -5,14 +5,13 @@
 
 #![no_std]
 #![no_main]
-#![expect(unsafe_code, reason = "reads and writes memory of a pager")]
 
 use core::ops::Range;
 
 use tablewalk_bins::donors::{Donors, MARK_OFFSET, mark};
 use tablewalk_bins::error::Error;
 use tablewalk_bins::handler::Handler;
-use tablewalk_bins::memory::{base_pages_only, read, words_room, write};
+use tablewalk_bins::memory::{read, words_room, write};
 use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::{cli, frames, prerequisite};
@@ -245,15 +244,10 @@ impl Demo {
         }
         self.frames.sort_unstable();
 
-        let word = |page: usize, offset: usize| {
-            let byte = pager.as_ptr().wrapping_add(page * self.page_size + offset);
-            byte.cast::<u64>()
-        };
         let (pages, threads) = (self.pages, self.threads);
-        let work = Words { word: &word };
         paging::run(&pager, self.delivery, self.handlers, threads, &|number| {
             for page in (number..pages).step_by(threads) {
-                work.write(page, 0, value(page));
+                paging::write(&pager, page, 0, value(page));
             }
         })?;
         let mut differences = 0;
@@ -261,8 +255,8 @@ impl Demo {
             let address = pager.address() + page as u64 * page_size;
             let found = frame(address)?;
             let ours = found.is_some_and(|frame| self.frames.binary_search(&frame).is_ok());
-            let written = work.read(page, 0) == value(page);
-            let kept = work.read(page, MARK_OFFSET) == mark(page);
+            let written = paging::read(&pager, page, 0) == value(page);
+            let kept = paging::read(&pager, page, MARK_OFFSET) == mark(page);
             if print || !(ours && written && kept) {
                 let from = if ours {
                     "of the pool"
@@ -300,7 +294,7 @@ impl Demo {
         let donors = Donors::new(self.pages, self.page_size)?;
         let region = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private)
             .map_err(Error::call("mmap"))?;
-        base_pages_only(&region).map_err(Error::call("madvise"))?;
+        region.base_pages_only().map_err(Error::call("madvise"))?;
         let uffd = Userfault::open(O_NONBLOCK).map_err(Error::call("userfaultfd"))?;
         uffd.enable(0).map_err(Error::call("UFFDIO_API"))?;
         uffd.register(&region)
@@ -376,23 +370,6 @@ impl Demo {
             ));
         }
         Ok((after + slack >= before).into())
-    }
-}
-
-/// The words of the pages of a pager, by page and offset.
-struct Words<'a> {
-    word: &'a (dyn Fn(usize, usize) -> *mut u64 + Sync),
-}
-
-impl Words<'_> {
-    fn write(&self, page: usize, offset: usize, value: u64) {
-        // SAFETY: inside the region, where nobody has a reference.
-        unsafe { (self.word)(page, offset).write_volatile(value) };
-    }
-
-    fn read(&self, page: usize, offset: usize) -> u64 {
-        // SAFETY: as above.
-        unsafe { (self.word)(page, offset).read_volatile() }
     }
 }
 

@@ -5,7 +5,7 @@
 
 use tablewalk_bins::compare::compare_all;
 use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::memory::write;
 use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_live::Live;
@@ -107,7 +107,7 @@ impl Specimens {
         const PAGE: usize = 64 << 10;
         const LARGE: usize = 4 << 20;
         let small = Mapping::anonymous(3 * PAGE, Protection::READ_WRITE, Sharing::Private)?;
-        base_pages_only(&small)?;
+        small.base_pages_only()?;
         for offset in [0, PAGE, 2 * PAGE] {
             write(&small, offset, 1);
         }
@@ -139,7 +139,7 @@ fn watch(_: &mut Context) -> Result<Verdict, Error> {
     let page = usize::try_from(geometry.page_size()).unwrap_or(usize::MAX);
     let memory = Mapping::anonymous(2 * page, Protection::READ_WRITE, Sharing::Private)
         .map_err(Error::call("mmap"))?;
-    base_pages_only(&memory).map_err(Error::call("madvise"))?;
+    memory.base_pages_only().map_err(Error::call("madvise"))?;
     // The first page brings the table, unless it begins with the second.
     write(&memory, 0, 1);
     write(&memory, page, 1);

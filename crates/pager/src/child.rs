@@ -40,14 +40,11 @@ impl<P: Policy> Pager<P> {
             match child.event() {
                 Ok(Event::Pagefault { address, .. }) => {
                     let page = address & !(size as u64 - 1);
-                    let number = page.wrapping_sub(self.address()) >> self.page_shift;
-                    let number = usize::try_from(number).unwrap_or(usize::MAX);
                     // SAFETY: this function's alone.
                     let bytes = unsafe { core::slice::from_raw_parts_mut(scratch.as_ptr(), size) };
-                    if self.policy.zeros() || number >= self.options.pages {
-                        bytes.fill(0);
-                    } else {
-                        self.policy.fill(number, bytes);
+                    match self.page_at(self.address(), page) {
+                        Some(number) if !self.policy.zeros() => self.policy.fill(number, bytes),
+                        _ => bytes.fill(0),
                     }
                     match child.copy(page, bytes, Waking::Wake) {
                         Ok(_) | Err(Errno::EEXIST | Errno::ENOENT | Errno::EAGAIN) => {}

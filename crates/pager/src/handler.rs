@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use heapless::Vec;
-use tablewalk_uapi::userfault::{Event, Messages, UFFD_PAGEFAULT_FLAG_WRITE, Userfault};
+use tablewalk_uapi::userfault::{Event, Messages, UFFD_PAGEFAULT_FLAG_WRITE, Userfault, Waking};
 
 use crate::counts::add;
 use crate::worker::Resolved;
@@ -45,14 +45,11 @@ impl<P: Policy> Worker<'_, P> {
                 match event {
                     Event::Pagefault { address, flags, .. } => {
                         let start = pager.start.load(Ordering::Relaxed);
-                        let page = address.wrapping_sub(start) >> pager.page_shift;
-                        let page = usize::try_from(page).unwrap_or(usize::MAX);
                         let write = flags & u64::from(UFFD_PAGEFAULT_FLAG_WRITE) != 0;
-                        if page >= pager.options.pages {
-                            stop = Some(address);
-                        } else {
+                        match pager.page_at(start, address) {
                             // There is room for as many as were read.
-                            let _room = faults.push(Fault { page, write });
+                            Some(page) => drop(faults.push(Fault { page, write })),
+                            None => stop = Some(address),
                         }
                     }
                     event => self.note(event, forked),
@@ -120,10 +117,9 @@ impl<P: Policy> Worker<'_, P> {
     fn leave(&self, address: u64) -> Result<(), PagerError> {
         let pager = self.pager;
         let page = address & !(pager.page_size() as u64 - 1);
-        let waking = tablewalk_uapi::userfault::Waking::Wake;
         pager
             .uffd
-            .zeropage(page, pager.page_size() as u64, waking)
+            .zeropage(page, pager.page_size() as u64, Waking::Wake)
             .map(drop)
             .map_err(PagerError::call("UFFDIO_ZEROPAGE"))
     }

@@ -303,6 +303,14 @@ impl<P: Policy> Pager<P> {
         VirtualAddress(start + ((page as u64) << self.page_shift))
     }
 
+    /// The number of the page at `address`, if it is one of the region, which begins at `start`: for a
+    /// child or a signal where it was made, else where it is now.
+    fn page_at(&self, start: u64, address: u64) -> Option<usize> {
+        let page = address.wrapping_sub(start) >> self.page_shift;
+        let page = usize::try_from(page).ok()?;
+        (page < self.options.pages).then_some(page)
+    }
+
     /// The address of slot `slot` of the pool.
     fn slot_address(&self, slot: u64) -> VirtualAddress {
         VirtualAddress(self.memory.address() + (slot << self.page_shift))
@@ -353,11 +361,9 @@ fn probe_page_shift() -> Result<u32, PagerError> {
 /// Makes `pool` bytes of `memory` a mapping of their own with the same `anon_vma` as the rest, which a
 /// child does not get; no huge pages anywhere.
 fn prepare(memory: &Mapping, pool: usize, page: usize) -> Result<(), PagerError> {
-    match memory.advise(0..memory.size(), Advice::NoHugePage) {
-        // Without CONFIG_TRANSPARENT_HUGEPAGE the advice is unknown.
-        Ok(()) | Err(Errno::EINVAL) => {}
-        Err(errno) => return Err(PagerError::Call("MADV_NOHUGEPAGE", errno)),
-    }
+    memory
+        .base_pages_only()
+        .map_err(PagerError::call("MADV_NOHUGEPAGE"))?;
     // The first page makes the anon_vma; what is split off afterwards shares it.
     memory
         .advise(0..page, Advice::PopulateWrite)

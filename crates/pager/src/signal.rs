@@ -7,10 +7,9 @@ use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::signal::{
     FaultContext, Signal, handle_apart, restore_default, set_alternate_stack, siginfo_t,
 };
-use tablewalk_uapi::{Errno, Mapping, Sharing};
+use tablewalk_uapi::{Mapping, Sharing};
 
 use crate::counts::add;
-use crate::worker::Resolved;
 use crate::{Delivery, PagerError, Policy, Worker};
 
 /// Bytes of the stack that a signal is handled on: the kernel's frame, with all registers of SVE, and a
@@ -73,21 +72,11 @@ impl<P: Policy> Worker<'_, P> {
     /// Resolves one fault; whether the access may be tried again.
     fn resolve_fault(&mut self, address: u64, write: bool) -> bool {
         let pager = self.pager;
-        let page = address.wrapping_sub(pager.address()) >> pager.page_shift;
-        let Ok(page) = usize::try_from(page) else {
+        let Some(page) = pager.page_at(pager.address(), address) else {
             return false;
         };
-        if page >= pager.options.pages {
-            return false;
-        }
         add(&pager.counters.faults, 1);
-        let resolved = match self.resolve(page, write) {
-            Ok(Resolved::Mapped(_) | Resolved::Fallback) => true,
-            // Memory is short: as when the kernel cannot make a page.
-            Err(PagerError::Call(_, Errno::ENOMEM)) => false,
-            Err(_) => false,
-        };
-        resolved && self.refill_if_low().is_ok()
+        self.resolve(page, write).is_ok() && self.refill_if_low().is_ok()
     }
 }
 

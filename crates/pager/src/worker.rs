@@ -671,7 +671,6 @@ impl Movable {
         let region_index = first_index(&self.format, first);
         let mut slots = slots.zip(slot_index..).peekable();
         let mut filled = 0;
-        let mut count = 0;
         let mut seen = part.start;
         // Of which page a slot has the frame, for the policy; the slots are consecutive.
         let mut last = None;
@@ -707,7 +706,6 @@ impl Movable {
             last = Some(owed);
             slots.next();
             filled += 1;
-            count += 1;
             // Not full: it was asked above.
             let _room = taken.push((slot, page, linux.is_dirty(descriptor)));
         }
@@ -716,6 +714,7 @@ impl Movable {
             let end = first.wrapping_add((part.len() as u64) << pager.page_shift);
             flush(0, &self.format.geometry, first..end)?;
         }
+        let count = taken.len() as u64;
         for (slot, page, dirty) in taken {
             // SAFETY: the slot is this worker's until `filled`, and has a page.
             let bytes = unsafe { pager.slot_bytes(slot) };

@@ -160,6 +160,19 @@ impl Mapping {
         unsafe { madvise(start, size, advice) }
     }
 
+    /// Keeps huge pages out (`MADV_NOHUGEPAGE`): each page has an entry of its own, in a table of level 3.
+    ///
+    /// # Errors
+    ///
+    /// As madvise(2), but for a kernel that has no huge pages to keep out.
+    pub fn base_pages_only(&self) -> Result<(), Errno> {
+        match self.advise(0..self.size, Advice::NoHugePage) {
+            // Without CONFIG_TRANSPARENT_HUGEPAGE the advice is unknown.
+            Err(Errno::EINVAL) => Ok(()),
+            result => result,
+        }
+    }
+
     /// Locks the bytes in `range`, relative to the start, in memory, or no longer.
     ///
     /// # Errors

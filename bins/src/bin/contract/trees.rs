@@ -1,6 +1,6 @@
 //! Tables as they are mapped, change and go.
 
-use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::memory::write;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{ExposePgtblInfo, path};
@@ -100,7 +100,7 @@ fn freed(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let table = Page::writable(info)?;
     let span = 1 << level_shift(info, 2);
     let mapping = Mapping::reserve(4 * span, Protection::READ_WRITE)?;
-    base_pages_only(&mapping)?;
+    mapping.base_pages_only()?;
     // The first byte of a level-3 table's range with nothing else in it.
     let offset = 2 * span - usize::try_from(mapping.address()).unwrap_or(0) % span;
     for page in 0..3 {
@@ -131,7 +131,7 @@ fn moved(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     drop(room);
     let at = |address| Mapping::reserve_at(address, span, Protection::READ_WRITE);
     let (from, to) = (at(start)?, at(start + 3 * span as u64)?);
-    base_pages_only(&from)?;
+    from.base_pages_only()?;
     write(&from, 0, 1);
     let table = Page::writable(info)?;
     table.map_address(0, 2, start)?;

@@ -3,7 +3,7 @@
 use core::ffi::CStr;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::{base_pages_only, write};
+use tablewalk_bins::memory::write;
 use tablewalk_bins::page::{Page, range};
 use tablewalk_bins::random::Random;
 use tablewalk_rt::ktap::{Case, Verdict};
@@ -125,7 +125,7 @@ fn fill_memory() -> ExitCode {
         let Ok(memory) = Mapping::anonymous(SIZE, Protection::READ_WRITE, Sharing::Private) else {
             return ExitCode::FAILURE;
         };
-        if base_pages_only(&memory).is_err() {
+        if memory.base_pages_only().is_err() {
             return ExitCode::FAILURE;
         }
         for offset in (0..SIZE).step_by(8) {
