@@ -26,6 +26,10 @@ pub const EXPOSE_PGTBL_PATH: u32 = 0x800;
 pub const EXPOSE_PGTBL_RANGE: u32 = 0x1000;
 /// Makes pages that were moved to `remap_vaddr`, `pfn` many, ones of their place.
 pub const EXPOSE_PGTBL_ADOPT: u32 = 0x2000;
+/// Leaves the entries of `pfn` pages from `remap_vaddr` on to user space.
+pub const EXPOSE_PGTBL_LEND: u32 = 0x4000;
+/// Moves pages to `remap_vaddr` as the [`ExposePgtblRange`] at `pfn` says.
+pub const EXPOSE_PGTBL_TAKE: u32 = 0x8000;
 
 /// Bit of [`ExposePgtblInfo::features`]: the CPU sets the access flag.
 pub const EXPOSE_PGTBL_HW_AF: u32 = 0x1;
@@ -42,7 +46,8 @@ pub const EXPOSE_PGTBL_PATH_SIZE_VER0: u32 = 56;
 /// Size of the first version of [`ExposePgtblRange`] in bytes.
 pub const EXPOSE_PGTBL_RANGE_SIZE_VER0: u32 = 32;
 
-/// Tables that one call with [`EXPOSE_PGTBL_RANGE`] maps at most.
+/// Tables that one call with [`EXPOSE_PGTBL_RANGE`] maps, or pages that one with [`EXPOSE_PGTBL_TAKE`]
+/// moves, at most.
 pub const EXPOSE_PGTBL_RANGE_MOST: usize = 512;
 
 /// `struct expose_pgtbl_args`: the argument of the call.
@@ -136,25 +141,27 @@ pub struct ExposePgtblPath {
     pub desc: [u64; 4],
 }
 
-/// `struct expose_pgtbl_table`: a table that [`EXPOSE_PGTBL_RANGE`] has mapped.
+/// `struct expose_pgtbl_table`: what [`EXPOSE_PGTBL_RANGE`] or [`EXPOSE_PGTBL_TAKE`] came upon.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExposePgtblTable {
-    /// First address that it translates.
+    /// First address that the table translates; where the page was, or 0 for a place that was not empty.
     pub addr: u64,
-    /// The descriptor that led to it.
+    /// The descriptor that led to the table or page.
     pub desc: u64,
 }
 
-/// `struct expose_pgtbl_range`: tables to map over consecutive pages.
+/// `struct expose_pgtbl_range`: tables to map over, or pages to move to, consecutive pages.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExposePgtblRange {
     /// Bytes of this struct that the caller knows.
     pub size: u32,
-    /// In: pages to be replaced. Out: tables mapped, of which each took the next page.
+    /// In: pages to be replaced, or places. Out: tables mapped, of which each took the next page, or
+    /// places that have a page now.
     pub count: u32,
-    /// In: an address that the first table translates. Out: where to go on; `end` if nothing is left.
+    /// In: an address that the first table translates, or the first page. Out: where to go on; `end` if
+    /// nothing is left.
     pub start: u64,
     /// The address behind the last one.
     pub end: u64,
@@ -198,13 +205,19 @@ pub unsafe fn remap_page_table(args: &mut ExposePgtblArgs) -> Result<(), Errno> 
 
 /// Maps a table of process `pid` over `page` as `level` and `pfn` say; its frame number.
 unsafe fn map(pid: i32, level: u32, pfn: u64, page: *mut c_void) -> Result<u64, Errno> {
+    // SAFETY: the caller gives the page away.
+    unsafe { change(pid, level, page.expose_provenance() as u64, pfn) }
+}
+
+/// Makes the call with these arguments; what `pfn` is then.
+unsafe fn change(pid: i32, level: u32, remap_vaddr: u64, pfn: u64) -> Result<u64, Errno> {
     let mut args = ExposePgtblArgs {
         pid,
-        remap_vaddr: page.expose_provenance() as u64,
+        remap_vaddr,
         pfn,
         level,
     };
-    // SAFETY: the caller gives the page away.
+    // SAFETY: the caller's promise.
     unsafe { remap_page_table(&mut args) }.map(|()| args.pfn)
 }
 
@@ -285,6 +298,19 @@ pub unsafe fn map_range(
     pages: *mut c_void,
     tables: &mut [ExposePgtblTable],
 ) -> Result<(usize, u64), Errno> {
+    let level = level & EXPOSE_PGTBL_LEVEL_MASK | EXPOSE_PGTBL_RANGE;
+    // SAFETY: the caller gives the pages away.
+    unsafe { in_range(pid, level, range, pages.expose_provenance() as u64, tables) }
+}
+
+/// A form that takes an [`ExposePgtblRange`]: how many of `tables` are filled, and where to go on.
+unsafe fn in_range(
+    pid: i32,
+    level: u32,
+    range: Range<u64>,
+    remap_vaddr: u64,
+    tables: &mut [ExposePgtblTable],
+) -> Result<(usize, u64), Errno> {
     let count = tables.len().min(EXPOSE_PGTBL_RANGE_MOST);
     let mut range = ExposePgtblRange {
         size: EXPOSE_PGTBL_RANGE_SIZE_VER0,
@@ -294,10 +320,9 @@ pub unsafe fn map_range(
         end: range.end,
         tables: tables.as_mut_ptr().expose_provenance() as u64,
     };
-    let level = level & EXPOSE_PGTBL_LEVEL_MASK | EXPOSE_PGTBL_RANGE;
     let pfn = ptr::from_mut(&mut range).expose_provenance() as u64;
-    // SAFETY: the caller gives the pages away; the kernel fills the struct and `count` elements.
-    unsafe { map(pid, level, pfn, pages) }?;
+    // SAFETY: the caller's promise; the kernel fills the struct and `count` elements.
+    unsafe { change(pid, level, remap_vaddr, pfn) }?;
     Ok((range.count as usize, range.start))
 }
 
@@ -308,14 +333,8 @@ pub unsafe fn map_range(
 ///
 /// As [`remap_page_table`]; `EINVAL` for an address that is not page-aligned.
 pub fn flush(pid: i32, address: u64, pages: u64) -> Result<(), Errno> {
-    let mut args = ExposePgtblArgs {
-        pid,
-        remap_vaddr: address,
-        pfn: pages,
-        level: EXPOSE_PGTBL_FLUSH,
-    };
     // SAFETY: this form maps nothing and writes nothing.
-    unsafe { remap_page_table(&mut args) }
+    unsafe { change(pid, EXPOSE_PGTBL_FLUSH, address, pages) }.map(drop)
 }
 
 /// Lets the reverse map of pages whose entries were moved to `pages` pages of process `pid` (0: the
@@ -328,14 +347,45 @@ pub fn flush(pid: i32, address: u64, pages: u64) -> Result<(), Errno> {
 /// As [`remap_page_table`]; `EINVAL` for no pages, for an address that is not page-aligned, and where
 /// there is no private anonymous mapping; from a kernel that has the call without this form, too.
 pub fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
-    let mut args = ExposePgtblArgs {
-        pid,
-        remap_vaddr: address,
-        pfn: pages,
-        level: EXPOSE_PGTBL_ADOPT,
-    };
     // SAFETY: this form maps nothing and writes nothing but its argument.
-    unsafe { remap_page_table(&mut args) }.map(|()| args.pfn)
+    unsafe { change(pid, EXPOSE_PGTBL_ADOPT, address, pages) }
+}
+
+/// Lets the reverse map of `pages` pages of process `pid` (0: the caller), from `address` on, lead
+/// nowhere until they are adopted, so that the kernel leaves their entries alone; how many there were.
+///
+/// # Errors
+///
+/// As [`adopt`].
+pub fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
+    // SAFETY: as in `adopt`.
+    unsafe { change(pid, EXPOSE_PGTBL_LEND, address, pages) }
+}
+
+/// Moves pages of process `pid` (0: the caller) in `from` to the empty places from `to` on, as many as
+/// `places` has elements and at most [`EXPOSE_PGTBL_RANGE_MOST`], and lends them as [`lend`] does.
+///
+/// Pages that another process has, too, or that I/O of the kernel refers to, stay. Each element tells
+/// where its page was, and by which descriptor it was mapped; the address is 0 where a place was not
+/// empty. Returns how many places were dealt with, and the address to go on at.
+///
+/// # Errors
+///
+/// As [`remap_page_table`]; `EINVAL` where either side is not private anonymous memory, for no pages or
+/// places, for overlapping ones and ones with other permissions; `ENOENT` where a place has no table.
+///
+/// # Safety
+///
+/// Nobody uses what is in the pages at their old addresses: those read as never written. TLBs know
+/// nothing of the places.
+pub unsafe fn take(
+    pid: i32,
+    from: Range<u64>,
+    to: u64,
+    places: &mut [ExposePgtblTable],
+) -> Result<(usize, u64), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { in_range(pid, EXPOSE_PGTBL_TAKE, from, to, places) }
 }
 
 /// Asks for the geometry of the page tables of this kernel.
@@ -376,13 +426,6 @@ pub fn path(pid: i32, address: u64) -> Result<ExposePgtblPath, Errno> {
 
 /// Has the kernel fill the struct at `to`, which begins with its size.
 unsafe fn fill(pid: i32, flag: u32, address: u64, to: *mut c_void) -> Result<(), Errno> {
-    let remap_vaddr = to.expose_provenance() as u64;
-    let mut args = ExposePgtblArgs {
-        pid,
-        remap_vaddr,
-        pfn: address,
-        level: flag,
-    };
     // SAFETY: the caller says that the struct is exclusive and as large as its size field.
-    unsafe { remap_page_table(&mut args) }
+    unsafe { map(pid, flag, address, to) }.map(drop)
 }

@@ -3,16 +3,15 @@
 use core::ptr;
 
 use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_uapi::Errno;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0,
-    EXPOSE_PGTBL_PATH, ExposePgtblInfo, adopt, flush, path,
+    EXPOSE_PGTBL_PATH, ExposePgtblInfo, flush, path,
 };
-use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::Test;
 use tablewalk_bins::expect::{all, each, expect, expect_error, expect_ok};
-use tablewalk_bins::memory::write;
 use tablewalk_bins::page::{Page, call, call_at, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -55,10 +54,6 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "FLUSH takes any range inside user space",
         run: flush_range,
-    },
-    Case {
-        name: "ADOPT takes private anonymous memory, and finds nothing there that was not moved",
-        run: adopt_range,
     },
     Case {
         name: "INFO and PATH fill what the caller has room for",
@@ -131,7 +126,7 @@ fn folded_level(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn bad_flag(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
     let levels = [
-        0x4000,
+        0x1_0000,
         0x8000_0000,
         EXPOSE_PGTBL_ADDR | EXPOSE_PGTBL_PATH,
         EXPOSE_PGTBL_FLUSH | EXPOSE_PGTBL_INFO,
@@ -201,33 +196,6 @@ fn flush_range(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         expect_error("one too many", flush(0, 0, pages + 1), Errno::EINVAL),
         expect_error("behind the end", flush(0, end, 1), Errno::EINVAL),
         expect_error("overflow", flush(0, page.address(), !0), Errno::EINVAL),
-    ])
-}
-
-fn adopt_range(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    let page = page_size(info);
-    let private = |size| Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private);
-    let touched = private(4 * page)?;
-    for number in [0, 2] {
-        write(&touched, number * page, 1);
-    }
-    let untouched = Mapping::anonymous(page, Protection::READ, Sharing::Private)?;
-    let shared = Page::writable(info)?;
-    let gone = private(page)?.address();
-    let pages = 1 << (info.va_bits - info.page_shift);
-    let start = touched.address();
-    let refused =
-        |what, address, pages| expect_error(what, adopt(0, address, pages), Errno::EINVAL);
-    all(&[
-        expect("pages that were not moved", adopt(0, start, 4), Ok(0)),
-        refused("no pages", start, 0),
-        refused("unaligned", start + 1, 1),
-        refused("beyond user space", start, pages),
-        refused("overflow", start, !0),
-        refused("a hole", gone, 1),
-        refused("never touched", untouched.address(), 1),
-        refused("shared memory", shared.address(), 1),
-        expect_error("no process", adopt(i32::MAX, start, 1), Errno::ESRCH),
     ])
 }
 

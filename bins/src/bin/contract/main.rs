@@ -8,6 +8,7 @@
 
 mod arguments;
 mod mappings;
+mod pages;
 mod targets;
 mod trees;
 
@@ -38,6 +39,7 @@ fn main(args: Args) -> ExitCode {
                 arguments::TESTS,
                 targets::TESTS,
                 mappings::TESTS,
+                pages::TESTS,
                 trees::TESTS,
             ],
         ),

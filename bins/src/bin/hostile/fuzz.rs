@@ -12,8 +12,8 @@ use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO,
-    EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE,
-    EXPOSE_PGTBL_RANGE_SIZE_VER0, ExposePgtblArgs, ExposePgtblInfo, path,
+    EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE,
+    EXPOSE_PGTBL_RANGE_SIZE_VER0, EXPOSE_PGTBL_TAKE, ExposePgtblArgs, ExposePgtblInfo, path,
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
@@ -120,6 +120,9 @@ impl Places {
         })
     }
 }
+
+/// Words of the struct: the array is behind it, with room for the rest of the page.
+const STRUCT: u64 = 4;
 
 /// What all threads of the fuzzer use.
 struct Shared<'a> {
@@ -287,7 +290,8 @@ impl Thread<'_> {
     /// Arguments, and what they may give.
     fn choose(&mut self) -> (ExposePgtblArgs, Allowed) {
         match self.random.below(16) {
-            0..=4 => self.by_frame(),
+            0..=3 => self.by_frame(),
+            4 => self.take(),
             5 => self.adopt(),
             6..=9 => self.by_address(),
             10 => self.flush(),
@@ -423,8 +427,6 @@ impl Thread<'_> {
 
     /// The struct and its array lie in the page of this thread, or nowhere.
     fn by_range(&mut self) -> (ExposePgtblArgs, Allowed) {
-        /// Words of the struct: the array is behind it, with room for the rest of the page.
-        const STRUCT: u64 = 4;
         let (pid, exists) = self.pid();
         let (remap_vaddr, mut place) = self.page();
         let places = self.shared.places;
@@ -511,7 +513,7 @@ impl Thread<'_> {
         (args, judge(place, exists, Allowed::Exactly(Ok(()))))
     }
 
-    /// Nothing was moved, so there is nothing to adopt anywhere.
+    /// To adopt pages, or to lend them.
     fn adopt(&mut self) -> (ExposePgtblArgs, Allowed) {
         let (pid, exists) = self.pid();
         let places = self.shared.places;
@@ -535,10 +537,55 @@ impl Thread<'_> {
             pid,
             remap_vaddr: address,
             pfn: pages,
-            level: EXPOSE_PGTBL_ADOPT,
+            level: self.random.pick(&[EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND]),
         };
         // Where there is nothing is found out last, and other processes have other places.
         let allowed = match (place, exists) {
+            (Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
+            (_, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
+            (Place::Bad, _) if pid == 0 => Allowed::Exactly(Err(Errno::EINVAL)),
+            (Place::Good, _) if pid == 0 => Allowed::Exactly(Ok(())),
+            _ => Allowed::Any,
+        };
+        (args, allowed)
+    }
+
+    /// Pages of the private memory to places of the same: those of other threads come and go, too.
+    fn take(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let own = places.data.address() + (self.number << shift);
+        let private = places.private.address();
+        let page = |number: u64| private + (number << shift);
+        let end = 1_u64 << self.shared.info.va_bits;
+        let half = THREADS / 2;
+        let (from, to, count, place) = match self.random.below(8) {
+            0 => (page(0)..page(half), page(half), 0, Place::Unaligned),
+            1 => (page(0)..page(0), page(half), 1, Place::Unaligned),
+            2 => (page(0)..page(half), page(half) + 1, 1, Place::Unaligned),
+            3 => (page(0)..page(half), page(half - 1), 1, Place::Unaligned),
+            4 => (end - 8..end + 8, page(half), 1, Place::Unaligned),
+            5 => (page(0)..page(half), 0, 1, Place::Bad),
+            6 => (page(half)..page(THREADS), page(0), half, Place::Good),
+            _ => (page(0)..page(half), page(half), half, Place::Good),
+        };
+        let least = u64::from(EXPOSE_PGTBL_RANGE_SIZE_VER0);
+        let words = [count << 32 | least, from.start, from.end, own + 8 * STRUCT];
+        for (index, word) in words.into_iter().enumerate() {
+            let offset = usize::try_from((self.number << shift) + 8 * index as u64).unwrap_or(0);
+            tablewalk_bins::memory::write(&places.data, offset, word);
+        }
+        let at = self.random.pick(&[own, own, own, 8]);
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr: to,
+            pfn: at,
+            level: EXPOSE_PGTBL_TAKE,
+        };
+        let allowed = match (place, exists) {
+            // What is no place for a page is seen before the struct is read.
+            _ if at != own && to.trailing_zeros() >= shift => Allowed::Exactly(Err(Errno::EFAULT)),
             (Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
             (_, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
             (Place::Bad, _) if pid == 0 => Allowed::Exactly(Err(Errno::EINVAL)),
@@ -605,7 +652,7 @@ impl Thread<'_> {
         let [a, b, c, d, ..] = self.random.number().to_le_bytes();
         let bits = u32::from_le_bytes([a, b, c, d]);
         let level = match self.random.below(4) {
-            0 => bits | 0x4000,
+            0 => bits | 0x1_0000,
             1 => (bits & 0xff) | 4,
             2 => EXPOSE_PGTBL_ADDR | EXPOSE_PGTBL_INFO,
             _ => EXPOSE_PGTBL_PATH | 3,

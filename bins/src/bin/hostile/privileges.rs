@@ -2,7 +2,7 @@
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{Outcome, expect, failed_with, in_child};
-use tablewalk_bins::page::Page;
+use tablewalk_bins::page::{Page, call, range};
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
@@ -14,7 +14,10 @@ use tablewalk_uapi::credentials::{
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, pid};
-use tablewalk_uapi::remap::{ExposePgtblInfo, adopt, flush, info as ask_info, path};
+use tablewalk_uapi::remap::{
+    EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, adopt, flush, info as ask_info, lend,
+    path,
+};
 use tablewalk_uapi::signal;
 
 use crate::{Context, Test};
@@ -103,7 +106,7 @@ pub(crate) fn holds(
 ) -> Result<bool, Error> {
     let read_only = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
     let writable = Page::writable(info).map_err(Error::call("mmap"))?;
-    let forms: [(&str, Form<'_>, bool); 6] = [
+    let forms: [(&str, Form<'_>, bool); 8] = [
         ("INFO", &|| ask_info().map(drop), expected.info),
         (
             "read-only",
@@ -126,6 +129,22 @@ pub(crate) fn holds(
             },
             expected.writable,
         ),
+        (
+            "LEND",
+            &|| match lend(target, 0, 1) {
+                Err(Errno::EINVAL) => Ok(()),
+                result => result.map(drop),
+            },
+            expected.writable,
+        ),
+        (
+            "TAKE",
+            &|| match take_nothing(info, target) {
+                Err(Errno::EINVAL) => Ok(()),
+                result => result.map(drop),
+            },
+            expected.writable,
+        ),
     ];
     let mut met = true;
     for (form, call, permitted) in forms {
@@ -140,6 +159,15 @@ pub(crate) fn holds(
         }
     }
     Ok(met)
+}
+
+/// Asks for a page of a process that is not there to be taken to a place that is none.
+fn take_nothing(info: &ExposePgtblInfo, target: i32) -> Result<u64, Errno> {
+    let page = 1 << info.page_shift;
+    let mut places = [ExposePgtblTable::default()];
+    let asked = range(page, 2 * page, &mut places);
+    let pfn = core::ptr::from_ref(&asked).expose_provenance() as u64;
+    call(target, 0, pfn, EXPOSE_PGTBL_TAKE)
 }
 
 /// Becomes a user with capabilities.
