@@ -9,18 +9,20 @@
 //!
 //! # What a moved page is
 //!
-//! Pool and region are one mapping when their first page is touched, so they have one `anon_vma`, and
-//! `EXPOSE_PGTBL_ADOPT` makes a moved page one of its place: from then on it is swapped out, migrated,
-//! merged, copied at `fork`, poisoned, locked and unmapped as any other page. Workers adopt pages by
-//! the table, shortly after they were mapped, and when they are dropped; [`Worker::settle`] does it at
-//! once. Before that reclaim and migration do not find the page; nothing else is different.
+//! Frames in the pool are lent (`EXPOSE_PGTBL_LEND`): their reverse map leads nowhere, so reclaim and
+//! migration leave their entries to the workers. Pool and region are one mapping when their first page is
+//! touched, so they have one `anon_vma`, and `EXPOSE_PGTBL_ADOPT` makes a moved page one of its place:
+//! from then on it is swapped out, migrated, merged, copied at `fork`, poisoned, locked and unmapped as
+//! any other page. Workers adopt pages by the table, shortly after they were mapped, and when they are
+//! dropped; [`Worker::settle`] does it at once. Pages are taken back by the kernel
+//! (`EXPOSE_PGTBL_TAKE`), under the locks that its own fault handler takes.
 //!
 //! A worker that is killed between the two stores of a move loses the page that it was moving: one for
 //! each worker at most. The kernel says `Bad rss-counter state` then.
 //!
 //! # When an entry cannot be moved
 //!
-//! Without the call, or without its ADOPT, without a level-3 table, without a frame, and after the
+//! Without the call, or without those three forms, without a level-3 table, without a frame, and after the
 //! region was moved or unmapped by somebody else, the kernel copies (`UFFDIO_COPY`,
 //! `UFFDIO_ZEROPAGE`). [`Counts::fallbacks`] says how often.
 //!
@@ -33,13 +35,6 @@
 //!   ioctls refuse that, and what moves entries cannot know of it in time.
 //! - `mprotect`: [`Pager::protect`] does it, and no entry is moved from then on, since it would have the
 //!   permissions of the pool.
-//! - I/O of the kernel into pages that a [`Policy::victims`] gives away.
-//!
-//! Taking pages back has a race that user space cannot close: a thread that has waited for a page and finds
-//! it there may be in the kernel's fault handler, which looks at the entry and, some twenty instructions
-//! later, sets its access and dirty bits, under a lock that protects it from the kernel alone. If the entry
-//! is taken in between, the thread waits for a page that never comes. It takes one that has just come, so
-//! keep pages for a while before they are victims; the kernel side is to get a form that takes pages back.
 //!
 //! `madvise`, `mlock`, `fork` and reads and writes by system calls are as with other memory. With signals,
 //! a system call that touches a page which is not there fails with `EFAULT`.
@@ -62,7 +57,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use tablewalk_live::{flush, format};
 use tablewalk_uapi::memory::{Advice, Protection};
-use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_ADOPT};
+use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_TAKE};
 use tablewalk_uapi::userfault::{
     UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_REMOVE,
     UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_SIGBUS, Userfault,
@@ -266,12 +261,12 @@ impl<P: Policy> Pager<P> {
     ///
     /// [`PagerError::Call`].
     pub fn protect(&self, range: Range<usize>, protection: Protection) -> Result<(), PagerError> {
-        self.moving.store(false, Ordering::SeqCst);
-        let inside = range.end <= self.size();
-        let range = self.offset + range.start..self.offset + range.end;
-        if !inside {
+        if range.end > self.size() {
             return Err(PagerError::Call("mprotect", Errno::EINVAL));
         }
+        let range = self.offset + range.start..self.offset + range.end;
+        let _alone = self.gate.be_alone();
+        self.moving.store(false, Ordering::SeqCst);
         self.memory
             .protect(range, protection)
             .map_err(PagerError::call("mprotect"))
@@ -335,13 +330,16 @@ impl<P: Policy> Pager<P> {
     }
 }
 
+/// Without these, pages that were moved are not ordinary ones.
+const FORMS: u32 = EXPOSE_PGTBL_ADOPT | EXPOSE_PGTBL_LEND | EXPOSE_PGTBL_TAKE;
+
 /// The format of the tables, if entries can be moved.
 fn movable_format() -> Result<Option<Format>, PagerError> {
     match remap::info() {
         // Who may not, or cannot, has the kernel's ioctls.
         Err(Errno::ENOSYS | Errno::EPERM) => return Ok(None),
         Err(errno) => return Err(PagerError::Call("INFO", errno)),
-        Ok(info) if info.flags & EXPOSE_PGTBL_ADOPT == 0 => return Ok(None),
+        Ok(info) if info.flags & FORMS != FORMS => return Ok(None),
         Ok(_) => {}
     }
     format().map(Some).map_err(PagerError::Tables)

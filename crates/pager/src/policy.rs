@@ -33,8 +33,7 @@ pub trait Policy: Sync {
     /// Up to `most` pages that the pool may take back to refill itself; with `None` the kernel gives new
     /// ones.
     ///
-    /// No I/O of the kernel into them is under way (`O_DIRECT`, `vmsplice`): the frames get other
-    /// contents soon.
+    /// Those that I/O of the kernel refers to (`O_DIRECT`, `vmsplice`) stay.
     fn victims(&self, most: usize) -> Option<Range<usize>> {
         let _ = most;
         None

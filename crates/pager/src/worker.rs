@@ -5,13 +5,14 @@ use core::sync::atomic::Ordering;
 
 use tablewalk_live::{LiveError, LiveMut, flush};
 use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::remap::ExposePgtblTable;
 use tablewalk_uapi::userfault::Waking;
 use tablewalk_uapi::{Errno, Mapping, remap};
 use tablewalk_walker::{Cache, Descriptor, Format, Linux, PublishOwed, TableMut, VirtualAddress};
 
 use crate::counts::add;
 use crate::pool::{Refill, WORKERS};
-use crate::{LEAF, Pager, PagerError, Policy};
+use crate::{LEAF, Pager, PagerError, Policy, offset_of};
 
 /// Leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
 type Tables = Cache<LiveMut, LEAVES, 4>;
@@ -20,6 +21,9 @@ const LEAVES: usize = 16;
 /// Runs of pages that may wait to be adopted, and after how many pages they are.
 const PENDING: usize = 8;
 const ADOPT_AFTER: u64 = 256;
+
+/// Pages that are taken back by one call.
+const TAKE_AT_ONCE: usize = remap::EXPOSE_PGTBL_RANGE_MOST;
 
 /// Resolves faults of a pager, on one thread at a time.
 ///
@@ -176,7 +180,8 @@ impl<P: Policy> Worker<'_, P> {
         let pager = self.pager;
         let _moving = pager.gate.move_entries();
         let wanted = self.around(page);
-        let Some(movable) = &mut self.movable else {
+        // Still: somebody who was alone may have ended it.
+        let Some(movable) = self.movable.as_mut().filter(|_| pager.moves()) else {
             return Ok(None);
         };
         let Some(table) = movable.region.table_mut(pager.page_address(page))? else {
@@ -304,9 +309,9 @@ impl<P: Policy> Worker<'_, P> {
             let filled = self.take_back_into(&refill, victims)?;
             left = left.saturating_sub(filled);
         }
-        if let Some(movable) = &mut self.movable {
+        if let Some(format) = &pager.format {
             while left != 0 {
-                match populate(pager, &mut movable.pool, &refill, left)? {
+                match populate(pager, format, &refill, left)? {
                     0 => break,
                     filled => left = left.saturating_sub(filled),
                 }
@@ -316,13 +321,12 @@ impl<P: Policy> Worker<'_, P> {
     }
 
     /// Takes pages of the region back into the pool, as many as it has room for and that can be: those
-    /// that are there, this process alone has, and can be written. They are missing then.
-    ///
-    /// No I/O of the kernel into them is under way, see [`Policy::victims`]. How many there were.
+    /// that are there, that this process alone has, and that I/O of the kernel does not refer to. They
+    /// are missing then. How many there were.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Tables`].
+    /// [`PagerError::Tables`], [`PagerError::Call`].
     pub fn take_back(&mut self, pages: Range<usize>) -> Result<u64, PagerError> {
         match self.pager.ring.refill() {
             Some(refill) => self.take_back_into(&refill, pages),
@@ -339,30 +343,18 @@ impl<P: Policy> Worker<'_, P> {
         let mut taken = 0;
         let mut next = pages.start;
         let end = pages.end.min(pager.options.pages);
-        while next < end {
-            // What is in one table, and what there is room for without a gap.
-            let part = self.around_table(next, end);
-            let room = refill.empty(part.len() as u64);
-            if room.is_empty() || !pager.moves() {
+        while next < end && pager.moves() {
+            let room = refill.empty(TAKE_AT_ONCE as u64);
+            if room.is_empty() {
                 break;
             }
-            let Some(movable) = &mut self.movable else {
-                break;
-            };
             let _alone = pager.gate.be_alone();
-            let (count, seen) = movable.take_part(pager, refill, part.clone(), room)?;
+            let (count, seen) = take_some(pager, refill, next..end, room)?;
             taken += count;
-            next = seen.max(next + 1);
+            next = seen;
         }
         add(&pager.counters.taken_back, taken);
         Ok(taken)
-    }
-
-    /// The pages from `page` to `end` that the same level-3 table translates.
-    const fn around_table(&self, page: usize, end: usize) -> Range<usize> {
-        let table = self.pager.table_pages();
-        let next = page - page % table + table;
-        page..if next < end { next } else { end }
     }
 
     /// Takes note of `moved` pages in `pages`, to be adopted later.
@@ -611,7 +603,7 @@ impl OwnPage {
 /// Has the kernel make pages in up to `most` empty slots; how many.
 fn populate<P: Policy>(
     pager: &Pager<P>,
-    pool: &mut Tables,
+    format: &Format,
     refill: &Refill<'_>,
     most: u64,
 ) -> Result<u64, PagerError> {
@@ -620,8 +612,8 @@ fn populate<P: Policy>(
     if count == 0 {
         return Ok(0);
     }
-    flush_slots(pager, pool, &slots)?;
-    let offset = |slot: u64| crate::offset_of(slot << pager.page_shift);
+    flush_slots(pager, format, &slots)?;
+    let offset = |slot: u64| offset_of(slot << pager.page_shift);
     pager
         .memory
         .advise(
@@ -629,6 +621,8 @@ fn populate<P: Policy>(
             Advice::PopulateWrite,
         )
         .map_err(PagerError::call("MADV_POPULATE_WRITE"))?;
+    // From now on nobody else changes the entries of these slots.
+    remap::lend(0, pager.slot_address(slots.start).0, count).map_err(PagerError::call("LEND"))?;
     refill.filled(count);
     add(&pager.counters.refilled, count);
     Ok(count)
@@ -637,93 +631,52 @@ fn populate<P: Policy>(
 /// Invalidates what TLBs have of the pages that were in slots.
 fn flush_slots<P: Policy>(
     pager: &Pager<P>,
-    pool: &Tables,
+    format: &Format,
     slots: &Range<u64>,
 ) -> Result<(), LiveError> {
     let range = pager.slot_address(slots.start)..pager.slot_address(slots.end);
-    flush(0, pool.geometry(), range)
+    flush(0, &format.geometry, range)
 }
 
-impl Movable {
-    /// Takes pages of `part`, which one table translates, into the slots `room`. How many, and the page
-    /// behind the last one that was looked at.
-    fn take_part<P: Policy>(
-        &mut self,
-        pager: &Pager<P>,
-        refill: &Refill<'_>,
-        part: Range<usize>,
-        room: Range<u64>,
-    ) -> Result<(u64, usize), PagerError> {
-        let linux = self.format.linux;
-        let own = OwnPage::new(&linux);
-        let slot_index = first_index(&self.format, pager.slot_address(room.start));
-        // As far as the table of the pool reaches.
-        let slots = room.clone().take(pager.table_pages() - slot_index);
-        let first = pager.page_address(part.start);
-        flush_slots(pager, &self.pool, &room)?;
-        let (Some(region), Some(pool)) = (
-            self.region.table_mut(first)?,
-            self.pool.table_mut(pager.slot_address(room.start))?,
-        ) else {
-            // Slots that never had a page may have no table.
-            return Ok((0, part.end));
+/// Takes pages into the slots `room`. How many, and the page to go on at.
+fn take_some<P: Policy>(
+    pager: &Pager<P>,
+    refill: &Refill<'_>,
+    pages: Range<usize>,
+    room: Range<u64>,
+) -> Result<(u64, usize), PagerError> {
+    let Some(format) = &pager.format else {
+        return Ok((0, pages.end));
+    };
+    flush_slots(pager, format, &room)?;
+    let mut places = [ExposePgtblTable::default(); TAKE_AT_ONCE];
+    let (places, _) = places.split_at_mut(offset_of(room.end - room.start).min(TAKE_AT_ONCE));
+    let from = pager.page_address(pages.start).0..pager.page_address(pages.end).0;
+    let to = pager.slot_address(room.start).0;
+    // SAFETY: the policy gives the pages away. The slots are this worker's, and flushed.
+    let (filled, next) = match unsafe { remap::take(0, from.clone(), to, places) } {
+        Ok(done) => done,
+        // The region was unmapped or moved meanwhile.
+        Err(Errno::EINVAL) => return Ok((0, pages.end)),
+        Err(errno) => return Err(PagerError::Call("TAKE", errno)),
+    };
+    let mut count = 0;
+    for (slot, place) in room.zip(&*places).take(filled) {
+        // A slot that kept its page needed none.
+        let Some(offset) = place.addr.checked_sub(from.start) else {
+            continue;
         };
-        let region_index = first_index(&self.format, first);
-        let mut slots = slots.zip(slot_index..).peekable();
-        let mut filled = 0;
-        let mut seen = part.start;
-        // Of which page a slot has the frame, for the policy; the slots are consecutive.
-        let mut last = None;
-        let mut taken = heapless::Vec::<(u64, usize, bool), 512>::new();
-        for (page, index) in part.clone().zip(region_index..) {
-            // A slot that kept its page needs none.
-            while let Some(&(_, place)) = slots.peek()
-                && pool.as_table().load(place) != Descriptor::ZERO
-            {
-                slots.next();
-                filled += 1;
-            }
-            let Some(&(slot, place)) = slots.peek().filter(|_| !taken.is_full()) else {
-                break;
-            };
-            seen = page + 1;
-            let (Some(entry), Some(home)) = (region.entry(index), pool.entry(place)) else {
-                break;
-            };
-            // SAFETY: the policy gives the page away. It is flushed below, before anybody writes to it
-            // again through the slot.
-            let found = unsafe { entry.take_if(pager.page_address(page), |found| own.is(found)) };
-            let Some((descriptor, _flushed_below)) = found else {
-                continue;
-            };
-            // SAFETY: the slot is empty, flushed, and this worker's alone.
-            let put = unsafe { home.put(descriptor) };
-            let Ok(owed) = put else {
-                // SAFETY: back to where it was.
-                let _kept = unsafe { entry.put(descriptor) };
-                break;
-            };
-            last = Some(owed);
-            slots.next();
-            filled += 1;
-            // Not full: it was asked above.
-            let _room = taken.push((slot, page, linux.is_dirty(descriptor)));
+        count += 1;
+        let page = pages.start + offset_of(offset >> pager.page_shift);
+        // SAFETY: the slot is this worker's until `filled`, and has a page.
+        let bytes = unsafe { pager.slot_bytes(slot) };
+        let dirty = format.linux.is_dirty(Descriptor(place.desc));
+        pager.policy.taken_back(page, bytes, dirty);
+        if pager.policy.zeros() {
+            bytes.fill(0);
         }
-        if let Some(owed) = last {
-            owed.publish();
-            let end = first.wrapping_add((part.len() as u64) << pager.page_shift);
-            flush(0, &self.format.geometry, first..end)?;
-        }
-        let count = taken.len() as u64;
-        for (slot, page, dirty) in taken {
-            // SAFETY: the slot is this worker's until `filled`, and has a page.
-            let bytes = unsafe { pager.slot_bytes(slot) };
-            pager.policy.taken_back(page, bytes, dirty);
-            if pager.policy.zeros() {
-                bytes.fill(0);
-            }
-        }
-        refill.filled(filled);
-        Ok((count, seen))
     }
+    refill.filled(filled as u64);
+    let next = pages.start + offset_of((next - from.start) >> pager.page_shift);
+    Ok((count, next))
 }
