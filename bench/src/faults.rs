@@ -266,38 +266,39 @@ fn by_pager(delivery: Delivery, batch: usize, frames: usize) -> Result<(Ticks, C
     };
     let start = counter::ticks();
     let pager = Pager::new(options, policy)?;
-    let prepare = counter::ticks() - start;
-    let first = pass(&pager, delivery)?;
-    let touch = if recycle {
+    let pool = counter::ticks() - start;
+    let mut ticks = pass(&pager, delivery)?;
+    ticks.prepare += pool;
+    if recycle {
         // The first time all frames are new. The second time most pages are gone again.
-        pass(&pager, delivery)?
-    } else {
-        first
-    };
-    let ticks = Ticks {
-        prepare: if recycle { 0 } else { prepare },
-        touch,
-    };
+        ticks = Ticks {
+            prepare: 0,
+            ..pass(&pager, delivery)?
+        };
+    }
     Ok((ticks, pager.counts()))
 }
 
-/// Touches all pages, to the end of their adoption; the ticks that took.
-fn pass<P: Policy>(pager: &Pager<P>, delivery: Delivery) -> Result<u64, Error> {
+/// Makes a worker, and touches all pages, to the end of their adoption.
+fn pass<P: Policy>(pager: &Pager<P>, delivery: Delivery) -> Result<Ticks, Error> {
+    let (region, page) = (pager.as_ptr(), pager.page_size());
     let touch = || {
         for number in 0..PAGES {
-            let word = pager.as_ptr().wrapping_add(number * pager.page_size());
+            let word = region.wrapping_add(number * page);
             // SAFETY: inside the region, where nobody has a reference.
             unsafe { word.cast::<u64>().write_volatile(1) };
         }
     };
+    let start = counter::ticks();
     let mut worker = pager.worker()?;
-    match delivery {
+    let prepare = counter::ticks() - start;
+    let touch = match delivery {
         Delivery::Signals => {
             pin_to(0);
             let start = counter::ticks();
             worker.resolve_own(touch)?;
             worker.settle()?;
-            Ok(black_box(counter::ticks() - start))
+            black_box(counter::ticks() - start)
         }
         Delivery::Threads => {
             let mut handled = Ok(());
@@ -315,7 +316,8 @@ fn pass<P: Policy>(pager: &Pager<P>, delivery: Delivery) -> Result<u64, Error> {
                 },
             );
             handled?;
-            ticks.map_err(Error::call("clone"))
+            ticks.map_err(Error::call("clone"))?
         }
-    }
+    };
+    Ok(Ticks { prepare, touch })
 }

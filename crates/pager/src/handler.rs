@@ -25,8 +25,7 @@ impl<P: Policy> Worker<'_, P> {
     ///
     /// # Errors
     ///
-    /// [`PagerError::Delivery`] for a pager with signals; else as [`Worker::settle`] and
-    /// [`Worker::refill_if_low`], and errors of the userfaultfd. Threads that wait then wait for another
+    /// [`PagerError::Delivery`] for a pager with signals; else as [`Worker::settle`], and errors of the userfaultfd. Threads that wait then wait for another
     /// worker.
     pub fn handle(&mut self, forked: &mut dyn FnMut(Userfault)) -> Result<(), PagerError> {
         let pager = self.pager;
@@ -56,7 +55,7 @@ impl<P: Policy> Worker<'_, P> {
                 }
             }
             self.resolve_all(&mut faults)?;
-            self.refill_if_low()?;
+            self.pager.refill_if_low()?;
             if let Some(address) = stop {
                 self.settle()?;
                 return self.leave(address);

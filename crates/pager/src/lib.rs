@@ -33,6 +33,8 @@
 //! - `munmap`, `mremap` or `mmap` over a part of it while a worker resolves a fault of that part. An
 //!   entry that is installed where nothing is mapped any more is lost, with its page. The kernel's own
 //!   ioctls refuse that, and what moves entries cannot know of it in time.
+//! - `madvise(MADV_HUGEPAGE)`: an entry that is installed while the kernel makes a huge page of its
+//!   neighbours is lost, with its page. The region says `MADV_NOHUGEPAGE`, and `MADV_COLLAPSE` fails.
 //! - `mprotect`: [`Pager::protect`] does it, and no entry is moved from then on, since it would have the
 //!   permissions of the pool.
 //!
@@ -47,8 +49,10 @@ mod counts;
 mod error;
 mod gate;
 mod handler;
+mod moving;
 mod policy;
 mod pool;
+mod refill;
 mod signal;
 mod worker;
 
@@ -71,6 +75,7 @@ pub use crate::error::PagerError;
 use crate::gate::Gate;
 pub use crate::policy::{Clock, Neighbours, Policy, Sequential};
 use crate::pool::{Ring, WORKERS};
+use crate::worker::LEAVES;
 pub use crate::worker::Worker;
 
 /// How faults get to a [`Worker`].
@@ -167,6 +172,7 @@ impl<P: Policy> Pager<P> {
         let past_pool = memory.address() + pool as u64;
         let start = past_pool.next_multiple_of(span as u64);
         let offset = pool + offset_of(start - past_pool);
+        prepare_tables(&memory, offset..offset + region, span, 1 << page_shift)?;
 
         let uffd = Userfault::open(0).map_err(PagerError::call("userfaultfd"))?;
         let features = match options.delivery {
@@ -199,7 +205,7 @@ impl<P: Policy> Pager<P> {
             counters: Counters::default(),
         };
         if pager.moves() {
-            pager.worker()?.refill(u64::MAX)?;
+            pager.refill(u64::MAX)?;
         }
         Ok(pager)
     }
@@ -357,8 +363,9 @@ fn probe_page_shift() -> Result<u32, PagerError> {
 }
 
 /// Makes `pool` bytes of `memory` a mapping of their own with the same `anon_vma` as the rest, which a
-/// child does not get; no huge pages anywhere.
+/// child does not get; no huge pages anywhere, and nobody who changes entries to find out who uses them.
 fn prepare(memory: &Mapping, pool: usize, page: usize) -> Result<(), PagerError> {
+    memory.stay_local().map_err(PagerError::call("mbind"))?;
     memory
         .base_pages_only()
         .map_err(PagerError::call("MADV_NOHUGEPAGE"))?;
@@ -369,6 +376,24 @@ fn prepare(memory: &Mapping, pool: usize, page: usize) -> Result<(), PagerError>
     memory
         .advise(0..pool, Advice::DontFork)
         .map_err(PagerError::call("MADV_DONTFORK"))
+}
+
+/// Has the kernel make the first level-3 tables of `region`, a part of `memory`, as many as workers keep:
+/// each translates `span` bytes. They stay when their pages go.
+fn prepare_tables(
+    memory: &Mapping,
+    region: Range<usize>,
+    span: usize,
+    page: usize,
+) -> Result<(), PagerError> {
+    for start in region.clone().step_by(span).take(LEAVES) {
+        memory
+            .advise(start..start + page, Advice::PopulateRead)
+            .map_err(PagerError::call("MADV_POPULATE_READ"))?;
+    }
+    memory
+        .advise(region, Advice::DontNeed)
+        .map_err(PagerError::call("MADV_DONTNEED"))
 }
 
 /// A distance in memory that is mapped.

@@ -76,7 +76,7 @@ impl<P: Policy> Worker<'_, P> {
             return false;
         };
         add(&pager.counters.faults, 1);
-        self.resolve(page, write).is_ok() && self.refill_if_low().is_ok()
+        self.resolve(page, write).is_ok() && pager.refill_if_low().is_ok()
     }
 }
 

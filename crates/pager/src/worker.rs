@@ -3,27 +3,24 @@
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
-use tablewalk_live::{LiveError, LiveMut, flush};
-use tablewalk_uapi::memory::{Advice, Protection};
-use tablewalk_uapi::remap::ExposePgtblTable;
+use tablewalk_live::LiveMut;
+use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::userfault::Waking;
 use tablewalk_uapi::{Errno, Mapping, remap};
-use tablewalk_walker::{Cache, Descriptor, Format, Linux, PublishOwed, TableMut, VirtualAddress};
+use tablewalk_walker::{Cache, Descriptor, Format, VirtualAddress};
 
 use crate::counts::add;
-use crate::pool::{Refill, WORKERS};
-use crate::{LEAF, Pager, PagerError, Policy, offset_of};
+use crate::moving::{Moved, Places};
+use crate::pool::WORKERS;
+use crate::{LEAF, Pager, PagerError, Policy};
 
 /// Leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
-type Tables = Cache<LiveMut, LEAVES, 4>;
-const LEAVES: usize = 16;
+pub(crate) const LEAVES: usize = 16;
+pub(crate) type Tables = Cache<LiveMut, LEAVES, 4>;
 
 /// Runs of pages that may wait to be adopted, and after how many pages they are.
 const PENDING: usize = 8;
 const ADOPT_AFTER: u64 = 256;
-
-/// Pages that are taken back by one call.
-const TAKE_AT_ONCE: usize = remap::EXPOSE_PGTBL_RANGE_MOST;
 
 /// Resolves faults of a pager, on one thread at a time.
 ///
@@ -102,7 +99,7 @@ impl<P: Policy> Pager<P> {
             scratch,
             pending: [Pending::NONE; PENDING],
         };
-        worker.map_pool()?;
+        worker.map_tables()?;
         Ok(worker)
     }
 }
@@ -133,14 +130,18 @@ pub(crate) enum Resolved {
 }
 
 impl<P: Policy> Worker<'_, P> {
-    /// Maps the tables of the pool, as many as are kept: the first faults need not.
-    pub(crate) fn map_pool(&mut self) -> Result<(), PagerError> {
+    /// Maps the first tables of pool and region, as many as are kept: the first faults need not.
+    fn map_tables(&mut self) -> Result<(), PagerError> {
         let pager = self.pager;
-        if let Some(movable) = &mut self.movable {
-            let frames = pager.options.frames;
-            for slot in (0..frames).step_by(pager.table_pages()).take(LEAVES) {
-                movable.pool.table_mut(pager.slot_address(slot as u64))?;
-            }
+        let Some(movable) = &mut self.movable else {
+            return Ok(());
+        };
+        let firsts = |pages: usize| (0..pages).step_by(pager.table_pages()).take(LEAVES);
+        for slot in firsts(pager.options.frames) {
+            movable.pool.table_mut(pager.slot_address(slot as u64))?;
+        }
+        for page in firsts(pager.options.pages) {
+            movable.region.table_mut(pager.page_address(page))?;
         }
         Ok(())
     }
@@ -161,7 +162,7 @@ impl<P: Policy> Worker<'_, P> {
             // No frame? No table? The former can be had.
             if pager.ring.available() == 0 {
                 add(&pager.counters.dry, 1);
-                self.refill(self.around(page).len() as u64)?;
+                pager.refill(self.around(page).len() as u64)?;
                 if let Some(mapped) = self.move_around(page, write)? {
                     return Ok(Resolved::Mapped(mapped));
                 }
@@ -187,46 +188,40 @@ impl<P: Policy> Worker<'_, P> {
         let Some(table) = movable.region.table_mut(pager.page_address(page))? else {
             return Ok(None);
         };
-        let region = Entries {
-            table,
-            first: first_index(&movable.format, pager.page_address(wanted.start)),
-            start: wanted.start,
-        };
+        let index = movable
+            .format
+            .geometry
+            .index(LEAF, pager.page_address(page));
+        let places = |pages: Range<usize>| Places::new(table, index - page + pages.start, pages);
         if pager.policy.shared_zeros() && !write && movable.zeros != Descriptor::ZERO {
-            let count = region.share(wanted.clone(), movable.zeros);
+            let count = places(wanted.clone()).share(movable.zeros);
             add(&pager.counters.shared, count);
             return Ok(Some(wanted));
         }
-        // First the page that is waited for, then those behind it, then those before.
-        let mut next = Order {
-            behind: page..wanted.end,
-            before: wanted.start..page,
-        };
         let mut moved = Moved::default();
-        while let Some(empty) = next.empty(&region) {
-            let most = next.left() as u64;
-            let Some(claim) = pager.ring.claim(self.number, most) else {
-                // The page that is waited for came first.
-                break;
-            };
-            // Slots that are left keep their pages, and are found full when it is their turn to be filled.
-            move_claimed(
-                pager,
-                &movable.format,
-                &mut movable.pool,
-                &region,
-                claim.slots.clone(),
-                empty,
-                &mut next,
-                &mut moved,
-            )?;
+        // First the page that is waited for, then those behind it, then those before.
+        for pages in [page..wanted.end, wanted.start..page] {
+            let mut places = places(pages);
+            while places.next_empty().is_some() {
+                let most = places.left() as u64;
+                let Some(claim) = pager.ring.claim(self.number, most) else {
+                    break;
+                };
+                // Slots that are left keep their pages, and are found full when it is their turn to be
+                // filled.
+                let slots = claim.slots.clone();
+                moved.move_slots(
+                    pager,
+                    &movable.format,
+                    &mut movable.pool,
+                    slots,
+                    &mut places,
+                )?;
+            }
         }
-        let Moved { count, publish } = moved;
-        if let Some(publish) = publish {
-            publish.publish();
-        }
+        let count = moved.publish();
         add(&pager.counters.moved, count);
-        let there = !region.is_empty(page);
+        let there = table.entry(index).is_some_and(|entry| !entry.is_empty());
         if count != 0 {
             self.remember(wanted.clone(), count)?;
         }
@@ -277,84 +272,6 @@ impl<P: Policy> Worker<'_, P> {
             .uffd
             .wake(self.pager.page_address(pages.start).0, length)
             .map_err(PagerError::call("UFFDIO_WAKE"))
-    }
-
-    /// Refills the pool if it is low: to be called when nobody waits.
-    ///
-    /// # Errors
-    ///
-    /// [`PagerError::Tables`], [`PagerError::Call`]; `ENOMEM` if the kernel has no frames.
-    pub fn refill_if_low(&mut self) -> Result<(), PagerError> {
-        let pager = self.pager;
-        if pager.ring.available() < pager.options.low_water as u64 && pager.moves() {
-            self.refill(u64::MAX)?;
-        }
-        Ok(())
-    }
-
-    /// Puts up to `most` frames into the pool: first those that the policy gives back, then new ones.
-    pub(crate) fn refill(&mut self, most: u64) -> Result<(), PagerError> {
-        let pager = self.pager;
-        // Somebody else does it already?
-        let Some(refill) = pager.ring.refill() else {
-            return Ok(());
-        };
-        let mut left = most;
-        while left != 0 {
-            let room = refill.empty(left);
-            let room = usize::try_from(room.end - room.start).unwrap_or(usize::MAX);
-            let Some(victims) = pager.policy.victims(room).filter(|_| room != 0) else {
-                break;
-            };
-            let filled = self.take_back_into(&refill, victims)?;
-            left = left.saturating_sub(filled);
-        }
-        if let Some(format) = &pager.format {
-            while left != 0 {
-                match populate(pager, format, &refill, left)? {
-                    0 => break,
-                    filled => left = left.saturating_sub(filled),
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes pages of the region back into the pool, as many as it has room for and that can be: those
-    /// that are there, that this process alone has, and that I/O of the kernel does not refer to. They
-    /// are missing then. How many there were.
-    ///
-    /// # Errors
-    ///
-    /// [`PagerError::Tables`], [`PagerError::Call`].
-    pub fn take_back(&mut self, pages: Range<usize>) -> Result<u64, PagerError> {
-        match self.pager.ring.refill() {
-            Some(refill) => self.take_back_into(&refill, pages),
-            None => Ok(0),
-        }
-    }
-
-    fn take_back_into(
-        &mut self,
-        refill: &Refill<'_>,
-        pages: Range<usize>,
-    ) -> Result<u64, PagerError> {
-        let pager = self.pager;
-        let mut taken = 0;
-        let mut next = pages.start;
-        let end = pages.end.min(pager.options.pages);
-        while next < end && pager.moves() {
-            let room = refill.empty(TAKE_AT_ONCE as u64);
-            if room.is_empty() {
-                break;
-            }
-            let _alone = pager.gate.be_alone();
-            let (count, seen) = take_some(pager, refill, next..end, room)?;
-            taken += count;
-            next = seen;
-        }
-        add(&pager.counters.taken_back, taken);
-        Ok(taken)
     }
 
     /// Takes note of `moved` pages in `pages`, to be adopted later.
@@ -429,254 +346,4 @@ fn adopt<P: Policy>(pager: &Pager<P>, run: &mut Pending) -> Result<(), PagerErro
         Err(errno) => return Err(PagerError::Call("ADOPT", errno)),
     }
     Ok(())
-}
-
-/// Entries of one table of the region, by the number of their page.
-#[derive(Clone, Copy)]
-struct Entries<'t> {
-    table: TableMut<'t>,
-    /// Index of the entry of page `start`.
-    first: usize,
-    start: usize,
-}
-
-impl Entries<'_> {
-    fn load(&self, page: usize) -> Descriptor {
-        let index = self.first + (page - self.start);
-        self.table.as_table().load(index)
-    }
-
-    fn is_empty(&self, page: usize) -> bool {
-        self.load(page) == Descriptor::ZERO
-    }
-
-    /// Whether the entry was empty and has `descriptor` now.
-    ///
-    /// # Safety
-    ///
-    /// As [`EntryMut::put`](tablewalk_walker::EntryMut::put).
-    unsafe fn put(&self, page: usize, descriptor: Descriptor) -> Option<PublishOwed> {
-        let entry = self.table.entry(self.first + (page - self.start))?;
-        // SAFETY: the caller's.
-        unsafe { entry.put(descriptor) }.ok()
-    }
-
-    /// Maps the frame of zeros where nothing is; how often.
-    fn share(&self, pages: Range<usize>, zeros: Descriptor) -> u64 {
-        let mut last = None;
-        let mut count = 0;
-        for page in pages {
-            // SAFETY: the frame that Linux maps itself for a read of private anonymous memory, by the
-            // same entry: it counts neither references nor mappings of it.
-            if let Some(owed) = unsafe { self.put(page, zeros) } {
-                last = Some(owed);
-                count += 1;
-            }
-        }
-        if let Some(owed) = last {
-            owed.publish();
-        }
-        count
-    }
-}
-
-/// The index of the level-3 entry of an address.
-const fn first_index(format: &Format, address: VirtualAddress) -> usize {
-    format.geometry.index(LEAF, address)
-}
-
-/// Pages in the order in which they get frames.
-struct Order {
-    behind: Range<usize>,
-    before: Range<usize>,
-}
-
-impl Order {
-    /// The next page whose entry is empty; it stays the next one.
-    fn empty(&mut self, region: &Entries<'_>) -> Option<usize> {
-        for range in [&mut self.behind, &mut self.before] {
-            while range.start < range.end {
-                if region.is_empty(range.start) {
-                    return Some(range.start);
-                }
-                range.start += 1;
-            }
-        }
-        None
-    }
-
-    /// At most that many.
-    fn left(&self) -> usize {
-        self.behind.len() + self.before.len()
-    }
-}
-
-/// What was moved so far.
-#[derive(Default)]
-struct Moved {
-    count: u64,
-    publish: Option<PublishOwed>,
-}
-
-/// Moves the pages of claimed slots to the empty entries from `page` on.
-#[expect(clippy::too_many_arguments, reason = "borrows parts of one worker")]
-fn move_claimed<P: Policy>(
-    pager: &Pager<P>,
-    format: &Format,
-    pool: &mut Tables,
-    region: &Entries<'_>,
-    slots: Range<u64>,
-    page: usize,
-    next: &mut Order,
-    moved: &mut Moved,
-) -> Result<(), LiveError> {
-    let movable = OwnPage::new(&format.linux);
-    let mut page = Some(page);
-    let entries = format.geometry.entries(LEAF) as u64;
-    let mut slot = slots.start;
-    while slot < slots.end {
-        let address = pager.slot_address(slot);
-        let index = first_index(format, address);
-        // As far as the table of the pool reaches.
-        let end = slots.end.min(slot + entries - index as u64);
-        let Some(table) = pool.table_mut(address)? else {
-            return Ok(());
-        };
-        for (slot, index) in (slot..end).zip(index..) {
-            let (Some(empty), Some(donor)) = (page, table.entry(index)) else {
-                return Ok(());
-            };
-            if !pager.policy.zeros() {
-                if !movable.is(donor.load()) {
-                    continue;
-                }
-                // SAFETY: the slot is claimed, and its page is there.
-                let bytes = unsafe { pager.slot_bytes(slot) };
-                pager.policy.fill(empty, bytes);
-            }
-            // SAFETY: nobody but who has claimed a slot uses its memory. It is flushed before it has
-            // a page again, or is unmapped.
-            let taken =
-                unsafe { donor.take_if(pager.slot_address(slot), |found| movable.is(found)) };
-            let Some((descriptor, _flushed_before_reuse)) = taken else {
-                continue;
-            };
-            // SAFETY: the contents are complete. Pool and region are private anonymous memory with the
-            // same protection: `Pager::protect` ends moves before it changes that of the region.
-            if let Some(owed) = unsafe { region.put(empty, descriptor) } {
-                moved.count += 1;
-                moved.publish = Some(owed);
-            } else {
-                add(&pager.counters.races, 1);
-                // SAFETY: back to where it was, an entry that TLBs may still have.
-                let _kept = unsafe { donor.put(descriptor) };
-            }
-            page = next.empty(region);
-        }
-        slot = end;
-    }
-    Ok(())
-}
-
-/// What an entry has that maps a page which this process alone has: Linux lets only such be written.
-#[derive(Clone, Copy)]
-struct OwnPage {
-    mask: u64,
-    value: u64,
-}
-
-impl OwnPage {
-    const fn new(linux: &Linux) -> Self {
-        let value = Descriptor::VALID | linux.write;
-        Self {
-            mask: value | linux.special,
-            value,
-        }
-    }
-
-    #[inline]
-    const fn is(self, found: Descriptor) -> bool {
-        found.0 & self.mask == self.value
-    }
-}
-
-/// Has the kernel make pages in up to `most` empty slots; how many.
-fn populate<P: Policy>(
-    pager: &Pager<P>,
-    format: &Format,
-    refill: &Refill<'_>,
-    most: u64,
-) -> Result<u64, PagerError> {
-    let slots = refill.empty(most);
-    let count = slots.end - slots.start;
-    if count == 0 {
-        return Ok(0);
-    }
-    flush_slots(pager, format, &slots)?;
-    let offset = |slot: u64| offset_of(slot << pager.page_shift);
-    pager
-        .memory
-        .advise(
-            offset(slots.start)..offset(slots.end),
-            Advice::PopulateWrite,
-        )
-        .map_err(PagerError::call("MADV_POPULATE_WRITE"))?;
-    // From now on nobody else changes the entries of these slots.
-    remap::lend(0, pager.slot_address(slots.start).0, count).map_err(PagerError::call("LEND"))?;
-    refill.filled(count);
-    add(&pager.counters.refilled, count);
-    Ok(count)
-}
-
-/// Invalidates what TLBs have of the pages that were in slots.
-fn flush_slots<P: Policy>(
-    pager: &Pager<P>,
-    format: &Format,
-    slots: &Range<u64>,
-) -> Result<(), LiveError> {
-    let range = pager.slot_address(slots.start)..pager.slot_address(slots.end);
-    flush(0, &format.geometry, range)
-}
-
-/// Takes pages into the slots `room`. How many, and the page to go on at.
-fn take_some<P: Policy>(
-    pager: &Pager<P>,
-    refill: &Refill<'_>,
-    pages: Range<usize>,
-    room: Range<u64>,
-) -> Result<(u64, usize), PagerError> {
-    let Some(format) = &pager.format else {
-        return Ok((0, pages.end));
-    };
-    flush_slots(pager, format, &room)?;
-    let mut places = [ExposePgtblTable::default(); TAKE_AT_ONCE];
-    let (places, _) = places.split_at_mut(offset_of(room.end - room.start).min(TAKE_AT_ONCE));
-    let from = pager.page_address(pages.start).0..pager.page_address(pages.end).0;
-    let to = pager.slot_address(room.start).0;
-    // SAFETY: the policy gives the pages away. The slots are this worker's, and flushed.
-    let (filled, next) = match unsafe { remap::take(0, from.clone(), to, places) } {
-        Ok(done) => done,
-        // The region was unmapped or moved meanwhile.
-        Err(Errno::EINVAL) => return Ok((0, pages.end)),
-        Err(errno) => return Err(PagerError::Call("TAKE", errno)),
-    };
-    let mut count = 0;
-    for (slot, place) in room.zip(&*places).take(filled) {
-        // A slot that kept its page needed none.
-        let Some(offset) = place.addr.checked_sub(from.start) else {
-            continue;
-        };
-        count += 1;
-        let page = pages.start + offset_of(offset >> pager.page_shift);
-        // SAFETY: the slot is this worker's until `filled`, and has a page.
-        let bytes = unsafe { pager.slot_bytes(slot) };
-        let dirty = format.linux.is_dirty(Descriptor(place.desc));
-        pager.policy.taken_back(page, bytes, dirty);
-        if pager.policy.zeros() {
-            bytes.fill(0);
-        }
-    }
-    refill.filled(filled as u64);
-    let next = pages.start + offset_of((next - from.start) >> pager.page_shift);
-    Ok((count, next))
 }

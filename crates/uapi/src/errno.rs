@@ -70,6 +70,7 @@ errnos! {
     ENOSYS "Function not implemented",
     ENODATA "No data available",
     EOVERFLOW "Value too large for defined data type",
+    ETIMEDOUT "Connection timed out",
 }
 
 impl Errno {

@@ -10,8 +10,8 @@ use crate::errno::Errno;
 use crate::file::OwnedFd;
 use crate::memory::{
     Advice, MAP_FIXED_NOREPLACE, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE, MAP_PRIVATE,
-    MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, Protection, madvise, mlock, mmap_anonymous,
-    mmap_file, mprotect, mremap, munlock, munmap,
+    MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE, Protection, bind_locally, madvise, mlock,
+    mmap_anonymous, mmap_file, mprotect, mremap, munlock, munmap,
 };
 use crate::syscall::Argument;
 
@@ -169,6 +169,19 @@ impl Mapping {
         match self.advise(0..self.size, Advice::NoHugePage) {
             // Without CONFIG_TRANSPARENT_HUGEPAGE the advice is unknown.
             Err(Errno::EINVAL) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Has pages come from the node of whoever touches them first (`MPOL_LOCAL`), and stay: automatic NUMA
+    /// balancing leaves their entries alone.
+    ///
+    /// # Errors
+    ///
+    /// As mbind(2), but for a kernel without NUMA.
+    pub fn stay_local(&self) -> Result<(), Errno> {
+        match bind_locally(self.as_ptr().cast(), self.size) {
+            Err(Errno::ENOSYS) => Ok(()),
             result => result,
         }
     }

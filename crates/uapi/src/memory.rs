@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "maps and unmaps memory")]
 
-use core::ffi::c_void;
+use core::ffi::{c_ulong, c_void};
 use core::ops::BitOr;
 use core::ptr;
 
@@ -11,6 +11,7 @@ pub use linux_raw_sys::general::{
     MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE,
     MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE,
 };
+use linux_raw_sys::mempolicy::MPOL_LOCAL;
 
 use crate::errno::Errno;
 use crate::file::OwnedFd;
@@ -50,6 +51,8 @@ impl BitOr for Protection {
 pub enum Advice {
     /// `MADV_DONTNEED`: discards the pages.
     DontNeed = sys::MADV_DONTNEED,
+    /// `MADV_POPULATE_READ`: makes pages and their tables, as if each had been read.
+    PopulateRead = sys::MADV_POPULATE_READ,
     /// `MADV_POPULATE_WRITE`: makes pages that can be written, as if each had been.
     PopulateWrite = sys::MADV_POPULATE_WRITE,
     /// `MADV_DONTFORK`: a child does not get the pages.
@@ -66,6 +69,8 @@ pub enum Advice {
     PageOut = sys::MADV_PAGEOUT,
     /// `MADV_HWPOISON`: as if the memory had an error.
     HardwarePoison = sys::MADV_HWPOISON,
+    /// `MADV_SOFT_OFFLINE`: moves the contents to other frames, and takes these out of service.
+    SoftOffline = sys::MADV_SOFT_OFFLINE,
     /// `MADV_HUGEPAGE`: huge pages are welcome.
     HugePage = sys::MADV_HUGEPAGE,
     /// `MADV_NOHUGEPAGE`: no huge pages.
@@ -212,6 +217,28 @@ pub unsafe fn mprotect(
 pub unsafe fn madvise(address: *mut c_void, size: usize, advice: Advice) -> Result<(), Errno> {
     // SAFETY: the caller's promise.
     unsafe { syscall!(sys::__NR_madvise, address, size, advice as u32) }.map(drop)
+}
+
+/// mbind(2) with `MPOL_LOCAL`.
+///
+/// # Errors
+///
+/// As mbind(2); `ENOSYS` from a kernel without `CONFIG_NUMA`.
+pub fn bind_locally(address: *mut c_void, size: usize) -> Result<(), Errno> {
+    let nodes: *const c_ulong = ptr::null();
+    // SAFETY: changes no memory, and reads none: there are no nodes.
+    unsafe {
+        syscall!(
+            sys::__NR_mbind,
+            address,
+            size,
+            MPOL_LOCAL as u32,
+            nodes,
+            0_usize,
+            0_u32
+        )
+    }
+    .map(drop)
 }
 
 /// mlock(2).

@@ -13,6 +13,7 @@
     reason = "what a store to a live table may break is for the caller to rule out"
 )]
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::barrier::publish;
@@ -286,6 +287,21 @@ impl<'a> TableMut<'a> {
     pub fn entry(self, index: usize) -> Option<EntryMut<'a>> {
         self.0.get(index).map(EntryMut)
     }
+
+    /// The entries in `range`, as a table of their own; none if it reaches beyond the end.
+    #[must_use]
+    #[inline]
+    pub fn part(self, range: Range<usize>) -> Self {
+        Self(self.0.get(range).unwrap_or_default())
+    }
+
+    /// The first entry and the others; `None` of an empty part.
+    #[must_use]
+    #[inline]
+    pub fn split_first(self) -> Option<(EntryMut<'a>, Self)> {
+        let (first, rest) = self.0.split_first()?;
+        Some((EntryMut(first), Self(rest)))
+    }
 }
 
 impl EntryMut<'_> {
@@ -294,6 +310,13 @@ impl EntryMut<'_> {
     #[inline]
     pub fn load(self) -> Descriptor {
         Entry(self.0).load()
+    }
+
+    /// Whether the entry holds 0: one load, which orders nothing.
+    #[must_use]
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.0.load(Ordering::Relaxed) == 0
     }
 
     /// Installs `descriptor` if the entry holds 0. When it returns, accesses to the address see it.
@@ -337,30 +360,23 @@ impl EntryMut<'_> {
     }
 
     /// As [`EntryMut::take`], if `wanted` says so of what the entry holds; nothing is changed otherwise.
-    ///
-    /// Unlike with `take`, an entry that the kernel is working on, of a page in migration say, is never
-    /// out of its place.
+    /// A load and a store: not for an entry that somebody else may change.
     ///
     /// # Safety
     ///
-    /// As [`EntryMut::take`].
+    /// As [`EntryMut::take`]. Nobody else changes the entry now, the kernel neither: its page is lent
+    /// (`EXPOSE_PGTBL_LEND`). What hardware changes, the access flag and the dirty state, may be lost.
     #[inline]
-    pub unsafe fn take_if(
+    pub unsafe fn take_lent(
         self,
         address: VirtualAddress,
         wanted: impl Fn(Descriptor) -> bool,
     ) -> Option<(Descriptor, FlushOwed)> {
-        let mut found = self.0.load(Ordering::Relaxed);
-        while wanted(Descriptor(found)) {
-            match self
-                .0
-                .compare_exchange_weak(found, 0, Ordering::AcqRel, Ordering::Relaxed)
-            {
-                Ok(_) => return Some((Descriptor(found), FlushOwed(address))),
-                Err(changed) => found = changed,
-            }
-        }
-        None
+        let found = Descriptor(self.0.load(Ordering::Relaxed));
+        wanted(found).then(|| {
+            self.0.store(0, Ordering::Relaxed);
+            (found, FlushOwed(address))
+        })
     }
 
     /// Takes the descriptor of `address` out: the entry holds 0 then. One atomic exchange: what is
@@ -436,16 +452,34 @@ mod tests {
     }
 
     #[test]
-    fn take_if_takes_what_is_wanted_alone() {
+    fn take_lent_takes_what_is_wanted_alone() {
         let word = AtomicU64::new(3);
         // SAFETY: a word of this test.
-        let refused = unsafe { EntryMut(&word).take_if(ADDRESS, |found| found.0 == 5) };
+        let refused = unsafe { EntryMut(&word).take_lent(ADDRESS, |found| found.0 == 5) };
         assert_eq!((refused, EntryMut(&word).load()), (None, Descriptor(3)));
         // SAFETY: as above.
-        let taken = unsafe { EntryMut(&word).take_if(ADDRESS, Descriptor::is_valid) };
+        let taken = unsafe { EntryMut(&word).take_lent(ADDRESS, Descriptor::is_valid) };
         let taken = taken.map(|(descriptor, owed)| (descriptor, owed.address()));
         assert_eq!(taken, Some((Descriptor(3), ADDRESS)));
-        assert_eq!(EntryMut(&word).load(), Descriptor::ZERO);
+        assert!(EntryMut(&word).is_empty());
+    }
+
+    #[test]
+    fn a_part_has_its_entries_alone() {
+        let words = [0, 1, 2, 3].map(AtomicU64::new);
+        let loads = |range| {
+            let mut rest = TableMut::new(&words).part(range);
+            let mut found = [0; 4];
+            for place in &mut found {
+                if let Some((first, others)) = rest.split_first() {
+                    *place = first.load().0;
+                    rest = others;
+                }
+            }
+            found
+        };
+        assert_eq!(loads(1..3), [1, 2, 0, 0]);
+        assert_eq!(loads(3..5), [0; 4]);
     }
 
     #[test]

@@ -1,0 +1,183 @@
+//! Moving entries, from slots of the pool to places of the region.
+
+use core::ops::Range;
+
+use tablewalk_live::LiveError;
+use tablewalk_walker::{Descriptor, EntryMut, Format, Linux, PublishOwed, TableMut};
+
+use crate::counts::add;
+use crate::worker::Tables;
+use crate::{LEAF, Pager, Policy, offset_of};
+
+/// Entries of the region, with the pages that they map, in the order in which they get frames.
+pub(crate) struct Places<'t> {
+    pages: Range<usize>,
+    entries: TableMut<'t>,
+}
+
+impl<'t> Places<'t> {
+    /// Those of `pages`, of which the first one has the entry at `index`.
+    pub(crate) fn new(table: TableMut<'t>, index: usize, pages: Range<usize>) -> Self {
+        Self {
+            entries: table.part(index..index + pages.len()),
+            pages,
+        }
+    }
+
+    /// The next page whose entry is empty; it stays the next one.
+    #[inline]
+    pub(crate) fn next_empty(&mut self) -> Option<(usize, EntryMut<'t>)> {
+        while let Some((entry, rest)) = self.entries.split_first() {
+            if entry.is_empty() {
+                return Some((self.pages.start, entry));
+            }
+            self.entries = rest;
+            self.pages.start += 1;
+        }
+        None
+    }
+
+    /// The next page has a frame now.
+    #[inline]
+    fn skip(&mut self) {
+        if let Some((_, rest)) = self.entries.split_first() {
+            self.entries = rest;
+            self.pages.start += 1;
+        }
+    }
+
+    /// Pages that are left, at most.
+    pub(crate) fn left(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// Maps the frame of zeros where nothing is; how often.
+    pub(crate) fn share(mut self, zeros: Descriptor) -> u64 {
+        let mut moved = Moved::default();
+        while let Some((_, entry)) = self.next_empty() {
+            // SAFETY: the frame that Linux maps itself for a read of private anonymous memory, by the
+            // same entry: it counts neither references nor mappings of it.
+            moved.note(unsafe { entry.put(zeros) });
+            self.skip();
+        }
+        moved.publish()
+    }
+}
+
+/// What was moved, and is not published yet.
+#[derive(Default)]
+pub(crate) struct Moved {
+    count: u64,
+    publish: Option<PublishOwed>,
+}
+
+impl Moved {
+    /// Whether the entry was put.
+    #[inline]
+    fn note(&mut self, put: Result<PublishOwed, Descriptor>) -> bool {
+        let Ok(owed) = put else {
+            return false;
+        };
+        self.count += 1;
+        self.publish = Some(owed);
+        true
+    }
+
+    /// From now on everybody sees them; how many there are.
+    pub(crate) fn publish(self) -> u64 {
+        if let Some(publish) = self.publish {
+            publish.publish();
+        }
+        self.count
+    }
+
+    /// Moves the pages of claimed slots to places, as far as there are both.
+    pub(crate) fn move_slots<P: Policy>(
+        &mut self,
+        pager: &Pager<P>,
+        format: &Format,
+        pool: &mut Tables,
+        slots: Range<u64>,
+        places: &mut Places<'_>,
+    ) -> Result<(), LiveError> {
+        let own = OwnPage::new(&format.linux);
+        let mut slot = slots.start;
+        while slot < slots.end {
+            let address = pager.slot_address(slot);
+            let Some(table) = pool.table_mut(address)? else {
+                return Ok(());
+            };
+            let index = format.geometry.index(LEAF, address);
+            // As far as the table reaches.
+            let end = format
+                .geometry
+                .entries(LEAF)
+                .min(index + offset_of(slots.end - slot));
+            self.move_part(pager, own, slot, table.part(index..end), places);
+            slot += (end - index) as u64;
+        }
+        Ok(())
+    }
+
+    /// As [`Moved::move_slots`], of the slots from `slot` on, whose entries are `donors`.
+    fn move_part<P: Policy>(
+        &mut self,
+        pager: &Pager<P>,
+        own: OwnPage,
+        mut slot: u64,
+        mut donors: TableMut<'_>,
+        places: &mut Places<'_>,
+    ) {
+        // Until they are counted.
+        let mut part = Self::default();
+        while let Some((donor, rest)) = donors.split_first()
+            && let Some((page, place)) = places.next_empty()
+        {
+            if !pager.policy.zeros() && own.is(donor.load()) {
+                // SAFETY: the slot is claimed, and its page is there.
+                let bytes = unsafe { pager.slot_bytes(slot) };
+                pager.policy.fill(page, bytes);
+            }
+            // SAFETY: the slot is claimed and its page lent: nobody else uses either. It is flushed
+            // before it has a page again, or is unmapped.
+            let taken = unsafe { donor.take_lent(pager.slot_address(slot), |found| own.is(found)) };
+            if let Some((descriptor, _flushed_before_reuse)) = taken {
+                // SAFETY: the contents are complete. Pool and region are private anonymous memory with
+                // the same protection: `Pager::protect` ends moves before it changes the region's.
+                if part.note(unsafe { place.put(descriptor) }) {
+                    places.skip();
+                } else {
+                    add(&pager.counters.races, 1);
+                    // SAFETY: back to where it was, an entry that TLBs may still have.
+                    let _kept = unsafe { donor.put(descriptor) };
+                }
+            }
+            donors = rest;
+            slot += 1;
+        }
+        self.count += part.count;
+        self.publish = part.publish.or(self.publish.take());
+    }
+}
+
+/// What an entry has that maps a page which this process alone has: Linux lets only such be written.
+#[derive(Clone, Copy)]
+struct OwnPage {
+    mask: u64,
+    value: u64,
+}
+
+impl OwnPage {
+    const fn new(linux: &Linux) -> Self {
+        let value = Descriptor::VALID | linux.write;
+        Self {
+            mask: value | linux.special,
+            value,
+        }
+    }
+
+    #[inline]
+    const fn is(self, found: Descriptor) -> bool {
+        found.0 & self.mask == self.value
+    }
+}
