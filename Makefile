@@ -60,6 +60,7 @@ help:
 	@echo '  TIMEOUT     seconds until a boot counts as hung [300]'
 	@echo 'Variables of matrix and sanitize'
 	@echo '  ROUNDS CALLS  races, kills and random calls of hostile [200 100000; 1000 200000]'
+	@echo '  KILLS         processes with a pager that are killed [100; 10000]'
 	@echo '  GEOMETRIES SANITIZERS  rows of the table [all]'
 	@echo '  GROUPS_WANTED columns of the table [all]'
 	@echo '  SMP           numbers of CPUs [2; "2 4"]'
@@ -74,8 +75,8 @@ setup:
 
 programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
-	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd,$(PROGRAMS)))
-	tests/check-elf 65536 $(BIN)/{pt,uffd}
+	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd contract,$(PROGRAMS)))
+	tests/check-elf 65536 $(BIN)/{pt,uffd,contract}
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 
 # As fast as the crates can be, not as small.
@@ -141,6 +142,7 @@ matrix: setup programs
 
 sanitize: export ROUNDS ?= 1000
 sanitize: export CALLS ?= 200000
+sanitize: export KILLS ?= 10000
 sanitize: export SMP ?= 2 4
 sanitize: setup programs
 	@tests/matrix $(BIN) $(SANITIZERS)

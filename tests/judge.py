@@ -32,18 +32,21 @@ KNOWN_RACES = re.compile(
     r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / get_task_mm"
     r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file)$"
 )
+# A page between two places when its process was killed: see crates/pager.
+LOST_PAGE = re.compile(r"BUG: Bad rss-counter state mm:\S+ type:MM_ANONPAGES val:[0-9]+$")
 VERDICT = re.compile(r"^tablewalk: (PASS|FAIL|SKIP)$", re.MULTILINE)
 PLAN = re.compile(r"^( *)1\.\.([0-9]+)$", re.MULTILINE)
 RESULT = re.compile(r"^ *(not )?ok [0-9]+", re.MULTILINE)
 NOT_OK = re.compile(r"^ *not ok .*$", re.MULTILINE)
 
 
-def complaints(log, exit_status=0):
-    """Everything that is wrong with the log, but what the KTAP parser says."""
+def complaints(log, exit_status=0, may_lose=0):
+    """Everything that is wrong with the log, but what the KTAP parser says. Up to `may_lose` processes
+    may have been killed while they moved a page."""
     found = []
     if exit_status != 0:
         found.append(f"the emulator's exit status is {exit_status}")
-    found += [f"kernel: {line.strip()}" for line in trouble(log)]
+    found += [f"kernel: {line.strip()}" for line in trouble(log, may_lose)]
     found += [line.strip() for line in NOT_OK.findall(log)]
     found += count(log)
     verdict = VERDICT.search(log)
@@ -54,10 +57,12 @@ def complaints(log, exit_status=0):
     return found
 
 
-def trouble(log):
+def trouble(log, may_lose=0):
     """Lines of a kernel in trouble."""
-    lines = [line for line in log.splitlines() if TROUBLE.search(line)]
-    return [line for line in lines if not KNOWN_RACES.search(line.rstrip())]
+    lines = [line.rstrip() for line in log.splitlines() if TROUBLE.search(line)]
+    lines = [line for line in lines if not KNOWN_RACES.search(line)]
+    lost = [line for line in lines if LOST_PAGE.search(line)]
+    return lines if len(lost) > may_lose else [line for line in lines if line not in lost]
 
 
 def known_races(log):
@@ -96,12 +101,14 @@ def main():
     """Prints the complaints, or one line if there are none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exit-status", type=int, default=0)
+    parser.add_argument("--may-lose", type=int, default=0, metavar="N",
+                        help="processes that may have been killed while they moved a page")
     parser.add_argument("--kunit", help="folder of the kernel's kunit.py, to parse with it too")
     parser.add_argument("log")
     arguments = parser.parse_args()
     with open(arguments.log, encoding="utf-8", errors="replace") as file:
         log = file.read()
-    found = complaints(log, arguments.exit_status)
+    found = complaints(log, arguments.exit_status, arguments.may_lose)
     if races := known_races(log):
         print(f"judge: {races} known data races of Linux itself")
     summary = "Not parsed by the kernel's KTAP parser."

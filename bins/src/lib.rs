@@ -20,3 +20,4 @@ pub mod smaps;
 pub mod sparse;
 pub mod swap;
 pub mod tree;
+pub mod witness;

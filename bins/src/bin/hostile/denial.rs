@@ -4,6 +4,7 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_ok};
 use tablewalk_bins::page::{Page, call};
 use tablewalk_bins::sparse::Sparse;
+use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
 use tablewalk_rt::{ExitCode, println};
@@ -13,7 +14,6 @@ use tablewalk_uapi::remap::{EXPOSE_PGTBL_ADDR, info as ask_info};
 use tablewalk_uapi::signal::Signal;
 use tablewalk_uapi::{Errno, Mapping};
 
-use crate::witness::Witness;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[

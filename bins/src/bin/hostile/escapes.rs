@@ -7,6 +7,7 @@ use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
 use tablewalk_bins::memory::write;
 use tablewalk_bins::page::{Page, page_size};
 use tablewalk_bins::pagemap::proc_path;
+use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
 use tablewalk_rt::{ExitCode, println};
@@ -20,7 +21,6 @@ use tablewalk_uapi::signal;
 use tablewalk_uapi::userfault::Userfault;
 
 use crate::races::frame_of;
-use crate::witness::Witness;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[

@@ -4,6 +4,7 @@ use core::ffi::CStr;
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::page::{Page, range};
+use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
 use tablewalk_rt::{ExitCode, println};
@@ -15,7 +16,6 @@ use tablewalk_uapi::signal;
 use tablewalk_uapi::system::mount;
 
 use crate::races::frame_of;
-use crate::witness::Witness;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[

@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use tablewalk_bins::error::Error;
 use tablewalk_bins::page::{call_at, page_size};
 use tablewalk_bins::random::Random;
+use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
 use tablewalk_rt::{ExitCode, println, thread};
@@ -19,7 +20,6 @@ use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::{self, Range};
 use crate::races::frame_of;
-use crate::witness::Witness;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[Case {

@@ -3,6 +3,7 @@
 use tablewalk_bins::error::Error;
 use tablewalk_bins::page::{Page, call, range as range_of};
 use tablewalk_bins::random::Random;
+use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
 use tablewalk_rt::{ExitCode, println};
@@ -14,7 +15,6 @@ use tablewalk_uapi::signal::Signal;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::Range;
-use crate::witness::Witness;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[

@@ -19,7 +19,6 @@ mod privileges;
 mod races;
 mod ranges;
 mod restrictions;
-mod witness;
 
 use heapless::Vec;
 use tablewalk_bins::error::Error;

@@ -6,6 +6,7 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
 use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::page::{Page, call as remap, page_size};
+use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Child;
 use tablewalk_rt::{ExitCode, println};
@@ -20,7 +21,6 @@ use tablewalk_uapi::userfault::Userfault;
 
 use crate::escapes::{call, frame_at};
 use crate::operations::at;
-use crate::witness::Witness;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[

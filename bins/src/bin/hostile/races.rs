@@ -6,6 +6,7 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::write;
 use tablewalk_bins::page::{Page, range};
 use tablewalk_bins::random::Random;
+use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Child, execute};
 use tablewalk_rt::{ExitCode, println};
@@ -16,7 +17,6 @@ use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, 
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::{self, Range};
-use crate::witness::Witness;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[

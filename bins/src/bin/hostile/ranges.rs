@@ -6,6 +6,7 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
 use tablewalk_bins::page::{Page, call, page_size, range};
 use tablewalk_bins::sparse::Sparse;
+use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::println;
 use tablewalk_uapi::memory::{self, Protection};
@@ -17,7 +18,6 @@ use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::at;
 use crate::races::frame_of;
-use crate::witness::Witness;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[

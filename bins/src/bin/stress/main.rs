@@ -7,24 +7,26 @@
 #![no_main]
 #![expect(unsafe_code, reason = "counters in the pages of a pager")]
 
+mod kills;
+
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::words_room;
 use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::random::Random;
 use tablewalk_bins::{cli, frames, prerequisite};
 use tablewalk_pager::{Clock, Counts, Delivery, Neighbours, Options, Pager, Policy, Sequential};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println};
-use tablewalk_uapi::process;
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: stress [--pages N] [--frames N] [--threads N] [--handlers N] [--batch N]
-              [--rounds N] [--seed N]
+              [--rounds N] [--seed N] [--kills N]
 Threads increment counters in random pages of a region with fewer frames than pages;
 a pager moves frames in, and takes them back when it runs short. Prints KTAP.
   --pages N     pages of the region (256)
@@ -34,9 +36,11 @@ a pager moves frames in, and takes them back when it runs short. Prints KTAP.
   --batch N     pages that come with one fault (4)
   --rounds N    increments of each thread, in hundreds (100)
   --seed N      of the random pages (1)
+  --kills N     instead: start N processes that do so for ever, with events and N with
+                signals, and kill each at a random point
 Needs a kernel with remap_page_table and userfaultfd, /proc, and root.";
 
-const TESTS: &[Case<Stress, Error>] = &[
+const TESTS: &[Case<Stress<'_>, Error>] = &[
     Case {
         name: "verify, events: a count is what its thread left there",
         run: |stress| stress.run(Mode::Verify, Delivery::Threads),
@@ -60,7 +64,7 @@ const TESTS: &[Case<Stress, Error>] = &[
 ];
 
 /// What is asked for.
-struct Stress {
+struct Stress<'s> {
     pages: usize,
     frames: usize,
     threads: usize,
@@ -68,8 +72,10 @@ struct Stress {
     batch: usize,
     increments: u64,
     seed: u64,
-    /// What pages hold that are not there: count, and which page it is.
-    store: &'static [AtomicU64],
+    /// Processes to be killed; 0: none.
+    kills: u32,
+    /// What pages hold that are not there, and behind it what every page should hold. Children share it.
+    store: &'s [AtomicU64],
     /// Free frames before, if that is known.
     free: Option<u64>,
 }
@@ -91,6 +97,7 @@ fn main(mut args: Args) -> ExitCode {
         batch: 4,
         increments: 10_000,
         seed: 1,
+        kills: 0,
         store: &[],
         free: None,
     };
@@ -102,18 +109,31 @@ fn main(mut args: Args) -> ExitCode {
     {
         return status;
     }
-    match words_room(2 * stress.pages) {
-        // SAFETY: a word is an atomic word, and nobody has them as other ones.
-        Ok(words) => stress.store = unsafe { &*(core::ptr::from_mut(words) as *const [AtomicU64]) },
+    let store = match shared_words(2 * stress.pages) {
+        Ok(store) => store,
         Err(errno) => {
             tablewalk_rt::eprintln!("stress: mmap: {errno}");
             return ExitCode::FAILURE;
         }
-    }
-    ktap::run(&mut stress, &[TESTS])
+    };
+    // SAFETY: whole words of a mapping, which nobody has as other than atomic ones; it outlives them.
+    stress.store = unsafe { core::slice::from_raw_parts(store.as_ptr().cast(), 2 * stress.pages) };
+    let tests = if stress.kills == 0 {
+        TESTS
+    } else {
+        kills::TESTS
+    };
+    ktap::run(&mut stress, &[tests])
 }
 
-fn parse(stress: &mut Stress, args: &mut Args) -> Result<(), ExitCode> {
+/// Memory of so many words that children have, too.
+fn shared_words(count: usize) -> Result<Mapping, Errno> {
+    let page = 1 << 16;
+    let size = (8 * count).next_multiple_of(page);
+    Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Shared)
+}
+
+fn parse(stress: &mut Stress<'_>, args: &mut Args) -> Result<(), ExitCode> {
     let threads = u32::try_from(THREADS).unwrap_or(1);
     while let Some(argument) = cli::next(args, HELP)? {
         let mut number = |most| cli::number(args, HELP, argument, most).map(|value| value as usize);
@@ -125,6 +145,7 @@ fn parse(stress: &mut Stress, args: &mut Args) -> Result<(), ExitCode> {
             "--batch" => stress.batch = number(1 << 16)?,
             "--rounds" => stress.increments = 100 * number(1_000_000)? as u64,
             "--seed" => stress.seed = number(u32::MAX)? as u64,
+            "--kills" => stress.kills = cli::number(args, HELP, argument, u32::MAX)?,
             _ => return Err(cli::unknown(args, argument)),
         }
     }
@@ -188,10 +209,10 @@ impl Policy for Paging<'_> {
     }
 }
 
-impl Stress {
+impl Stress<'_> {
     fn run(&mut self, mode: Mode, delivery: Delivery) -> Result<Verdict, Error> {
         // The kernel's caches fill up in the first test: what is free after it is the measure.
-        let (counts, right) = self.round(mode, delivery)?;
+        let (counts, right) = self.round(mode, delivery, self.increments)?;
         println!(
             "# {} faults, {} pages moved, {} taken back, {} adopted, {} refilled",
             counts.faults, counts.moved, counts.taken_back, counts.adopted, counts.refilled
@@ -207,11 +228,29 @@ impl Stress {
         Ok((right && came_and_went).into())
     }
 
-    fn round(&self, mode: Mode, delivery: Delivery) -> Result<(Counts, bool), Error> {
-        let (store, shadow) = self.store.split_at_checked(self.pages).unwrap_or_default();
+    /// No page has a count.
+    fn clear(&self) {
         for word in self.store {
             word.store(0, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a thread has incremented something.
+    fn has_begun(&self) -> bool {
+        self.store
+            .iter()
+            .any(|word| word.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Each thread increments so often.
+    fn round(
+        &self,
+        mode: Mode,
+        delivery: Delivery,
+        increments: u64,
+    ) -> Result<(Counts, bool), Error> {
+        let (store, shadow) = self.store.split_at_checked(self.pages).unwrap_or_default();
+        self.clear();
         let policy = Paging {
             store,
             neighbours: match mode {
@@ -234,7 +273,7 @@ impl Stress {
         let locks = [const { AtomicU64::new(0) }; 64];
         paging::run(&pager, delivery, self.handlers, self.threads, &|number| {
             let mut random = Random::new(self.seed, number as u64);
-            for _ in 0..self.increments {
+            for _ in 0..increments {
                 let page = usize::try_from(random.below(self.pages as u64)).unwrap_or(0);
                 let (Some(count), Some(shadow)) = (counters.get(page), shadow.get(page)) else {
                     continue;
@@ -277,7 +316,7 @@ impl Stress {
                 sum.fetch_add(count, Ordering::Relaxed);
             }
         })?;
-        let expected = self.increments * self.threads as u64;
+        let expected = increments * self.threads as u64;
         let (sum, wrong) = (sum.into_inner(), wrong.into_inner());
         let misplaced = pager.policy().wrong.load(Ordering::Relaxed);
         println!("# {sum} increments of {expected}, {wrong} wrong, {misplaced} misplaced");

@@ -2,13 +2,15 @@
 
 use core::time::Duration;
 
-use tablewalk_bins::error::Error;
-use tablewalk_bins::frames;
 use tablewalk_rt::println;
 use tablewalk_uapi::{process, time};
 
+use crate::error::Error;
+use crate::frames;
+
 /// How many frames there were before something was tried.
-pub(crate) struct Witness {
+#[derive(Debug)]
+pub struct Witness {
     free: u64,
     tables: u64,
     slack: u64,
@@ -21,7 +23,11 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 impl Witness {
     /// Counts.
-    pub(crate) fn begin() -> Result<Self, Error> {
+    ///
+    /// # Errors
+    ///
+    /// As [`frames::free`].
+    pub fn begin() -> Result<Self, Error> {
         let cpus = process::cpus().map_err(Error::call("sched_getaffinity"))?;
         Ok(Self {
             free: frames::free().map_err(Error::call("zoneinfo"))?,
@@ -32,11 +38,24 @@ impl Witness {
 
     /// Counts again, when every process that was started has ended. What is missing after a while is
     /// lost.
-    pub(crate) fn all_came_back(&self) -> Result<bool, Error> {
+    ///
+    /// # Errors
+    ///
+    /// As [`frames::free`].
+    pub fn all_came_back(&self) -> Result<bool, Error> {
+        self.all_came_back_but(0)
+    }
+
+    /// As [`Witness::all_came_back`], with so many frames that may be lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`frames::free`].
+    pub fn all_came_back_but(&self, lost: u64) -> Result<bool, Error> {
         for _try in 0..PATIENCE {
             let free = frames::free().map_err(Error::call("zoneinfo"))?;
             let tables = frames::tables().map_err(Error::call("zoneinfo"))?;
-            if free + self.slack >= self.free && tables <= self.tables + self.slack {
+            if free + lost + self.slack >= self.free && tables <= self.tables + self.slack {
                 println!(
                     "# free frames {} -> {free}, page tables {} -> {tables}",
                     self.free, self.tables

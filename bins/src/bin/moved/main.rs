@@ -7,6 +7,8 @@
     reason = "reads and writes memory of a pager, and gives advice about it"
 )]
 
+mod replaced;
+
 use tablewalk_bins::error::Error;
 use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_bins::swap::Swap;
@@ -26,9 +28,10 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: moved
 Moves pages by their entries, and holds what the kernel does with them then against
-what it does with its own: swap, errors of memory, fork, protection, locks, the end
-of a mapping. Prints KTAP. Needs a kernel with remap_page_table and userfaultfd,
-/proc, root, and for some of it a RAM disk for swap and memory failure.";
+what it does with its own: swap, errors of memory, fork, protection, locks, migration,
+merging, the end of a mapping. Prints KTAP. Needs a kernel with remap_page_table and
+userfaultfd, /proc, root, and for some of it a RAM disk for swap, memory failure and
+KSM.";
 
 const TESTS: &[Case<Moved, Error>] = &[
     Case {
@@ -55,11 +58,13 @@ const TESTS: &[Case<Moved, Error>] = &[
         name: "a frame that is locked in the pool is not in the region, and where it is asked for",
         run: locked,
     },
-    Case {
-        name: "no frame is leaked",
-        run: leaked,
-    },
 ];
+
+/// The last one.
+const END: &[Case<Moved, Error>] = &[Case {
+    name: "no frame is leaked",
+    run: leaked,
+}];
 
 /// Pages that are moved.
 const PAGES: usize = 48;
@@ -92,7 +97,7 @@ fn main(args: Args) -> ExitCode {
         pagemap,
         free: 0,
     };
-    ktap::run(&mut moved, &[TESTS])
+    ktap::run(&mut moved, &[TESTS, replaced::TESTS, END])
 }
 
 /// Each page holds its number.
@@ -150,6 +155,12 @@ fn right(pager: &Pager<Marks>) -> usize {
 }
 
 impl Moved {
+    /// What pagemap says of a page.
+    fn entry(&self, pager: &Pager<Marks>, page: usize) -> Result<PagemapEntry, Errno> {
+        let address = pager.address() + (page * self.page_size) as u64;
+        self.pagemap.entry(address)
+    }
+
     /// For how many pages pagemap says what is asked.
     fn count(&self, pager: &Pager<Marks>, what: fn(PagemapEntry) -> bool) -> Result<usize, Error> {
         self.count_if(pager, &|entry| Ok(what(entry)))
@@ -163,8 +174,7 @@ impl Moved {
     ) -> Result<usize, Error> {
         let mut count = 0;
         for page in 0..PAGES {
-            let address = pager.address() + (page * self.page_size) as u64;
-            let met = self.pagemap.entry(address).and_then(what);
+            let met = self.entry(pager, page).and_then(what);
             count += usize::from(met.map_err(Error::call("pagemap or kpageflags"))?);
         }
         Ok(count)
