@@ -8,11 +8,12 @@ PROGRAMS := init pt walktest uffd contract
 # Packed apart: they are for tests.
 TESTERS := blocks kinds hostile stress moved lazyload
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
-VARIANTS := thp nothp hostile kinds
+VARIANTS := thp nothp hostile kinds bare
 FRAGMENTS_thp := base 4k39 thp
 FRAGMENTS_nothp := base 4k39 nothp
 FRAGMENTS_hostile := base 4k39 thp hostile
-FRAGMENTS_kinds := base 4k39 thp kinds
+FRAGMENTS_kinds := base 4k39 thp kinds init
+FRAGMENTS_bare := base 4k39 bare
 # For measurements.
 FRAGMENTS_speed := base 4k39 thp speed
 # Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
@@ -48,7 +49,8 @@ help:
 	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
 	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways; PARTS: calls,'
 	@echo '              dumps or faults alone'
-	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds for tests'
+	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds, -bare for'
+	@echo '              tests'
 	@echo '  programs    the programs, and what is promised of their ELF files'
 	@echo '  initramfs   build/initramfs.cpio.gz'
 	@echo '  setup       install missing Debian packages, or say how to'

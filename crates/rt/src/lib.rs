@@ -29,7 +29,7 @@ pub mod semihosting;
 mod start;
 pub mod thread;
 
-pub use args::Args;
+pub use args::{Args, Environment};
 
 /// The exit status of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

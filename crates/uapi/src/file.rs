@@ -8,7 +8,9 @@
 use core::ffi::CStr;
 
 use linux_raw_sys::general as sys;
-pub use linux_raw_sys::general::{O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY};
+pub use linux_raw_sys::general::{
+    O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
+};
 use linux_raw_sys::ioctl::TCSBRK;
 
 use crate::errno::Errno;
@@ -177,4 +179,36 @@ pub fn drain_terminal(fd: i32) -> Result<(), Errno> {
 pub fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
     // SAFETY: the kernel reads a string that ends in NUL.
     unsafe { syscall!(sys::__NR_mkdirat, sys::AT_FDCWD, path.as_ptr(), mode) }.map(drop)
+}
+
+/// mknodat(2) from the current folder of a character device.
+///
+/// # Errors
+///
+/// As mknod(2); `EEXIST` if it is there already.
+pub fn make_character_device(path: &CStr, mode: u32, major: u32, minor: u32) -> Result<(), Errno> {
+    let mode = sys::S_IFCHR | mode;
+    // `include/linux/kdev_t.h`, new_encode_dev().
+    let device = (minor & 0xff) | major << 8 | (minor & !0xff) << 12;
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe {
+        syscall!(
+            sys::__NR_mknodat,
+            sys::AT_FDCWD,
+            path.as_ptr(),
+            mode,
+            device
+        )
+    }
+    .map(drop)
+}
+
+/// faccessat(2): that there is a file at `path` which the caller may execute.
+///
+/// # Errors
+///
+/// As access(2); `ENOENT` if there is none, `EACCES` if it is not executable.
+pub fn check_executable(path: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_faccessat, sys::AT_FDCWD, path.as_ptr(), sys::X_OK) }.map(drop)
 }

@@ -1,0 +1,189 @@
+//! What the kernel command line asks of init.
+
+use core::fmt;
+use core::time::Duration;
+
+use heapless::Vec;
+use tablewalk_rt::Args;
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file;
+
+use crate::ending::End;
+use crate::path;
+
+/// What runs when the command line names no program.
+const DEFAULT_RUNS: &[&[&str]] = &[
+    &["walktest"],
+    &["pt", "maps", "self"],
+    &["pt", "verify", "self"],
+    &["uffd"],
+    &["uffd", "--alias"],
+    &["uffd", "--quiet", "--pages", "1000", "--rounds", "10"],
+    &[
+        "uffd", "--alias", "--quiet", "--pages", "1000", "--rounds", "10",
+    ],
+    &["contract"],
+];
+
+/// Most programs, and most words of one program. The kernel passes 32 words at most
+/// (`CONFIG_INIT_ENV_ARG_LIMIT`) and panics by itself when there are more.
+const RUNS: usize = 16;
+pub(crate) const WORDS: usize = 16;
+
+/// A program and its arguments.
+pub(crate) type Run<'a> = Vec<&'a str, WORDS>;
+
+/// What is to be done.
+pub(crate) struct CommandLine<'a> {
+    pub(crate) semihosting: bool,
+    pub(crate) panic: bool,
+    pub(crate) end: Option<End>,
+    pub(crate) led: Option<&'a str>,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) runs: Vec<Run<'a>, RUNS>,
+}
+
+/// What is wrong with it.
+pub(crate) enum CommandLineError<'a> {
+    NotUtf8(usize),
+    UnknownOption(&'a str),
+    Value(&'a str, &'static str),
+    Twice(&'a str),
+    Early(&'a str),
+    TooMany(&'static str, usize),
+    TooLong(&'a str),
+    EmptyProgram,
+    Program(&'a str, Errno),
+    Led(&'a str, Errno),
+}
+
+impl fmt::Display for CommandLineError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotUtf8(position) => write!(f, "word {position} is not UTF-8"),
+            Self::UnknownOption(word) => write!(
+                f,
+                "unknown option `{word}`; there are --end=, --verdict=, --led= and --timeout="
+            ),
+            Self::Value(word, values) => write!(f, "`{word}` is not one of {values}"),
+            Self::Twice(word) => write!(f, "`{word}` is the second of its kind"),
+            Self::Early(word) => write!(
+                f,
+                "`{word}` is for init and has to stand after ` -- `, where the kernel leaves it alone"
+            ),
+            Self::TooMany(what, most) => write!(f, "too many {what}, at most {most}"),
+            Self::TooLong(word) => write!(
+                f,
+                "`{word}` has more than {} bytes",
+                path::LONGEST - 1 - "/bin/".len()
+            ),
+            Self::EmptyProgram => write!(f, "no program before or after +"),
+            Self::Program(name, errno) => write!(f, "no program `{name}` in /bin: {errno}"),
+            Self::Led(name, errno) => write!(f, "no LED `{name}` in /sys/class/leds: {errno}"),
+        }
+    }
+}
+
+impl<'a> CommandLine<'a> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            semihosting: false,
+            panic: false,
+            end: None,
+            led: None,
+            timeout: None,
+            runs: Vec::new(),
+        }
+    }
+
+    /// Parses the words after `--`. Strictly: what makes no sense is an error. How the machine is to
+    /// end is found out all the same, so that the error gets out of it.
+    pub(crate) fn parse(&mut self, args: Args) -> Result<(), CommandLineError<'a>> {
+        let words = args.clone().flatten();
+        let environment = args.environment().flatten();
+        let result = self.parse_strictly(args);
+        if result.is_err() {
+            for word in words.chain(environment) {
+                // Other words are no options, or are the error that is told already.
+                let _ = self.set(word);
+            }
+        }
+        result
+    }
+
+    fn parse_strictly(&mut self, args: Args) -> Result<(), CommandLineError<'a>> {
+        // The kernel makes environment variables of words that it does not know and that have a `=`.
+        for word in args.environment().flatten() {
+            if word.starts_with("--") {
+                return Err(CommandLineError::Early(word));
+            }
+        }
+        let mut run = Run::new();
+        let mut separated = false;
+        for (position, word) in (1..).zip(args) {
+            let word = word.map_err(|_| CommandLineError::NotUtf8(position))?;
+            if word == "+" {
+                self.push(core::mem::take(&mut run))?;
+                separated = true;
+            } else if run.is_empty() && self.runs.is_empty() && word.starts_with('-') {
+                self.set(word)?;
+            } else {
+                run.push(word)
+                    .map_err(|_| CommandLineError::TooMany("words of a program", WORDS))?;
+            }
+        }
+        if separated || !run.is_empty() {
+            return self.push(run);
+        }
+        for words in DEFAULT_RUNS {
+            self.push(words.iter().copied().collect())?;
+        }
+        Ok(())
+    }
+
+    /// Takes in an option.
+    fn set(&mut self, word: &'a str) -> Result<(), CommandLineError<'a>> {
+        let Some((option, value)) = word.split_once('=') else {
+            return Err(CommandLineError::UnknownOption(word));
+        };
+        let twice = match option {
+            "--end" => {
+                let end = End::from_name(value).ok_or(CommandLineError::Value(word, End::NAMES))?;
+                self.end.replace(end).is_some()
+            }
+            "--verdict" => match value {
+                "semihosting" => core::mem::replace(&mut self.semihosting, true),
+                "panic" => core::mem::replace(&mut self.panic, true),
+                _ => return Err(CommandLineError::Value(word, "semihosting or panic")),
+            },
+            "--led" => self.led.replace(value).is_some(),
+            "--timeout" => {
+                let seconds = value.parse::<u16>().ok().filter(|&seconds| seconds > 0);
+                let error = CommandLineError::Value(word, "the seconds from 1 to 65535");
+                let timeout = Duration::from_secs(seconds.ok_or(error)?.into());
+                self.timeout.replace(timeout).is_some()
+            }
+            _ => return Err(CommandLineError::UnknownOption(word)),
+        };
+        if twice {
+            return Err(CommandLineError::Twice(word));
+        }
+        Ok(())
+    }
+
+    /// Takes in a program, which has to be there.
+    fn push(&mut self, run: Run<'a>) -> Result<(), CommandLineError<'a>> {
+        let program = match run.first() {
+            Some(program) if !program.is_empty() => *program,
+            _ => return Err(CommandLineError::EmptyProgram),
+        };
+        for word in &run {
+            path::join(&["/bin/", word]).ok_or(CommandLineError::TooLong(word))?;
+        }
+        let path = path::join(&["/bin/", program]).ok_or(CommandLineError::TooLong(program))?;
+        file::check_executable(&path).map_err(|errno| CommandLineError::Program(program, errno))?;
+        self.runs
+            .push(run)
+            .map_err(|_| CommandLineError::TooMany("programs", RUNS))
+    }
+}

@@ -1,0 +1,94 @@
+//! Where lines go: to the console, or to what there is instead.
+
+use core::ffi::CStr;
+
+use tablewalk_rt::{ExitCode, println};
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file::{self, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY};
+
+use crate::path;
+
+/// What standard output is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Output {
+    /// The console.
+    Console,
+    /// There is none, and the kernel log has the lines: consoles that the kernel alone writes to show
+    /// them (`earlycon`, netconsole), and so does what reads the log later (pstore).
+    KernelLog,
+    /// Nothing takes lines; the verdict goes out another way.
+    Nowhere,
+}
+
+const KERNEL_LOG: &CStr = c"/dev/kmsg";
+
+impl Output {
+    /// Fills descriptors 0 to 2, if the kernel found no console for them.
+    pub(crate) fn open() -> Self {
+        if file::write_to(1, &[]) != Err(Errno::EBADF) {
+            return Self::Console;
+        }
+        let why = match take(c"/dev/console", O_RDWR) {
+            Ok(()) => return Self::Console,
+            Err(errno) => errno,
+        };
+        if take(KERNEL_LOG, O_RDWR).is_ok() {
+            println!("init: /dev/console: {why}; the kernel log has the lines of init");
+            return Self::KernelLog;
+        }
+        // Something has to be there, or pipes would get the numbers. A folder takes no lines either.
+        let _ = take(c"/dev/null", O_RDWR).or_else(|_| take(c"/", O_RDONLY));
+        Self::Nowhere
+    }
+
+    /// The last word.
+    pub(crate) fn say(self, status: ExitCode) {
+        let word = match status {
+            ExitCode::SUCCESS => "PASS",
+            ExitCode::SKIP => "SKIP",
+            _ => "FAIL",
+        };
+        // The kernel takes ten lines in five seconds from one opener (`printk.devkmsg=ratelimit`).
+        if self == Self::KernelLog
+            && let Ok(fd) = file::open(KERNEL_LOG, O_WRONLY)
+        {
+            let _ = file::duplicate_to(&fd, 1);
+        }
+        println!("tablewalk: {word}");
+        if self == Self::Console {
+            say_on_others(word);
+        }
+    }
+}
+
+/// Opens `path` as descriptors 0, 1 and 2, which are closed.
+fn take(path: &CStr, flags: u32) -> Result<(), Errno> {
+    // The lowest free number: 0.
+    let fd = file::open(path, flags)?;
+    let duplicated = file::duplicate_to(&fd, 1).and_then(|()| file::duplicate_to(&fd, 2));
+    // Kept open for good.
+    core::mem::forget(fd);
+    duplicated
+}
+
+/// Says the verdict on the consoles that `/dev/console` does not lead to.
+fn say_on_others(word: &str) {
+    let mut bytes = [0; 256];
+    let read = file::open(c"/sys/class/tty/console/active", O_RDONLY)
+        .and_then(|fd| file::read(&fd, &mut bytes))
+        .unwrap_or(0);
+    let active = bytes.get(..read).unwrap_or_default().trim_ascii_end();
+    // The last is the one of /dev/console: drivers/tty/tty_io.c, show_cons_active().
+    for name in active.rsplit(|&byte| byte == b' ').skip(1) {
+        let name = core::str::from_utf8(name).unwrap_or_default();
+        let (Some(path), Some(line)) = (
+            path::join(&["/dev/", name]),
+            path::join(&["tablewalk: ", word, "\n"]),
+        ) else {
+            continue;
+        };
+        // One that does not take it now does not hold up the others, nor the end.
+        let _ = file::open(&path, O_WRONLY | O_NOCTTY | O_NONBLOCK)
+            .and_then(|fd| file::write(&fd, line.to_bytes()));
+    }
+}

@@ -1,0 +1,82 @@
+//! How the machine ends.
+
+use tablewalk_rt::process::Child;
+use tablewalk_rt::{ExitCode, println, semihosting};
+use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::system::{self, Reboot};
+use tablewalk_uapi::{file, signal};
+
+use crate::command_line::CommandLine;
+use crate::led::Led;
+
+/// What happens when the verdict is out.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// The machine does this.
+    Machine(Reboot),
+    /// Process 1 ends, so that the kernel panics.
+    Panic,
+    /// Nothing.
+    Stay,
+}
+
+impl End {
+    /// The values of `--end`.
+    pub(crate) const NAMES: &str = "poweroff, reboot, halt, stay or panic";
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "poweroff" => Self::Machine(Reboot::PowerOff),
+            "reboot" => Self::Machine(Reboot::Restart),
+            "halt" => Self::Machine(Reboot::Halt),
+            "stay" => Self::Stay,
+            "panic" => Self::Panic,
+            _ => return None,
+        })
+    }
+}
+
+/// Ends the machine as the command line says.
+pub(crate) fn end(line: &CommandLine<'_>, led: Option<&Led>, status: ExitCode) -> ! {
+    // What was printed has left the machine when the power goes. No terminal: nothing to wait for.
+    let _ = file::drain_terminal(1);
+    system::sync();
+    if let Some(led) = led {
+        led.show(status);
+    }
+    if line.semihosting {
+        exit_emulator(status);
+    }
+    let end = line.end.unwrap_or(End::Machine(Reboot::PowerOff));
+    if end == End::Panic || line.panic && status != ExitCode::SUCCESS {
+        process::exit(status.0.into());
+    }
+    if let End::Machine(action) = end
+        && let Err(errno) = system::reboot(action)
+    {
+        println!("init: {action:?}: {errno}");
+    }
+    // Process 1 must not end: that would be a panic.
+    match led {
+        Some(led) => led.blink(status),
+        None => loop {
+            signal::pause();
+        },
+    }
+}
+
+/// Ends the emulator, in a child: where nothing answers the instruction, it kills who runs it.
+fn exit_emulator(status: ExitCode) {
+    let child = Child::spawn(|| {
+        semihosting::exit(status.0);
+        ExitCode::FAILURE
+    });
+    match child.and_then(Child::wait) {
+        Ok(Status::Killed(signal)) => println!(
+            "init: semihosting: killed by signal {signal}: neither an emulator nor a debugger that \
+             was told to let user space make such calls"
+        ),
+        Ok(Status::Exited(_)) => println!("init: semihosting: the call did nothing"),
+        Err(errno) => println!("init: semihosting: {errno}"),
+    }
+}

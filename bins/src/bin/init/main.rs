@@ -1,0 +1,84 @@
+//! `init`: process 1. Runs the programs, reports in KTAP, and ends the machine.
+
+#![no_std]
+#![no_main]
+
+mod command_line;
+mod console;
+mod ending;
+mod indented;
+mod led;
+mod mounts;
+mod path;
+mod run;
+
+use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_uapi::process;
+
+use crate::command_line::{CommandLine, CommandLineError};
+use crate::console::Output;
+use crate::led::Led;
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Process 1: mounts what is missing, runs programs, prints KTAP, ends the machine.
+On the kernel command line: -- [OPTION…] [PROGRAM [ARGUMENT…] [+ PROGRAM …]]
+  --end=poweroff   then power off; this is what happens without the option
+  --end=reboot     restart the machine
+  --end=halt       stop the CPUs, with the power on
+  --end=stay       wait for ever; interrupts and the LED go on
+  --end=panic      end process 1, which is a kernel panic with the exit code
+                   0x000 for PASS, 0x100 for FAIL, 0x400 for SKIP
+  --verdict=panic  such a panic for FAIL and SKIP, whatever --end says
+  --verdict=semihosting
+                   end the emulator with status 0, 1 or 4 for PASS, FAIL or
+                   SKIP; go on to --end if there is none
+  --led=NAME       the LED of /sys/class/leds: off while programs run, then on for
+                   PASS; with --end=stay it blinks twice a second for FAIL, once
+                   in two seconds for SKIP
+  --timeout=N      kill a program that is not done after N seconds
+Programs are those in /bin; without any, all runs of the demonstration.
+The last line is `tablewalk: PASS`, `tablewalk: FAIL`, or `tablewalk: SKIP` if
+nothing could be tried. A command line that makes no sense is FAIL, and runs
+nothing. Without a console the lines go to the kernel log (/dev/kmsg).";
+
+fn main(args: Args) -> ExitCode {
+    if process::pid() != 1 {
+        println!("{HELP}");
+        return ExitCode::USAGE;
+    }
+    let mounts = mounts::mount_what_is_missing();
+    let output = Output::open();
+    for failure in mounts {
+        println!("# init: {failure}");
+    }
+    let mut line = CommandLine::new();
+    let mut led = None;
+    let status = match prepare(&mut line, &mut led, args) {
+        Ok(()) => run::all(&line.runs, line.timeout),
+        Err(error) => {
+            println!("init: command line: {error}");
+            ExitCode::FAILURE
+        }
+    };
+    output.say(status);
+    ending::end(&line, led.as_ref(), status)
+}
+
+/// Takes in what the command line asks for, before anything runs.
+fn prepare<'a>(
+    line: &mut CommandLine<'a>,
+    led: &mut Option<Led>,
+    args: Args,
+) -> Result<(), CommandLineError<'a>> {
+    let parsed = line.parse(args);
+    let opened = match line.led {
+        Some(name) => Led::open(name)
+            .map(|open| *led = Some(open))
+            .map_err(|errno| CommandLineError::Led(name, errno)),
+        None => Ok(()),
+    };
+    // The LED shows what else is wrong.
+    parsed.and(opened)
+}

@@ -1,0 +1,159 @@
+//! Runs the programs one after the other.
+
+use core::ffi::CStr;
+use core::fmt;
+use core::time::Duration;
+
+use heapless::{CString, Vec};
+use tablewalk_rt::ktap::{Suite, Verdict};
+use tablewalk_rt::process::{Child, execute as execve};
+use tablewalk_rt::{ExitCode, eprintln, println};
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file::{self, OwnedFd};
+use tablewalk_uapi::poll::{Events, PollFd, poll};
+use tablewalk_uapi::process::{self, Status, pidfd_open};
+use tablewalk_uapi::signal::Signal;
+use tablewalk_uapi::time::monotonic;
+
+use crate::command_line::{Run, WORDS};
+use crate::indented::IndentedLines;
+use crate::path::{self, LONGEST};
+
+/// A run, as the words that started it.
+struct Name<'a>(&'a Run<'a>);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, word) in self.0.iter().enumerate() {
+            write!(f, "{}{word}", if index == 0 { "" } else { " " })?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs them all, each for at most `timeout`.
+pub(crate) fn all(runs: &[Run<'_>], timeout: Option<Duration>) -> ExitCode {
+    let mut suite = Suite::begin(runs.len());
+    for run in runs {
+        let verdict = match one(run, timeout) {
+            Ok(Status::Exited(0)) => Verdict::Ok,
+            Ok(Status::Exited(status)) if status == ExitCode::SKIP.0 => {
+                Verdict::Skip("the program says why")
+            }
+            Ok(Status::Exited(status)) => {
+                println!("# {}: exit status {status}", Name(run));
+                Verdict::NotOk
+            }
+            Ok(Status::Killed(signal)) => {
+                println!("# {}: killed by signal {signal}", Name(run));
+                Verdict::NotOk
+            }
+            Err(errno) => {
+                println!("# {}: {errno}", Name(run));
+                Verdict::NotOk
+            }
+        };
+        suite.report(&Name(run), verdict);
+    }
+    suite.end()
+}
+
+/// Runs one program and passes on what it prints, each line two columns further in: a KTAP subtest.
+fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
+    let deadline = match timeout {
+        Some(timeout) => Some(monotonic()?.saturating_add(timeout)),
+        None => None,
+    };
+    let (output, input) = file::pipe()?;
+    let child = Child::spawn(|| {
+        let errno = execute(run, &input);
+        eprintln!("init: {}: {errno}", Name(run));
+        ExitCode(127)
+    })?;
+    drop(input);
+    let ended = pidfd_open(child.pid())?;
+    let mut lines = IndentedLines::new();
+    if !relay(&output, &ended, &mut lines, deadline)? {
+        lines.finish();
+        let seconds = timeout.unwrap_or_default().as_secs();
+        println!("# {}: not done after {seconds} s", Name(run));
+        process::kill(child.pid(), Signal::Kill)?;
+    }
+    let status = child.wait();
+    reap_orphans();
+    // Nobody can write any more: the rest is in the pipe.
+    while lines.copy(&output)? > 0 {}
+    lines.finish();
+    status
+}
+
+/// Passes the output on until the program has ended; false if the time is up first.
+fn relay(
+    output: &OwnedFd,
+    ended: &OwnedFd,
+    lines: &mut IndentedLines,
+    deadline: Option<Duration>,
+) -> Result<bool, Errno> {
+    let mut open = true;
+    loop {
+        let mut fds = [
+            PollFd::new(ended, Events::READABLE),
+            PollFd::new(output, Events::READABLE),
+        ];
+        // Of an output that was closed there is nothing to wait for.
+        let fds = fds.get_mut(..if open { 2 } else { 1 }).unwrap_or_default();
+        let left = match deadline {
+            Some(deadline) => Some(deadline.saturating_sub(monotonic()?)),
+            None => None,
+        };
+        match poll(fds, left) {
+            Err(Errno::EINTR) => continue,
+            Ok(0) => return Ok(false),
+            other => other?,
+        };
+        match fds {
+            [_, output_fd] if output_fd.events().intersects(Events::READABLE) => {
+                lines.copy(output)?;
+            }
+            [ended_fd, ..] if !ended_fd.events().is_empty() => return Ok(true),
+            // The program closed its output and runs on.
+            _ => {
+                lines.finish();
+                open = false;
+            }
+        }
+    }
+}
+
+/// Kills what the program left behind and reaps it; nothing but process 1 is left then.
+fn reap_orphans() {
+    // Process 1 itself is not among the targets of -1.
+    let _ = process::kill(-1, Signal::Kill);
+    while process::wait(-1).is_ok() {}
+}
+
+/// Replaces the process by the program, its output going to `output`; returns to say what went wrong.
+fn execute(run: &Run<'_>, output: &OwnedFd) -> Errno {
+    let mut words = Vec::<CString<LONGEST>, WORDS>::new();
+    for word in run {
+        if path::join(&[word])
+            .and_then(|word| words.push(word).ok())
+            .is_none()
+        {
+            return Errno::E2BIG;
+        }
+    }
+    let words: Vec<&CStr, WORDS> = words.iter().map(CString::as_c_str).collect();
+    let Some(path) = run
+        .first()
+        .and_then(|program| path::join(&["/bin/", program]))
+    else {
+        return Errno::ENAMETOOLONG;
+    };
+    for descriptor in [1, 2] {
+        if let Err(errno) = file::duplicate_to(output, descriptor) {
+            return errno;
+        }
+    }
+    execve(&path, &words)
+}

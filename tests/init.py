@@ -1,0 +1,325 @@
+#!/usr/bin/env python3
+"""Boots init in QEMU where things are missing, wrong or different, and checks what it makes of them.
+
+usage: tests/init.py IMAGE BARE BIN
+
+IMAGE is a kernel with kernel/config/init.config, BARE one with bare.config, BIN the folder of the
+programs. The verdict of each boot is checked twice: by what is printed, and by the emulator's exit status
+or by what the kernel says of the end. Logs are in build/log/init/. The last line is `N boots as expected`,
+or the first that was not.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import threading
+
+from judge import trouble
+
+LOGS = "build/log/init"
+SEMIHOSTING = ["-semihosting-config", "enable=on,target=native,userspace=on"]
+EARLY = "console=ttyS9 earlycon=pl011,0x9000000 keep_bootcon printk.devkmsg=on"
+# A command that succeeds, one that fails, and one that takes many minutes.
+GOOD, BAD, ENDLESS = "pt stat self", "pt nonsense", "stress --rounds 1000000"
+LED = 5
+
+
+@dataclasses.dataclass
+class Case:
+    """A boot: what the kernel is told before and after ` -- `, and what is expected of it."""
+
+    name: str
+    words: str | bytes
+    # Lines, in this order: regular expressions that match somewhere in a line.
+    expect: list[str]
+    status: int | None = 0
+    kernel: str = "console=ttyAMA0"
+    # Regular expressions that match nothing.
+    absent: list[str] = dataclasses.field(default_factory=list)
+    bare: bool = False
+    initrd: str = "small"
+    qemu: list[str] = dataclasses.field(default_factory=list)
+    # Kills the emulator that long after the line that is expected last.
+    linger: float | None = None
+
+
+def end(name, words, *expect, **more):
+    """A boot whose end the kernel tells."""
+    return Case(name, words, list(expect), **more)
+
+
+def refuse(name, words, complaint, **more):
+    """A boot that is told nonsense: it says so, runs nothing, and fails."""
+    words = words if isinstance(words, bytes) else words.encode()
+    return Case(
+        f"nonsense-{name}", b"--verdict=semihosting " + words,
+        ["init: command line: " + complaint, "^tablewalk: FAIL$"], status=1,
+        absent=["KTAP version", "^ *ok", "reboot:"], qemu=SEMIHOSTING, **more,
+    )
+
+
+def way(name, words, status, *expect, **more):
+    """A boot whose verdict is the exit status of the emulator."""
+    more.setdefault("absent", []).append("reboot:")
+    more["qemu"] = SEMIHOSTING + more.get("qemu", [])
+    return Case(name, f"--verdict=semihosting {words}", list(expect), status, **more)
+
+
+ENDS = [
+    end("poweroff", GOOD, "^ok 1", "^tablewalk: PASS$", "reboot: Power down"),
+    end("poweroff-told", f"--end=poweroff {BAD}", "^not ok 1", "^tablewalk: FAIL$", "reboot: Power down"),
+    end("reboot", f"--end=reboot {GOOD}", "^tablewalk: PASS$", "reboot: Restarting system"),
+    end("halt", f"--end=halt {GOOD}", "^tablewalk: PASS$", "reboot: System halted", status=None, linger=0),
+    end("stay", f"--end=stay {GOOD}", "^tablewalk: PASS$", status=None, linger=2, absent=["reboot:"]),
+    # PASS, FAIL and SKIP as the exit code of process 1, in the second byte.
+    end("panic", f"--end=panic {GOOD}", "^tablewalk: PASS$", "Attempted to kill init! exitcode=0x00000000"),
+    end("panic-fail", f"--verdict=panic {BAD}", "^tablewalk: FAIL$",
+        "Attempted to kill init! exitcode=0x00000100"),
+    end("panic-pass", f"--verdict=panic {GOOD}", "^tablewalk: PASS$", "reboot: Power down"),
+    end("panic-skip", "--verdict=panic --end=reboot walktest", "^tablewalk: SKIP$",
+        "Attempted to kill init! exitcode=0x00000400", bare=True),
+    way("semihosting", GOOD, 0, "^ok 1", "^tablewalk: PASS$"),
+    way("semihosting-fail", f"{BAD} + {GOOD}", 1, "^not ok 1", "^ok 2", "^tablewalk: FAIL$"),
+    # Where nothing answers, that is no reason to panic, nor to forget the other way.
+    end("semihosting-missing", f"--verdict=semihosting {GOOD}", "^tablewalk: PASS$",
+        "init: semihosting: killed by signal 4", "reboot: Power down"),
+    end("semihosting-or-panic", f"--verdict=semihosting --verdict=panic {BAD}",
+        "init: semihosting: killed by signal 4", "kill init! exitcode=0x00000100"),
+    way("timeout", f"--timeout=2 {ENDLESS} + {GOOD}", 1, "^# stress.*: not done after 2 s",
+        "^not ok 1 stress", "^ok 2", "^tablewalk: FAIL$"),
+]
+
+CONSOLES = [
+    # Nothing is printed by anyone, and the status tells all the same.
+    way("mute", GOOD, 0, kernel="console=ttyS9", absent=["."]),
+    way("mute-fail", BAD, 1, kernel="console=ttyS9", absent=["."]),
+    way("mute-nonsense", "--nonsense", 1, kernel="console=ttyS9", absent=["."]),
+    # The kernel writes to a port that has no driver, and init to the kernel log.
+    way("early", GOOD, 0, "unable to open an initial console",
+        "init: /dev/console: ENODEV.*kernel log", r"\] ok 1", r"\] tablewalk: PASS", kernel=EARLY),
+    way("early-bare", "walktest", 4, r"init: /dev/console: ENODEV", r"\] tablewalk: SKIP",
+        kernel=EARLY, bare=True),
+    # The last line gets out where the kernel takes ten lines in five seconds only.
+    way("early-ratelimited", f"pt walk self + {BAD}", 1, r"\] tablewalk: FAIL",
+        kernel=EARLY.replace("printk.devkmsg=on", ""), absent=["not ok 2"]),
+    # The last console= that there is gets the lines; all get the verdict.
+    way("two", GOOD, 0, "^ok 1", "^tablewalk: PASS$", kernel="console=hvc0 console=ttyAMA0"),
+    way("two-turned", BAD, 1, "^tablewalk: FAIL$", kernel="console=ttyAMA0 console=hvc0", absent=["^not ok"]),
+    way("second-missing", GOOD, 0, "^ok 1", "^tablewalk: PASS$", kernel="console=ttyAMA0 console=ttyS9"),
+    way("none-named", GOOD, 0, "^ok 1", "^tablewalk: PASS$", kernel=""),
+]
+
+LACKS = [
+    way("bare", "pt maps self + walktest", 4, "init: mount /proc: ENODEV.*CONFIG_PROC_FS",
+        "init: mount /sys: ENODEV.*CONFIG_SYSFS", "init: mount /dev: ENODEV.*CONFIG_DEVTMPFS",
+        "SKIP this kernel has no remap_page_table", "^ok 2 walktest # SKIP", "^tablewalk: SKIP$", bare=True),
+    way("bare-all", "", 4, "pass:0 fail:0 skip:8", "^tablewalk: SKIP$", bare=True, initrd="all"),
+    way("bare-led", "--led=green pt maps self", 1, "no LED `green`.*ENOENT", "^tablewalk: FAIL$", bare=True),
+    way("read-only", GOOD, 0, r"Mounted root \(ext2 filesystem\) readonly", "^ok 1", "^tablewalk: PASS$",
+        initrd="disk", kernel="console=ttyAMA0 root=/dev/ram0 init=/init", absent=["init: mount", "reboot:"]),
+    # Nowhere to mount anything: the console is the one that the kernel opened before it mounted the root.
+    way("read-only-empty", "walktest", 1, r"Mounted root \(ext2 filesystem\) readonly",
+        *[f"init: mount {folder}: ENOENT.*: making the folder: EROFS" for folder in ("/proc", "/sys", "/dev")],
+        "^ +# pagemap: ENOENT", "^not ok 1", "^tablewalk: FAIL$", initrd="empty",
+        kernel="console=ttyAMA0 root=/dev/ram0 init=/init"),
+    # And then no console either, nor anything that could be opened instead.
+    way("read-only-mute", "walktest", 1, initrd="empty",
+        kernel="console=ttyS9 root=/dev/ram0 init=/init", absent=["."]),
+    way("read-only-mute-pass", "--timeout=60 pt stat 1", 0, initrd="empty",
+        kernel="console=ttyS9 root=/dev/ram0 init=/init", absent=["."]),
+]
+
+LEDS = [
+    end("led-pass", f"--led=green --end=halt {GOOD}", "^tablewalk: PASS$", "reboot: System halted",
+        status=None, linger=0),
+    end("led-stay", f"--led=green --end=stay {GOOD}", "^tablewalk: PASS$", status=None, linger=3),
+    end("led-fail", f"--led=green --end=stay {BAD}", "^tablewalk: FAIL$", status=None, linger=3),
+    end("led-mute", "--led=green --end=stay --nonsense", "output 5 to 1", status=None, linger=3,
+        kernel="console=ttyS9", absent=["tablewalk"]),
+]
+LEVELS = {
+    # What the port of the LED is set to once the verdict is out, one second and more of it.
+    "led-pass": r"^1$", "led-stay": r"^1+$", "led-fail": r"^0?(10){5,}", "led-mute": r"(10){5,}",
+}
+
+NONSENSE = [
+    refuse("option", f"--nonsense {GOOD}", "unknown option `--nonsense`; there are --end="),
+    refuse("dash", "-", "unknown option `-`"),
+    refuse("end", f"--end=explode {GOOD}", "`--end=explode` is not one of poweroff, reboot"),
+    refuse("end-empty", f"--end= {GOOD}", "`--end=` is not one of"),
+    refuse("end-bare", f"--end {GOOD}", "unknown option `--end`"),
+    refuse("twice", f"--end=halt --end=halt {GOOD}", "`--end=halt` is the second"),
+    refuse("verdict", "--verdict=maybe", "`--verdict=maybe` is not one of semihosting or panic"),
+    refuse("verdict-twice", f"--verdict=semihosting {GOOD}", "`--verdict=semihosting` is the second"),
+    refuse("led", f"--led=purple {GOOD}", "no LED `purple` in /sys/class/leds: ENOENT"),
+    refuse("led-path", f"--led=../leds/green {GOOD}", "no LED `../leds/green` .*EINVAL"),
+    refuse("led-empty", f"--led= {GOOD}", "no LED `` .*EINVAL"),
+    refuse("timeout", f"--timeout=0 {GOOD}", "`--timeout=0` is not one of the seconds from 1 to 65535"),
+    refuse("timeout-large", f"--timeout=65536 {GOOD}", "`--timeout=65536` is not one of"),
+    refuse("timeout-words", f"--timeout=soon {GOOD}", "`--timeout=soon` is not one of"),
+    refuse("plus", "+", r"no program before or after \+"),
+    refuse("plus-twice", f"{GOOD} + + {GOOD}", r"no program before or after \+"),
+    refuse("plus-last", f"{GOOD} +", r"no program before or after \+"),
+    refuse("program", f"{GOOD} + nosuch", "no program `nosuch` in /bin: ENOENT"),
+    refuse("quotes", f'"{GOOD}"', "no program `pt stat self` in /bin"),
+    refuse("default", "", "no program `uffd` in /bin: ENOENT"),
+    refuse("long", "pt " + "x" * 123, "`x+` has more than 122 bytes"),
+    refuse("many", "pt" + " x" * 16, "too many words of a program, at most 16"),
+    refuse("bytes", b"pt \xff", "word 3 is not UTF-8"),
+    # The kernel hands over words that it does not know: those without `=` as arguments ...
+    refuse("before", GOOD, "no program `nosuch` in /bin", kernel="console=ttyAMA0 nosuch"),
+    # ... and those with it in the environment.
+    refuse("early", GOOD, "`--end=halt` .* has to stand after ` -- `", kernel="console=ttyAMA0 --end=halt"),
+]
+
+
+def pack(output, *programs):
+    """Makes an initramfs."""
+    subprocess.run(["initramfs/pack", output, *programs], check=True, stdout=subprocess.DEVNULL,
+                   env={**os.environ, "INITRAMFS_LIMIT": ""})
+
+
+def make_disk(output, programs, folders):
+    """Makes a root file system that holds the programs and some empty folders, and no device."""
+    root = f"{output}.root"
+    subprocess.run(["rm", "-rf", root, output], check=True)
+    for folder in ["bin", *folders]:
+        os.makedirs(f"{root}/{folder}")
+    subprocess.run(["cp", programs[0], f"{root}/init"], check=True)
+    subprocess.run(["cp", *programs[1:], f"{root}/bin"], check=True)
+    mke2fs = ["/sbin/mke2fs", "-q", "-t", "ext2", "-d", root, output, "2M"]
+    subprocess.run(mke2fs, check=True, stdout=subprocess.DEVNULL)
+
+
+def make_tree(output):
+    """Makes the device tree of the machine, with an LED at its GPIO controller."""
+    blob = f"{output}.virt"
+    machine = ["-M", f"virt,acpi=off,dumpdtb={blob}", "-cpu", "cortex-a72", "-m", "256", "-nic", "none"]
+    subprocess.run(["qemu-system-aarch64", *machine, "-nographic"], check=True, capture_output=True)
+    source = subprocess.run(["dtc", "-q", "-I", "dtb", "-O", "dts", blob], check=True, capture_output=True, text=True)
+    leds = f"""/ {{ leds {{ compatible = "gpio-leds"; led-0 {{
+        label = "green"; gpios = <&{{/pl061@9030000}} {LED} 0>; default-state = "on";
+        retain-state-shutdown; }}; }}; }};"""
+    subprocess.run(["dtc", "-q", "-I", "dts", "-O", "dtb", "-o", output], check=True,
+                   input=source.stdout + leds, text=True)
+
+
+def wanting(case, log):
+    """What is wrong with the log of a boot."""
+    lines = iter(log.splitlines())
+    for pattern in case.expect:
+        if not any(re.search(pattern, line) for line in lines):
+            yield f"no {pattern!r}, in this order"
+    for pattern in case.absent:
+        if found := re.search(pattern, log, re.MULTILINE):
+            yield f"{found.group()!r} was not to be there"
+    # A panic that was asked for is no trouble, any other is.
+    asked = any("kill init" in pattern for pattern in case.expect)
+    known = r"Kernel panic|Call trace" if asked else "$^"
+    yield from (line for line in trouble(log) if not re.search(known, line))
+
+
+class Machine:
+    """What all boots have in common."""
+
+    def __init__(self, image, bare):
+        self.image, self.bare = image, bare
+
+    def boot(self, case):
+        """Boots; what is wrong."""
+        base = f"{LOGS}/{case.name}"
+        words = case.words if isinstance(case.words, bytes) else case.words.encode()
+        command = [
+            "qemu-system-aarch64", "-M", "virt,acpi=off", "-cpu", "cortex-a72", "-smp", "1", "-m", "256",
+            "-nic", "none", "-nographic", "-no-reboot",
+            "-kernel", self.bare if case.bare else self.image, "-initrd", f"{LOGS}/{case.initrd}",
+            "-append", case.kernel.encode() + b" panic=-1 -- " + words,
+            "-device", "virtio-serial-device", "-chardev", f"file,id=second,path={base}.hvc0",
+            "-device", "virtconsole,chardev=second", *case.qemu,
+        ]
+        if case in LEDS:
+            command += ["-dtb", f"{LOGS}/led.dtb", "-trace", "pl061_set_output"]
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT) as process:
+            log, killed = self.read(process, case)
+        with open(f"{base}.log", "w", encoding="utf-8") as file:
+            file.write(log)
+        status = None if killed == "done" else process.returncode
+        problems = list(wanting(case, log))
+        if killed == "hung":
+            problems.append("hung")
+        elif status != case.status:
+            problems.append(f"status {status}, not {case.status}")
+        with open(f"{base}.hvc0", encoding="utf-8") as file:
+            second = file.read()
+        word = re.search("tablewalk: (PASS|FAIL)", log)
+        if "hvc0" in case.kernel and not (word and word.group() in second):
+            problems.append(f"the other console has {second[-80:]!r}")
+        return problems + list(self.led(case, log))
+
+    @staticmethod
+    def read(process, case):
+        """What a boot prints, and why it was killed, if it was."""
+        killed = []
+
+        def kill(why):
+            killed.append(why)
+            process.kill()
+
+        timer = threading.Timer(60, kill, ["hung"])
+        timer.start()
+        log = ""
+        for line in process.stdout:
+            log += line.decode(errors="replace").replace("\r", "")
+            if case.linger is not None and not killed and re.search(case.expect[-1], log, re.MULTILINE):
+                timer.cancel()
+                timer = threading.Timer(case.linger, kill, ["done"])
+                timer.start()
+                case = dataclasses.replace(case, linger=None)
+        timer.cancel()
+        process.wait()
+        return log, killed[0] if killed else None
+
+    @staticmethod
+    def led(case, log):
+        """What is wrong with what the LED shows, by what the GPIO controller is set to."""
+        if case.name not in LEVELS:
+            return
+        states = re.findall(rf"pl061_set_output .*output {LED} to ([01])|(^KTAP)", log, re.MULTILINE)
+        levels = "".join(level or "K" for level, _ in states)
+        # On by default, off while programs run.
+        if case.name != "led-mute" and not re.match(r"[01]*0K", levels):
+            yield f"the LED was not off when programs ran: {levels}"
+        if not re.search(LEVELS[case.name], levels.rpartition("K")[2]):
+            yield f"the LED showed {levels}"
+
+
+def main():
+    """Boots them all, two at a time; the names and problems of those that were not as expected."""
+    image, bare, folder = sys.argv[1:]
+    os.makedirs(LOGS, exist_ok=True)
+    programs = [f"{folder}/{name}" for name in ("init", "pt", "walktest", "stress")]
+    pack(f"{LOGS}/small", *programs)
+    pack(f"{LOGS}/all", *programs, f"{folder}/uffd", f"{folder}/contract")
+    make_disk(f"{LOGS}/disk", programs, ["dev", "proc", "sys"])
+    make_disk(f"{LOGS}/empty", programs, [])
+    make_tree(f"{LOGS}/led.dtb")
+    cases = ENDS + CONSOLES + LACKS + LEDS + NONSENSE
+    if wanted := os.environ.get("CASES"):
+        cases = [case for case in cases if re.search(wanted, case.name)]
+    machine = Machine(image, bare)
+    failed = 0
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for case, problems in zip(cases, pool.map(machine.boot, cases)):
+            for problem in problems:
+                print(f"{case.name}: {problem}")
+            failed += bool(problems)
+    print(f"{failed} boots were not, see {LOGS}" if failed else f"{len(cases)} boots as expected")
+    return 1 if failed or not cases else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
