@@ -33,7 +33,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
-.PHONY: series-check neighbours trinity fuzz
+.PHONY: series-check check-config neighbours trinity fuzz
 .PHONY: check format lint documentation host-tests package judge-tests
 
 help:
@@ -44,6 +44,8 @@ help:
 	@echo '  matrix      every group of tests on every geometry, as a table'
 	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
 	@echo '  series-check  checkpatch, sparse and builds of the series, as its reviewers would'
+	@echo '  check-config  what a kernel configuration lacks, and why it is needed; CONFIG: .config or'
+	@echo '              a copy of /proc/config.gz'
 	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
 	@echo '  trinity     the system-call fuzzer of that name on the call'
 	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
@@ -95,6 +97,7 @@ kernel-%: setup
 	@mkdir -p build
 	@kernel=$$(kernel/build $(FRAGMENTS_$*)) && \
 	cp "$$kernel/Image" build/Image.$*.new && mv build/Image.$*.new build/Image-$* && \
+	cp "$$kernel/config" build/config-$* && \
 	echo "kernel: build/Image-$* from $$kernel" && \
 	if [ $* = $(firstword $(VARIANTS)) ]; then \
 		ln -f build/Image-$* build/Image && cp "$$kernel/selftest" build/ && \
@@ -134,7 +137,7 @@ fuzz: setup
 	@PATH=$(RUST_PATH):$$PATH tests/fuzz $(or $(SECONDS_EACH),60)
 
 judge-tests: setup
-	python3 -B -m unittest --quiet tests/test_judge.py
+	python3 -B -m unittest --quiet tests/test_judge.py tests/test_check_config.py
 
 test:
 	@MAKE='$(MAKE)' tests/all $(BIN)
@@ -152,6 +155,9 @@ sanitize: setup programs
 # What the default set-up does not install is named by the scripts.
 series-check:
 	@kernel/check
+
+check-config:
+	@kernel/check-config '$(or $(CONFIG),$(error which? make check-config CONFIG=path/to/.config))'
 
 neighbours: programs
 	@kernel/neighbours $(BIN)/init
