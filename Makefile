@@ -33,7 +33,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
-.PHONY: series-check check-config neighbours trinity fuzz
+.PHONY: series-check check-config lava neighbours trinity fuzz
 .PHONY: check format lint documentation host-tests package judge-tests
 
 help:
@@ -46,6 +46,7 @@ help:
 	@echo '  series-check  checkpatch, sparse and builds of the series, as its reviewers would'
 	@echo '  check-config  what a kernel configuration lacks, and why it is needed; CONFIG: .config or'
 	@echo '              a copy of /proc/config.gz'
+	@echo '  lava        jobs of examples/lava with LAVA'"'"'s dispatcher, results against what init prints'
 	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
 	@echo '  trinity     the system-call fuzzer of that name on the call'
 	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
@@ -158,6 +159,9 @@ series-check:
 
 check-config:
 	@kernel/check-config '$(or $(CONFIG),$(error which? make check-config CONFIG=path/to/.config))'
+
+lava: kernel-thp kernel-bare initramfs
+	@tests/lava build/Image build/initramfs.cpio.gz build/Image-bare
 
 neighbours: programs
 	@kernel/neighbours $(BIN)/init
