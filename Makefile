@@ -33,7 +33,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
-.PHONY: series-check check-config lava neighbours trinity fuzz
+.PHONY: series-check check-config headers examples lava neighbours trinity fuzz
 .PHONY: check format lint documentation host-tests package judge-tests
 
 help:
@@ -46,6 +46,8 @@ help:
 	@echo '  series-check  checkpatch, sparse and builds of the series, as its reviewers would'
 	@echo '  check-config  what a kernel configuration lacks, and why it is needed; CONFIG: .config or'
 	@echo '              a copy of /proc/config.gz'
+	@echo '  headers     build/include/linux/remap_page_table.h, for C programs'
+	@echo '  examples    an init in Rust and one in C: build/own-init, build/c-init'
 	@echo '  lava        jobs of examples/lava with LAVA'"'"'s dispatcher, results against what init prints'
 	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
 	@echo '  trinity     the system-call fuzzer of that name on the call'
@@ -159,6 +161,22 @@ series-check:
 
 check-config:
 	@kernel/check-config '$(or $(CONFIG),$(error which? make check-config CONFIG=path/to/.config))'
+
+# The header has one home, the kernel series, where the patch that adds it holds every line of it.
+HEADER := include/uapi/linux/remap_page_table.h
+headers:
+	@mkdir -p build/include/linux
+	@awk '/^diff --git/ { inside = 0 } inside && sub(/^\+/, "") { print } \
+		$$0 == "+++ b/$(HEADER)" { inside = 1 }' kernel/patches/6.1/0001-*.patch \
+		>build/include/linux/remap_page_table.h.new
+	@grep -q '^#endif' build/include/linux/remap_page_table.h.new
+	@mv build/include/linux/remap_page_table.h{.new,} && echo headers: build/include/linux/remap_page_table.h
+
+examples: setup headers
+	$(CARGO) build --quiet --locked --release --target $(TARGET) -p own-init $(REMAP)
+	tests/check-elf 32768 $(BIN)/own-init && cp $(BIN)/own-init build/
+	aarch64-linux-gnu-gcc -static -O2 -Wall -Wextra -Werror -Ibuild/include -o build/c-init \
+		examples/c-init/init.c
 
 lava: kernel-thp kernel-bare initramfs
 	@tests/lava build/Image build/initramfs.cpio.gz build/Image-bare

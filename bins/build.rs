@@ -1,4 +1,5 @@
-//! Hands the linker script to the linker, by absolute path so that cargo works from any folder.
+//! Hands the linker script to the linker, by absolute path so that cargo works from any folder. It is that of
+//! the closest folder above the package which has one.
 
 use std::env;
 use std::path::Path;
@@ -6,8 +7,13 @@ use std::path::Path;
 fn main() {
     let folder = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
     let script = Path::new(&folder)
-        .with_file_name("linker")
-        .join("tablewalk.ld");
+        .ancestors()
+        .map(|folder| folder.join("linker").join("tablewalk.ld"))
+        .find(|script| script.exists());
+    let Some(script) = script else {
+        eprintln!("no linker/tablewalk.ld above {}", folder.display());
+        std::process::exit(1);
+    };
     println!("cargo:rerun-if-changed={}", script.display());
     println!("cargo:rustc-link-arg-bins=--script={}", script.display());
 }

@@ -4,7 +4,7 @@
 usage: tests/init.py IMAGE BARE BIN
 
 IMAGE is a kernel with kernel/config/init.config, BARE one with bare.config, BIN the folder of the
-programs. The verdict of each boot is checked twice: by what is printed, and by the emulator's exit status
+programs; the examples are those in build/. The verdict of each boot is checked twice: by what is printed, and by the emulator's exit status
 or by what the kernel says of the end. Logs are in build/log/init/. The last line is `N boots as expected`,
 or the first that was not.
 """
@@ -176,6 +176,18 @@ NONSENSE = [
 ]
 
 
+# An init of one's own. Each page has the frame that pagemap says; without the call it says so and ends.
+EXAMPLES = [
+    end("own-init", "", "^PGD 0x0 frame", "^ +PTE 0x400000 frame", "^ +0x400000 frame 0x",
+        "^own-init: [1-9][0-9]* pages, 0 differ from pagemap", "reboot: Power down", initrd="own-init"),
+    end("own-init-bare", "", "^own-init: .*ENOSYS", "reboot: Power down", initrd="own-init", bare=True),
+    end("c-init", "", "^table of level 1 at 0, frame 0x", "^    table of level 3 at 0x400000",
+        "^ +0x400000 frame 0x", "^c-init: [1-9][0-9]+ pages, 0 differ from pagemap", "reboot: Power down",
+        initrd="c-init"),
+    end("c-init-bare", "", "^c-init: pagemap: No such file", "reboot: Power down", initrd="c-init", bare=True),
+]
+
+
 def pack(output, *programs):
     """Makes an initramfs."""
     subprocess.run(["initramfs/pack", output, *programs], check=True, stdout=subprocess.DEVNULL,
@@ -304,10 +316,12 @@ def main():
     programs = [f"{folder}/{name}" for name in ("init", "pt", "walktest", "stress")]
     pack(f"{LOGS}/small", *programs)
     pack(f"{LOGS}/all", *programs, f"{folder}/uffd", f"{folder}/contract")
+    for example in ("own-init", "c-init"):
+        pack(f"{LOGS}/{example}", f"build/{example}")
     make_disk(f"{LOGS}/disk", programs, ["dev", "proc", "sys"])
     make_disk(f"{LOGS}/empty", programs, [])
     make_tree(f"{LOGS}/led.dtb")
-    cases = ENDS + CONSOLES + LACKS + LEDS + NONSENSE
+    cases = ENDS + CONSOLES + LACKS + LEDS + NONSENSE + EXAMPLES
     if wanted := os.environ.get("CASES"):
         cases = [case for case in cases if re.search(wanted, case.name)]
     machine = Machine(image, bare)
