@@ -15,5 +15,6 @@ fn main() {
         std::process::exit(1);
     };
     println!("cargo:rerun-if-changed={}", script.display());
-    println!("cargo:rustc-link-arg-bins=--script={}", script.display());
+    // A linker takes this, and so does a compiler that is to call one.
+    println!("cargo:rustc-link-arg-bins=-T{}", script.display());
 }

@@ -1,0 +1,40 @@
+################################################################################
+#
+# tablewalk
+#
+################################################################################
+
+# The checkout that this folder is in.
+TABLEWALK_SITE = $(BR2_EXTERNAL_TABLEWALK_PATH)/../..
+TABLEWALK_SITE_METHOD = local
+TABLEWALK_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = --exclude=/target --exclude=/build
+TABLEWALK_LICENSE = MIT
+TABLEWALK_LICENSE_FILES = LICENSE
+
+TABLEWALK_PROGRAMS = pt walktest uffd contract
+TABLEWALK_RELEASE = $(@D)/target/$(RUSTC_TARGET_NAME)/release
+
+# .cargo/config.toml has the flags; it wants the linker itself, not the compiler that
+# PKG_CARGO_ENV names.
+define TABLEWALK_BUILD_CMDS
+	cd $(@D) && \
+	$(TARGET_MAKE_ENV) \
+		$(PKG_CARGO_ENV) \
+		CARGO_TARGET_$(call UPPERCASE,$(RUSTC_TARGET_NAME))_LINKER=$(TARGET_LD) \
+		cargo build --release --locked --package tablewalk-bins
+endef
+
+ifeq ($(BR2_PACKAGE_TABLEWALK_INIT),y)
+define TABLEWALK_INSTALL_INIT
+	$(INSTALL) -D -m 0755 $(TABLEWALK_RELEASE)/init $(TARGET_DIR)/init
+endef
+endif
+
+define TABLEWALK_INSTALL_TARGET_CMDS
+	$(foreach program,$(TABLEWALK_PROGRAMS),\
+		$(INSTALL) -D -m 0755 $(TABLEWALK_RELEASE)/$(program) $(TARGET_DIR)/bin/$(program)
+	)
+	$(TABLEWALK_INSTALL_INIT)
+endef
+
+$(eval $(cargo-package))

@@ -1,0 +1,14 @@
+SUMMARY = "An initramfs that holds the programs of Tablewalk and runs them"
+DESCRIPTION = "To be given to the boot loader, or built into the kernel: INITRAMFS_IMAGE = \"tablewalk-initramfs\"."
+LICENSE = "MIT"
+
+PACKAGE_INSTALL = "tablewalk-init"
+IMAGE_FEATURES = ""
+IMAGE_LINGUAS = ""
+IMAGE_FSTYPES = "${INITRAMFS_FSTYPES}"
+IMAGE_ROOTFS_SIZE = "8192"
+IMAGE_ROOTFS_EXTRA_SPACE = "0"
+
+inherit core-image
+
+COMPATIBLE_HOST = "aarch64.*-linux"
