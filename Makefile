@@ -16,6 +16,9 @@ FRAGMENTS_kinds := base 4k39 thp kinds init
 FRAGMENTS_bare := base 4k39 bare
 # For measurements.
 FRAGMENTS_speed := base 4k39 thp speed
+# For images: one kernel for all boards, and the smallest one, for virt.
+FRAGMENTS_boards := base 4k39 thp embed virt versal raspi3b zcu102
+FRAGMENTS_small := base 4k39 embed small
 # Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
 GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
 SANITIZERS := kasan=4k39,thp,hostile,sanitize kcsan=4k39,thp,hostile,kcsan
@@ -33,6 +36,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
+.PHONY: dist dist-again boards
 .PHONY: series-check check-config headers examples lava neighbours trinity fuzz
 .PHONY: check format lint documentation host-tests package judge-tests
 
@@ -43,6 +47,9 @@ help:
 	@echo '  check       format, lint, documentation, host-tests, package, judge-tests: no boot'
 	@echo '  matrix      every group of tests on every geometry, as a table'
 	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
+	@echo '  dist        build/dist: images for boards, U-Boot, UEFI, Raspberry Pi, with checksums'
+	@echo '  dist-again  the same in another folder, kernels too; are they the same bytes?'
+	@echo '  boards      boots the images on every board and firmware that QEMU has, as a table'
 	@echo '  series-check  checkpatch, sparse and builds of the series, as its reviewers would'
 	@echo '  check-config  what a kernel configuration lacks, and why it is needed; CONFIG: .config or'
 	@echo '              a copy of /proc/config.gz'
@@ -71,6 +78,9 @@ help:
 	@echo '  GEOMETRIES SANITIZERS  rows of the table [all]'
 	@echo '  GROUPS_WANTED columns of the table [all]'
 	@echo '  SMP           numbers of CPUs [2; "2 4"]'
+	@echo 'Variables of dist and boards'
+	@echo '  KEYS        folder of tablewalk.key and .crt, which sign the FIT [build/keys, for tests]'
+	@echo '  ROWS        rows of the table of boards [all]'
 	@echo 'Variables of run'
 	@echo '  RUN         what init runs, as "walktest + uffd --pages 64" [all]'
 	@echo '  IMAGE       boot this Image; none is built [build/Image]'
@@ -110,6 +120,18 @@ kernel-%: setup
 initramfs: programs
 	@mkdir -p build
 	@initramfs/pack build/initramfs.cpio.gz $(addprefix $(BIN)/,$(PROGRAMS))
+
+# The script says which kernels: their folders hold more than an Image.
+dist: programs
+	@boards=$$(kernel/build $(FRAGMENTS_boards)) && small=$$(kernel/build $(FRAGMENTS_small)) && \
+	SMALL_PROGRAMS='$(addprefix $(BIN)/,$(TESTERS))' images/all build/dist "$$boards" "$$small" \
+		$(addprefix $(BIN)/,$(PROGRAMS))
+
+dist-again: dist
+	@MAKE='$(MAKE)' tests/dist-again
+
+boards: dist
+	@boards=$$(kernel/build $(FRAGMENTS_boards)) && tests/boards build/dist "$$boards"
 
 # The KTAP parser comes with the kernel.
 run: $(if $(IMAGE),,kernel-thp) initramfs
