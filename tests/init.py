@@ -136,13 +136,17 @@ LEDS = [
     end("led-pass", f"--led=green --end=halt {GOOD}", "^tablewalk: PASS$", "reboot: System halted",
         status=None, linger=0),
     end("led-stay", f"--led=green --end=stay {GOOD}", "^tablewalk: PASS$", status=None, linger=3),
-    end("led-fail", f"--led=green --end=stay {BAD}", "^tablewalk: FAIL$", status=None, linger=3),
-    end("led-mute", "--led=green --end=stay --nonsense", "output 5 to 1", status=None, linger=3,
+    end("led-fail", f"--led=green --end=stay {BAD}", "^tablewalk: FAIL$", status=None, linger=4),
+    # Without lockdown and Yama there are no restrictions to try.
+    end("led-skip", "--led=green --end=stay hostile restrictions", "^tablewalk: SKIP$", status=None, linger=4,
+        initrd="all"),
+    end("led-mute", "--led=green --end=stay --nonsense", f"output {LED} to 1", status=None, linger=4,
         kernel="console=ttyS9", absent=["tablewalk"]),
 ]
 LEVELS = {
-    # What the port of the LED is set to once the verdict is out, one second and more of it.
-    "led-pass": r"^1$", "led-stay": r"^1+$", "led-fail": r"^0?(10){5,}", "led-mute": r"(10){5,}",
+    # What the port of the LED is set to once the verdict is out: four seconds of it, but for the first two.
+    "led-pass": r"^1$", "led-stay": r"^1+$", "led-fail": r"^0?(10){4,}", "led-skip": r"^0?(10){1,3}1?$",
+    "led-mute": r"(10){4,}",
 }
 
 NONSENSE = [
@@ -253,7 +257,7 @@ class Machine:
             "-device", "virtconsole,chardev=second", *case.qemu,
         ]
         if case in LEDS:
-            command += ["-dtb", f"{LOGS}/led.dtb", "-trace", "pl061_set_output"]
+            command += ["-dtb", f"{LOGS}/led.dtb", "-trace", "pl061_set_output", "-msg", "timestamp=on"]
         with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT) as process:
             log, killed = self.read(process, case)
@@ -300,13 +304,17 @@ class Machine:
         """What is wrong with what the LED shows, by what the GPIO controller is set to."""
         if case.name not in LEVELS:
             return
-        states = re.findall(rf"pl061_set_output .*output {LED} to ([01])|(^KTAP)", log, re.MULTILINE)
-        levels = "".join(level or "K" for level, _ in states)
+        states = re.findall(rf"@([0-9.]+):pl061_set_output .*output {LED} to ([01])|^KTAP", log, re.MULTILINE)
+        levels = "".join(level or "K" for _, level in states)
         # On by default, off while programs run.
         if case.name != "led-mute" and not re.match(r"[01]*0K", levels):
             yield f"the LED was not off when programs ran: {levels}"
         if not re.search(LEVELS[case.name], levels.rpartition("K")[2]):
             yield f"the LED showed {levels}"
+        if case.name == "led-skip":
+            lit, dark, again = [float(time) for time, level in states[levels.rindex("K") + 1:]][:3]
+            if not dark - lit < again - dark:
+                yield f"the LED was on for {dark - lit} s, then off for {again - dark} s"
 
 
 def main():
@@ -315,7 +323,7 @@ def main():
     os.makedirs(LOGS, exist_ok=True)
     programs = [f"{folder}/{name}" for name in ("init", "pt", "walktest", "stress")]
     pack(f"{LOGS}/small", *programs)
-    pack(f"{LOGS}/all", *programs, f"{folder}/uffd", f"{folder}/contract")
+    pack(f"{LOGS}/all", *programs, *(f"{folder}/{name}" for name in ("uffd", "contract", "hostile")))
     for example in ("own-init", "c-init"):
         pack(f"{LOGS}/{example}", f"build/{example}")
     make_disk(f"{LOGS}/disk", programs, ["dev", "proc", "sys"])

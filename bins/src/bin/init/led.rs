@@ -3,9 +3,8 @@
 use core::time::Duration;
 
 use tablewalk_rt::{ExitCode, println};
-use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_WRONLY, OwnedFd};
-use tablewalk_uapi::time;
+use tablewalk_uapi::{Errno, signal, time};
 
 use crate::path;
 
@@ -37,21 +36,22 @@ impl Led {
         self.try_set(status == ExitCode::SUCCESS);
     }
 
-    /// Goes on as its verdict says, for ever.
+    /// Goes on for ever: stays on for PASS, otherwise blinks.
     pub(crate) fn blink(&self, status: ExitCode) -> ! {
         // On for a quarter of a second; off for as long, or for the rest of two seconds.
-        let (on, off) = match status {
-            ExitCode::SKIP => (250, 1750),
-            _ => (250, 250),
+        let off = match status {
+            ExitCode::SUCCESS => loop {
+                signal::pause();
+            },
+            ExitCode::SKIP => 1750,
+            _ => 250,
         };
-        self.show(status);
         loop {
-            for (lit, milliseconds) in [(true, on), (false, off)] {
+            for (lit, milliseconds) in [(true, 250), (false, off)] {
+                // What it showed first was said if it failed.
+                let _ = self.set(lit);
                 // Ends early if a signal comes; then it blinks sooner.
                 let _ = time::sleep(Duration::from_millis(milliseconds));
-                if status != ExitCode::SUCCESS {
-                    self.try_set(lit);
-                }
             }
         }
     }
