@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use tablewalk_dirty::DirtyError;
 use tablewalk_live::LiveError;
 use tablewalk_pager::PagerError;
 use tablewalk_uapi::Errno;
@@ -13,6 +14,8 @@ pub enum Error {
     Live(LiveError),
     /// Resolving faults.
     Pager(PagerError),
+    /// Tracking what is written.
+    Dirty(DirtyError),
     /// A system call for this purpose.
     Call(&'static str, Errno),
 }
@@ -36,11 +39,18 @@ impl From<PagerError> for Error {
     }
 }
 
+impl From<DirtyError> for Error {
+    fn from(error: DirtyError) -> Self {
+        Self::Dirty(error)
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Live(error) => error.fmt(f),
             Self::Pager(error) => error.fmt(f),
+            Self::Dirty(error) => error.fmt(f),
             Self::Call(purpose, errno) => write!(f, "{purpose}: {errno}"),
         }
     }

@@ -2,39 +2,64 @@
 
 use core::ffi::CStr;
 
+use heapless::{String, format};
 use tablewalk_rt::println;
-use tablewalk_uapi::file::{self, O_RDWR};
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file::{self, O_RDWR, O_WRONLY};
 use tablewalk_uapi::system;
 
 /// Where swapped-out pages go.
 pub const AREA: &CStr = c"/dev/ram0";
+/// Where they go compressed, into memory again.
+const COMPRESSED: &CStr = c"/dev/zram0";
+const COMPRESSED_SIZE: &CStr = c"/sys/block/zram0/disksize";
+const COMPRESSED_RESET: &CStr = c"/sys/block/zram0/reset";
 
-/// A swap area on the RAM disk, as long as this lives.
+/// A swap area, as long as this lives.
 #[derive(Debug)]
-pub struct Swap(());
+pub struct Swap(&'static CStr);
 
 impl Swap {
-    /// `None` without such a disk, or without swap.
+    /// On the RAM disk, of 4 MiB. `None` without such a disk, or without swap.
     #[must_use]
     pub fn on() -> Option<Self> {
+        Self::on_device(AREA, 4 << 20).ok()
+    }
+
+    /// On zram, of `size` bytes before compression. `None` without it, or without swap.
+    #[must_use]
+    pub fn compressed(size: u64) -> Option<Self> {
+        let size_of_disk: String<20> = format!("{size}").ok()?;
+        let file = file::open(COMPRESSED_SIZE, O_WRONLY).ok()?;
+        file::write(&file, size_of_disk.as_bytes()).ok()?;
+        Self::on_device(COMPRESSED, size).ok()
+    }
+
+    fn on_device(area: &'static CStr, size: u64) -> Result<Self, Errno> {
         // `union swap_header` of include/linux/swap.h: version 1 and the last page at 1024, the magic
         // word at the end of the first page.
-        let fd = file::open(AREA, O_RDWR).ok()?;
-        let info = tablewalk_uapi::remap::info().ok()?;
-        let page = 1_u64 << info.page_shift;
-        let last = u32::try_from((4 << 20) / page - 1).ok()?;
+        let fd = file::open(area, O_RDWR)?;
+        let page = 1_u64 << tablewalk_uapi::remap::info()?.page_shift;
+        let last = u32::try_from(size / page - 1).map_err(|_| Errno::EFBIG)?;
         let [version, last] = [1, last].map(u32::to_ne_bytes);
-        file::pwrite(&fd, &version, 1024).ok()?;
-        file::pwrite(&fd, &last, 1028).ok()?;
-        file::pwrite(&fd, b"SWAPSPACE2", page - 10).ok()?;
-        system::swap_on(AREA).ok().map(|()| Self(()))
+        file::pwrite(&fd, &version, 1024)?;
+        file::pwrite(&fd, &last, 1028)?;
+        file::pwrite(&fd, b"SWAPSPACE2", page - 10)?;
+        drop(fd);
+        system::swap_on(area).map(|()| Self(area))
     }
 }
 
 impl Drop for Swap {
     fn drop(&mut self) {
-        if let Err(errno) = system::swap_off(AREA) {
+        if let Err(errno) = system::swap_off(self.0) {
             println!("# swapoff: {errno}");
+        }
+        if self.0 == COMPRESSED {
+            let reset = file::open(COMPRESSED_RESET, O_WRONLY);
+            if let Err(errno) = reset.and_then(|file| file::write(&file, b"1")) {
+                println!("# zram: {errno}");
+            }
         }
     }
 }

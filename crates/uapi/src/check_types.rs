@@ -14,6 +14,7 @@ use crate::remap::{
     EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH_SIZE_VER0, EXPOSE_PGTBL_RANGE_SIZE_VER0,
     ExposePgtblArgs, ExposePgtblInfo, ExposePgtblPath, ExposePgtblRange, ExposePgtblTable,
 };
+use crate::track::{EXPOSE_PGTBL_TRACK_SIZE_VER0, ExposePgtblRun, ExposePgtblTrack};
 
 /// Checks size and alignment of a struct and the offset of each of its fields.
 macro_rules! check_struct {
@@ -44,6 +45,14 @@ check_struct!(ExposePgtblRange, size 32, align 8, {
 static_assertions::const_assert_eq!(
     size_of::<ExposePgtblRange>(),
     EXPOSE_PGTBL_RANGE_SIZE_VER0 as usize
+);
+check_struct!(ExposePgtblRun, size 24, align 8, { start: 0, end: 8, kind: 16, reserved: 20 });
+check_struct!(ExposePgtblTrack, size 40, align 8, {
+    size: 0, mode: 4, start: 8, end: 16, runs: 24, count: 32, reserved: 36
+});
+static_assertions::const_assert_eq!(
+    size_of::<ExposePgtblTrack>(),
+    EXPOSE_PGTBL_TRACK_SIZE_VER0 as usize
 );
 static_assertions::const_assert_eq!(
     size_of::<ExposePgtblInfo>(),

@@ -56,6 +56,7 @@ pub mod remap;
 pub mod signal;
 pub mod system;
 pub mod time;
+pub mod track;
 pub mod userfault;
 
 pub use errno::Errno;

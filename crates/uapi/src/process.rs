@@ -232,28 +232,44 @@ pub fn thread_name() -> [u8; 16] {
 ///
 /// As process_vm_readv(2).
 pub fn read_memory(pid: i32, address: u64, bytes: &mut [u8]) -> Result<usize, Errno> {
-    let remote = ptr::without_provenance_mut(crate::syscall::Argument::register(address));
+    let local = (bytes.as_mut_ptr(), bytes.len());
+    // SAFETY: the kernel writes to the slice only.
+    unsafe { access_memory(sys::__NR_process_vm_readv, pid, local, address) }
+}
+
+/// process_vm_writev(2): writes `bytes` to the memory of process `pid` at `address`; how many.
+///
+/// # Errors
+///
+/// As process_vm_writev(2).
+///
+/// # Safety
+///
+/// Nothing in that process relies on what was there; it may be this one.
+pub unsafe fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> Result<usize, Errno> {
+    let local = (bytes.as_ptr().cast_mut(), bytes.len());
+    // SAFETY: the kernel only reads the slice; the rest is the caller's promise.
+    unsafe { access_memory(sys::__NR_process_vm_writev, pid, local, address) }
+}
+
+/// One of the two calls above.
+unsafe fn access_memory(
+    number: u32,
+    pid: i32,
+    (start, size): (*mut u8, usize),
+    address: u64,
+) -> Result<usize, Errno> {
     let local = sys::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: bytes.len() as u64,
+        iov_base: start.cast(),
+        iov_len: size as u64,
     };
     let remote = sys::iovec {
-        iov_base: remote,
-        iov_len: bytes.len() as u64,
+        iov_base: ptr::without_provenance_mut(crate::syscall::Argument::register(address)),
+        iov_len: size as u64,
     };
     let (local, remote) = (ptr::from_ref(&local), ptr::from_ref(&remote));
-    // SAFETY: the kernel reads one iovec each, and writes to the slice only.
-    unsafe {
-        syscall!(
-            sys::__NR_process_vm_readv,
-            pid,
-            local,
-            1_usize,
-            remote,
-            1_usize,
-            0_usize
-        )
-    }
+    // SAFETY: the kernel reads one iovec each; the rest is the caller's promise.
+    unsafe { syscall!(number, pid, local, 1_usize, remote, 1_usize, 0_usize) }
 }
 
 /// sched_yield(2).

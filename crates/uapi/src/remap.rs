@@ -210,7 +210,12 @@ unsafe fn map(pid: i32, level: u32, pfn: u64, page: *mut c_void) -> Result<u64, 
 }
 
 /// Makes the call with these arguments; what `pfn` is then.
-unsafe fn change(pid: i32, level: u32, remap_vaddr: u64, pfn: u64) -> Result<u64, Errno> {
+pub(crate) unsafe fn change(
+    pid: i32,
+    level: u32,
+    remap_vaddr: u64,
+    pfn: u64,
+) -> Result<u64, Errno> {
     let mut args = ExposePgtblArgs {
         pid,
         remap_vaddr,

@@ -126,7 +126,7 @@ fn folded_level(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn bad_flag(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
     let levels = [
-        0x1_0000,
+        0x2_0000,
         0x8000_0000,
         EXPOSE_PGTBL_ADDR | EXPOSE_PGTBL_PATH,
         EXPOSE_PGTBL_FLUSH | EXPOSE_PGTBL_INFO,

@@ -10,6 +10,7 @@ mod arguments;
 mod mappings;
 mod pages;
 mod targets;
+mod track;
 mod trees;
 
 use tablewalk_bins::{cli, prerequisite};
@@ -40,6 +41,7 @@ fn main(args: Args) -> ExitCode {
                 targets::TESTS,
                 mappings::TESTS,
                 pages::TESTS,
+                track::TESTS,
                 trees::TESTS,
             ],
         ),

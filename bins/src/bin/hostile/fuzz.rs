@@ -16,6 +16,11 @@ use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE,
     EXPOSE_PGTBL_RANGE_SIZE_VER0, EXPOSE_PGTBL_TAKE, ExposePgtblArgs, ExposePgtblInfo, path,
 };
+use tablewalk_uapi::track::{
+    EXPOSE_PGTBL_TRACK, EXPOSE_PGTBL_TRACK_ABSENT, EXPOSE_PGTBL_TRACK_ACCESSED,
+    EXPOSE_PGTBL_TRACK_ARM, EXPOSE_PGTBL_TRACK_SIZE_VER0, EXPOSE_PGTBL_TRACK_SPLIT,
+    EXPOSE_PGTBL_TRACK_STOP, EXPOSE_PGTBL_TRACK_WRITTEN,
+};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::{self, Range};
@@ -293,7 +298,8 @@ impl Thread<'_> {
             0..=3 => self.by_frame(),
             4 => self.take(),
             5 => self.adopt(),
-            6..=9 => self.by_address(),
+            6..=8 => self.by_address(),
+            9 => self.track(),
             10 => self.flush(),
             11 => self.info(),
             12 | 13 => self.path(),
@@ -595,6 +601,65 @@ impl Thread<'_> {
         (args, allowed)
     }
 
+    /// What was written to the private memory, which other threads track and move at the same time.
+    fn track(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let own = places.data.address() + (self.number << shift);
+        let (start, end) = (
+            places.private.address(),
+            places.private.address() + (THREADS << shift),
+        );
+        let user_end = 1_u64 << self.shared.info.va_bits;
+        let what = self.random.pick(&[
+            EXPOSE_PGTBL_TRACK_WRITTEN,
+            EXPOSE_PGTBL_TRACK_ACCESSED,
+            EXPOSE_PGTBL_TRACK_WRITTEN | EXPOSE_PGTBL_TRACK_ACCESSED,
+        ]);
+        let arm = what | EXPOSE_PGTBL_TRACK_ARM;
+        let absent = self.random.pick(&[0, EXPOSE_PGTBL_TRACK_ABSENT]);
+        let (mode, range, count, good) = match self.random.below(9) {
+            0 => (arm | 0x40, start..end, 4, false),
+            1 => (arm, start..start, 4, false),
+            2 => (arm, start + 8..end, 4, false),
+            3 => (arm, start..user_end + (1 << shift), 4, false),
+            4 => (arm | EXPOSE_PGTBL_TRACK_STOP, start..end, 0, false),
+            5 => (what | EXPOSE_PGTBL_TRACK_STOP, start..end, 0, true),
+            6 => (what | absent, start..end, 4, true),
+            7 => (arm | EXPOSE_PGTBL_TRACK_SPLIT, start..end, 0, true),
+            _ => (arm | absent, start..end, 4, true),
+        };
+        let size = u64::from(EXPOSE_PGTBL_TRACK_SIZE_VER0);
+        let words = [
+            u64::from(mode) << 32 | size,
+            range.start,
+            range.end,
+            own + size,
+            count,
+        ];
+        for (index, word) in words.into_iter().enumerate() {
+            let offset = usize::try_from((self.number << shift) + 8 * index as u64).unwrap_or(0);
+            tablewalk_bins::memory::write(&places.data, offset, word);
+        }
+        let at = self.random.pick(&[own, own, own, 8]);
+        let remap_vaddr = self.random.pick(&[0, 0, 0, 1 << shift]);
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: at,
+            level: EXPOSE_PGTBL_TRACK,
+        };
+        let allowed = match exists {
+            _ if at != own => Allowed::Exactly(Err(Errno::EFAULT)),
+            _ if !good || remap_vaddr != 0 => Allowed::Exactly(Err(Errno::EINVAL)),
+            Some(false) => Allowed::Exactly(Err(Errno::ESRCH)),
+            _ if pid == 0 => Allowed::Exactly(Ok(())),
+            _ => Allowed::Any,
+        };
+        (args, allowed)
+    }
+
     /// Where a struct is filled, of what size, and what comes of that.
     fn struct_to_fill(&mut self) -> (u64, Result<(), Errno>) {
         let places = self.shared.places;
@@ -652,7 +717,7 @@ impl Thread<'_> {
         let [a, b, c, d, ..] = self.random.number().to_le_bytes();
         let bits = u32::from_le_bytes([a, b, c, d]);
         let level = match self.random.below(4) {
-            0 => bits | 0x1_0000,
+            0 => bits | 0x2_0000,
             1 => (bits & 0xff) | 4,
             2 => EXPOSE_PGTBL_ADDR | EXPOSE_PGTBL_INFO,
             _ => EXPOSE_PGTBL_PATH | 3,

@@ -19,6 +19,7 @@ use tablewalk_uapi::remap::{
     path,
 };
 use tablewalk_uapi::signal;
+use tablewalk_uapi::track::{EXPOSE_PGTBL_TRACK_WRITTEN, ExposePgtblRun, track};
 
 use crate::{Context, Test};
 
@@ -106,7 +107,7 @@ pub(crate) fn holds(
 ) -> Result<bool, Error> {
     let read_only = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
     let writable = Page::writable(info).map_err(Error::call("mmap"))?;
-    let forms: [(&str, Form<'_>, bool); 8] = [
+    let forms: [(&str, Form<'_>, bool); 9] = [
         ("INFO", &|| ask_info().map(drop), expected.info),
         (
             "read-only",
@@ -142,6 +143,16 @@ pub(crate) fn holds(
             &|| match take_nothing(info, target) {
                 Err(Errno::EINVAL) => Ok(()),
                 result => result.map(drop),
+            },
+            expected.writable,
+        ),
+        (
+            "TRACK",
+            &|| {
+                let page = 1 << info.page_shift;
+                let mut runs = [ExposePgtblRun::default()];
+                let mode = EXPOSE_PGTBL_TRACK_WRITTEN;
+                track(target, mode, page..2 * page, &mut runs).map(drop)
             },
             expected.writable,
         ),
