@@ -12,6 +12,7 @@ or the first that was not.
 import concurrent.futures
 import dataclasses
 import os
+import random
 import re
 import subprocess
 import sys
@@ -155,6 +156,7 @@ NONSENSE = [
     refuse("end", f"--end=explode {GOOD}", "`--end=explode` is not one of poweroff, reboot"),
     refuse("end-empty", f"--end= {GOOD}", "`--end=` is not one of"),
     refuse("end-bare", f"--end {GOOD}", "unknown option `--end`"),
+    refuse("end-late", f"{GOOD} --end=halt", "`--end=halt` .* before the program `pt`"),
     refuse("twice", f"--end=halt --end=halt {GOOD}", "`--end=halt` is the second"),
     refuse("verdict", "--verdict=maybe", "`--verdict=maybe` is not one of semihosting or panic"),
     refuse("verdict-twice", f"--verdict=semihosting {GOOD}", "`--verdict=semihosting` is the second"),
@@ -178,6 +180,31 @@ NONSENSE = [
     # ... and those with it in the environment.
     refuse("early", GOOD, "`--end=halt` .* has to stand after ` -- `", kernel="console=ttyAMA0 --end=halt"),
 ]
+
+
+def make_random(number):
+    """A boot that is told words in no order: whatever they are, the verdict and the status agree."""
+    source = random.Random(number)
+    sense = [b"pt stat self", b"pt maps 1", b"walktest", b"pt stat self + pt stat 1", b"walktest + pt stat 1"]
+    nonsense = [
+        b"--end=halt", b"--end=stay", b"--end=panic", b"--end", b"--end==", b"--verdict=panic", b"--verdict=",
+        b"--led=green", b"--led=", b"--timeout=5", b"--timeout=-1", b"--timeout=5s", b"--", b"-", b"---", b"+",
+        b"pt", b"init", b"../init", b"/bin/pt", b"self", b'"', b'""', b'"a b"', b"=", b"=x", b"a=b", b"\xff\xfe",
+        b"\xc3", "ü".encode(), b"x" * 127, b"y" * 200, b".", b"..", b"%s%n", b"'", b"\\", b"\x01", b"\x7f",
+    ]
+    late = source.choices(nonsense, k=max(source.randrange(-3, 6), 0)) + [source.choice(sense)]
+    source.shuffle(late)
+    # Before ` -- ` only what the kernel has no meaning for.
+    early = [word for word in source.choices(nonsense, k=source.randrange(3)) if b'"' not in word and word != b"--"]
+    early = early if source.random() < 0.3 else []
+    kernel = b" ".join([b"console=ttyAMA0", *early]).decode("utf-8", "surrogateescape")
+    return Case(f"random-{number}", b" ".join([b"--verdict=semihosting", *late]), ["^tablewalk: (PASS|FAIL|SKIP)$"],
+                STATUS_OF_VERDICT, kernel=kernel, absent=["reboot:"], qemu=SEMIHOSTING)
+
+
+# Stands for the status that goes with the verdict.
+STATUS_OF_VERDICT = -1
+RANDOM = [make_random(number) for number in range(int(os.environ.get("RANDOM_BOOTS", "20")))]
 
 
 # An init of one's own. Each page has the frame that pagemap says; without the call it says so and ends.
@@ -252,7 +279,7 @@ class Machine:
             "qemu-system-aarch64", "-M", "virt,acpi=off", "-cpu", "cortex-a72", "-smp", "1", "-m", "256",
             "-nic", "none", "-nographic", "-no-reboot",
             "-kernel", self.bare if case.bare else self.image, "-initrd", f"{LOGS}/{case.initrd}",
-            "-append", case.kernel.encode() + b" panic=-1 -- " + words,
+            "-append", case.kernel.encode("utf-8", "surrogateescape") + b" panic=-1 -- " + words,
             "-device", "virtio-serial-device", "-chardev", f"file,id=second,path={base}.hvc0",
             "-device", "virtconsole,chardev=second", *case.qemu,
         ]
@@ -267,8 +294,12 @@ class Machine:
         problems = list(wanting(case, log))
         if killed == "hung":
             problems.append("hung")
-        elif status != case.status:
-            problems.append(f"status {status}, not {case.status}")
+        expected = case.status
+        if expected == STATUS_OF_VERDICT:
+            verdicts = re.findall(r"^tablewalk: (\w+)$", log, re.MULTILINE)
+            expected = {"PASS": 0, "FAIL": 1, "SKIP": 4}.get(" ".join(verdicts))
+        if killed != "hung" and status != expected:
+            problems.append(f"status {status}, not {expected}")
         with open(f"{base}.hvc0", encoding="utf-8") as file:
             second = file.read()
         word = re.search("tablewalk: (PASS|FAIL)", log)
@@ -329,7 +360,7 @@ def main():
     make_disk(f"{LOGS}/disk", programs, ["dev", "proc", "sys"])
     make_disk(f"{LOGS}/empty", programs, [])
     make_tree(f"{LOGS}/led.dtb")
-    cases = ENDS + CONSOLES + LACKS + LEDS + NONSENSE + EXAMPLES
+    cases = ENDS + CONSOLES + LACKS + LEDS + NONSENSE + RANDOM + EXAMPLES
     if wanted := os.environ.get("CASES"):
         cases = [case for case in cases if re.search(wanted, case.name)]
     machine = Machine(image, bare)

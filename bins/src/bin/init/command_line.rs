@@ -50,6 +50,7 @@ pub(crate) enum CommandLineError<'a> {
     Value(&'a str, &'static str),
     Twice(&'a str),
     Early(&'a str),
+    Late(&'a str, &'a str),
     TooMany(&'static str, usize),
     TooLong(&'a str),
     EmptyProgram,
@@ -71,6 +72,10 @@ impl fmt::Display for CommandLineError<'_> {
                 f,
                 "`{word}` is for init and has to stand after ` -- `, where the kernel leaves it alone"
             ),
+            Self::Late(word, program) => write!(
+                f,
+                "`{word}` is for init and has to stand before the program `{program}`"
+            ),
             Self::TooMany(what, most) => write!(f, "too many {what}, at most {most}"),
             Self::TooLong(word) => write!(
                 f,
@@ -82,6 +87,12 @@ impl fmt::Display for CommandLineError<'_> {
             Self::Led(name, errno) => write!(f, "no LED `{name}` in /sys/class/leds: {errno}"),
         }
     }
+}
+
+/// Whether a word is an option of init; no program has one that is written like this.
+fn is_option(word: &str) -> bool {
+    let name = word.split_once('=').map(|(name, _)| name);
+    matches!(name, Some("--end" | "--verdict" | "--led" | "--timeout"))
 }
 
 impl<'a> CommandLine<'a> {
@@ -128,6 +139,14 @@ impl<'a> CommandLine<'a> {
             } else if run.is_empty() && self.runs.is_empty() && word.starts_with('-') {
                 self.set(word)?;
             } else {
+                match run.first() {
+                    None => check_program(word)?,
+                    Some(program) if is_option(word) => {
+                        return Err(CommandLineError::Late(word, program));
+                    }
+                    Some(_) => {}
+                }
+                path::join(&["/bin/", word]).ok_or(CommandLineError::TooLong(word))?;
                 run.push(word)
                     .map_err(|_| CommandLineError::TooMany("words of a program", WORDS))?;
             }
@@ -136,6 +155,9 @@ impl<'a> CommandLine<'a> {
             return self.push(run);
         }
         for words in DEFAULT_RUNS {
+            words
+                .first()
+                .map_or(Ok(()), |program| check_program(program))?;
             self.push(words.iter().copied().collect())?;
         }
         Ok(())
@@ -171,19 +193,22 @@ impl<'a> CommandLine<'a> {
         Ok(())
     }
 
-    /// Takes in a program, which has to be there.
+    /// Takes in a program with its words.
     fn push(&mut self, run: Run<'a>) -> Result<(), CommandLineError<'a>> {
-        let program = match run.first() {
-            Some(program) if !program.is_empty() => *program,
-            _ => return Err(CommandLineError::EmptyProgram),
-        };
-        for word in &run {
-            path::join(&["/bin/", word]).ok_or(CommandLineError::TooLong(word))?;
+        if run.is_empty() {
+            return Err(CommandLineError::EmptyProgram);
         }
-        let path = path::join(&["/bin/", program]).ok_or(CommandLineError::TooLong(program))?;
-        file::check_executable(&path).map_err(|errno| CommandLineError::Program(program, errno))?;
         self.runs
             .push(run)
             .map_err(|_| CommandLineError::TooMany("programs", RUNS))
     }
+}
+
+/// A program has to be there.
+fn check_program(name: &str) -> Result<(), CommandLineError<'_>> {
+    if name.is_empty() {
+        return Err(CommandLineError::EmptyProgram);
+    }
+    let path = path::join(&["/bin/", name]).ok_or(CommandLineError::TooLong(name))?;
+    file::check_executable(&path).map_err(|errno| CommandLineError::Program(name, errno))
 }
