@@ -195,6 +195,24 @@ def diff(run, schema):
     check(len(rounds) == 2 and rounds[1]["time_ms"] >= 20, rounds)
 
 
+def heat(kind, hot, what):
+    """Two rounds, in which a process that looks at itself has written or used pages of its own."""
+
+    def look(run, schema):
+        rounds = run.only(schema, "round")
+        check([thing["round"] for thing in rounds] == [1, 2], rounds)
+        runs = run.only(schema, "run")
+        for thing in rounds:
+            check(thing["kind"] == kind and 0 < thing[what] <= thing["pages"], thing)
+            told = [part for part in runs if part["round"] == thing["round"]]
+            check(sum(p["pages"] for p in told if p["kind"] == hot) == thing[what], told)
+        sizes = [(int(p["end"], 16) - int(p["start"], 16)) >> 12 for p in runs]
+        check(sizes == [part["pages"] for part in runs], runs)
+        check({part["kind"] for part in runs} == {hot, "absent"}, runs)
+
+    return look
+
+
 def saved(run, schema):
     """A file."""
     (found,) = run.only(schema, "saved")
@@ -256,6 +274,11 @@ RUNS = [
     ("kinds find --frame 9000", 0, columns),
     ("kinds translate 400000 0x7000000000", 0, columns),
     ("kinds diff --count 1 --interval 10", 0, columns),
+    ("pt dirty self --count 2 --interval 10 --json", 0, heat("dirty", "dirty", "written")),
+    ("pt idle self --count 2 --interval 10 --json", 0, heat("idle", "accessed", "accessed")),
+    ("kinds dirty --count 1 --interval 10", 0, lambda run, _: check(run.lines)),
+    ("pt dirty self --count 1 --interval 10", 0, columns),
+    ("pt idle 1 --count 1 --interval 10", 0, columns),
     # The files of one boot are those of one machine.
     ("pt save 1 /tmp/x --json", 0, saved),
     ("pt walk /tmp/x --json", 0, walk_file),
@@ -264,12 +287,15 @@ RUNS = [
     ("pt stat /tmp/x", 0, columns),
     ("pt save 1 /tmp/x", 1, says("/tmp/x", "EEXIST")),
     ("pt verify /tmp/x", 2, says("verify", "pagemap")),
+    ("pt dirty /tmp/x", 2, says("file")),
     ("pt walk /bin/pt", 1, says("/bin/pt", "not a dump")),
     ("pt walk /nowhere", 1, says("/nowhere", "ENOENT")),
     ("pt walk 99999", 1, says("99999", "L1", "0x0", "ESRCH")),
     ("pt walk 99999999999", 1, says("99999999999", "ESRCH")),
     ("pt translate 1 8000000000", 1, says("0x8000000000", "39")),
     ("pt translate 1 xyz", 2, says("xyz")),
+    ("pt dirty 99999", 1, says("99999", "maps", "ENOENT")),
+    ("pt idle 1 --count x", 2, says("--count", "x")),
     ("pt walk 1 --level 4", 2, says("--level", "4")),
     ("pt walk 1 --range 5-5", 2, says("--range", "5-5")),
     ("pt maps 1 --wx", 2, says("--wx")),

@@ -5,6 +5,7 @@ use core::time::Duration;
 use heapless::Vec;
 use tablewalk_bins::cli;
 use tablewalk_bins::lines::parse_number;
+use tablewalk_dirty::What as Tracked;
 use tablewalk_rt::{Args, ExitCode};
 use tablewalk_walker::{FrameNumber, Level, VirtualAddress};
 
@@ -23,6 +24,10 @@ Shows page tables: those of process TARGET, a number or `self`, or of a file tha
   diff PID [--interval MS] [--count N]
                                 entries that change, every second, for ever
   diff TARGET TARGET            entries that differ
+  dirty PID [--interval MS] [--count N]
+                                pages that are written, every second, for ever
+  idle PID [--interval MS] [--count N]
+                                pages that are used, and so which are not
   stat TARGET                   numbers by level, size, permission, memory type
   verify PID                    compares every page with pagemap; 1 if any differs
   save PID FILE                 writes all tables to FILE, which must not exist
@@ -60,6 +65,8 @@ pub(crate) enum Command {
     Find(What),
     /// With itself later, or with another one.
     Diff(Option<&'static str>),
+    /// Pages that are written, or accessed.
+    Heat(Tracked),
     Stat,
     Verify,
     /// Into a file.
@@ -115,6 +122,8 @@ pub(crate) fn parse(mut args: Args) -> Result<Request, ExitCode> {
         ("find", &[target], Some(what)) => (Command::Find(what), target, &[][..]),
         ("diff", &[target], _) => (Command::Diff(None), target, &[][..]),
         ("diff", &[target, other], _) if once => (Command::Diff(Some(other)), target, &[][..]),
+        ("dirty", &[target], _) => (Command::Heat(Tracked::Written), target, &[][..]),
+        ("idle", &[target], _) => (Command::Heat(Tracked::Accessed), target, &[][..]),
         ("stat", &[target], _) => (Command::Stat, target, &[][..]),
         ("verify", &[target], _) => (Command::Verify, target, &[][..]),
         ("save", &[target, file], _) => (Command::Save(file), target, &[][..]),
@@ -169,11 +178,13 @@ fn parse_option(
             }
         }
         ("maps", "--frames") => options.frames = true,
-        ("diff", "--interval") => {
+        ("diff" | "dirty" | "idle", "--interval") => {
             let milliseconds = cli::number(args, HELP, option, 1_000_000)?;
             options.interval = Some(Duration::from_millis(milliseconds.into()));
         }
-        ("diff", "--count") => options.count = Some(cli::number(args, HELP, option, u32::MAX)?),
+        ("diff" | "dirty" | "idle", "--count") => {
+            options.count = Some(cli::number(args, HELP, option, u32::MAX)?);
+        }
         ("find", "--wx") => return Ok(Some(What::WritableExecutable)),
         ("find", "--alias") => return Ok(Some(What::Alias)),
         ("find", "--block") => return Ok(Some(What::Block)),

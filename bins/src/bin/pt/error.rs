@@ -2,6 +2,7 @@
 
 use core::fmt;
 
+use tablewalk_dirty::DirtyError;
 use tablewalk_live::LiveError;
 use tablewalk_uapi::Errno;
 use tablewalk_walker::VirtualAddress;
@@ -12,6 +13,8 @@ use tablewalk_walker::dump::{DumpError, InvalidSlot, WriteError};
 pub(crate) enum Error {
     /// Mapping tables.
     Live(LiveError),
+    /// Tracking what is written.
+    Dirty(DirtyError),
     /// A file that is no dump.
     Dump(&'static str, DumpError),
     /// A file that cannot be read or written.
@@ -33,6 +36,12 @@ pub(crate) enum Error {
 impl From<LiveError> for Error {
     fn from(error: LiveError) -> Self {
         Self::Live(error)
+    }
+}
+
+impl From<DirtyError> for Error {
+    fn from(error: DirtyError) -> Self {
+        Self::Dirty(error)
     }
 }
 
@@ -64,6 +73,7 @@ impl fmt::Display for Error {
                 )
             }
             Self::Live(error) => error.fmt(f),
+            Self::Dirty(error) => error.fmt(f),
             Self::Dump(file, error) => write!(f, "{file}: {error}"),
             Self::File(file, errno) => write!(f, "{file}: {errno}"),
             Self::Proc(pid, name, errno) => {

@@ -8,6 +8,7 @@ mod command;
 mod diff;
 mod error;
 mod find;
+mod heat;
 mod json;
 mod maps;
 mod options;
@@ -59,6 +60,7 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
         Command::Find(what) => find::run(subject, what, options),
         Command::Diff(None) => diff::watch(subject, options),
         Command::Diff(Some(other)) => diff::compare(subject, other, options),
+        Command::Heat(what) => heat::watch(subject, what, options),
         Command::Stat => stat::run(subject, options),
         Command::Verify => verify::run(subject, options),
         Command::Save(file) => save::run(subject, file, options),

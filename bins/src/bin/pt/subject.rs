@@ -25,7 +25,7 @@ const BATCH_SLOTS: usize = 512;
 /// Address space for a file: none is larger.
 const FILE_ROOM: usize = 8 << 30;
 /// Address space for `/proc/PID/maps`: 65,530 lines of some 100 bytes, and some with long paths.
-const MAPS_ROOM: usize = 64 << 20;
+pub(crate) const MAPS_ROOM: usize = 64 << 20;
 /// Longest path of a file.
 const PATH: usize = 256;
 
@@ -117,10 +117,15 @@ impl fmt::Display for Subject {
 
 /// The contents of `/proc/PID/maps`.
 pub(crate) fn read_maps(pid: i32) -> Result<&'static [u8], Error> {
+    let room = room(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?;
+    read_maps_into(pid, room)
+}
+
+/// The same, in `room` of [`MAPS_ROOM`].
+pub(crate) fn read_maps_into(pid: i32, room: &mut [u8]) -> Result<&[u8], Error> {
     let error = |errno| Error::Proc(pid, "maps", errno);
     let path = proc_path(pid, "maps").map_err(error)?;
     let fd = file::open(&path, O_RDONLY).map_err(error)?;
-    let room = room(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?;
     read_all(&fd, room).map_err(error).map(|text| &*text)
 }
 
@@ -140,7 +145,7 @@ pub(crate) fn c_path(name: &'static str) -> Result<CString<PATH>, Error> {
 }
 
 /// Reads to the end: the part of `room` that was filled. `EFBIG` if there is more.
-fn read_all(fd: &OwnedFd, room: &'static mut [u8]) -> Result<&'static mut [u8], Errno> {
+fn read_all<'r>(fd: &OwnedFd, room: &'r mut [u8]) -> Result<&'r mut [u8], Errno> {
     let mut filled = 0;
     loop {
         let free = room.get_mut(filled..).unwrap_or_default();

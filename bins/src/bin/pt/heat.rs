@@ -1,0 +1,202 @@
+//! `pt dirty` and `pt idle`: pages that are written, or accessed, from look to look.
+
+use core::time::Duration;
+
+use tablewalk_bins::memory::room;
+use tablewalk_bins::pagemap::Pagemap;
+use tablewalk_dirty::{DirtyError, Options as Tracking, Run, Tracker, What};
+use tablewalk_rt::counter::{frequency, ticks};
+use tablewalk_rt::{ExitCode, println};
+use tablewalk_uapi::{Errno, time};
+use tablewalk_walker::VirtualAddress;
+
+use crate::Ended;
+use crate::error::Error;
+use crate::json::Json;
+use crate::options::Options;
+use crate::report::{Name, Vma, vmas};
+use crate::subject::{MAPS_ROOM, Subject, read_maps_into};
+
+/// Time between two looks, unless it is given.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Shows which pages of a process are written, or accessed, from look to look.
+#[inline(never)]
+pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<Ended, Error> {
+    let Some(pid) = subject.live_pid() else {
+        return Err(Error::Usage("a file is neither written nor idle"));
+    };
+    let mut heat = Heat::new(pid, subject.format.geometry.page_shift(), what)?;
+    heat.each(options, &mut |_, tracker| tracker.start())?;
+    let start = ticks();
+    let mut last = start;
+    let mut round = 0;
+    while options.count.is_none_or(|count| round < count) {
+        // Not woken before: there is no signal handler.
+        let _ = time::sleep(options.interval.unwrap_or(INTERVAL));
+        round += 1;
+        let now = ticks();
+        let passed = [now - start, now - last].map(|ticks| ticks / (frequency() / 1000).max(1));
+        last = now;
+        if !heat.look(round, passed, options)? {
+            break;
+        }
+    }
+    heat.each(options, &mut |_, tracker| tracker.stop())?;
+    Ok((ExitCode::SUCCESS, 0))
+}
+
+struct Heat {
+    pid: i32,
+    page_shift: u32,
+    what: What,
+    maps: &'static mut [u8],
+}
+
+/// What is seen in a look.
+#[derive(Default)]
+struct Seen {
+    /// In memory.
+    pages: u64,
+    /// Written or accessed.
+    hot: u64,
+}
+
+impl Heat {
+    fn new(pid: i32, page_shift: u32, what: What) -> Result<Self, Error> {
+        Ok(Self {
+            pid,
+            page_shift,
+            what,
+            maps: room(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?,
+        })
+    }
+
+    /// Visits the mappings, or their parts in the range, that can be tracked. Whether there are any.
+    fn each(
+        &mut self,
+        options: &Options,
+        visit: &mut dyn FnMut(&Vma<'_>, &Tracker) -> Result<(), DirtyError>,
+    ) -> Result<bool, Error> {
+        let page = 1 << self.page_shift;
+        let tracking = Tracking {
+            what: self.what,
+            absent: true,
+            ..Tracking::WRITTEN
+        };
+        let mut any = false;
+        for vma in vmas(read_maps_into(self.pid, self.maps)?) {
+            let (first, last) = options.range;
+            let start = vma.start.max(first.0 / page * page);
+            let end = vma
+                .end
+                .min((last.0 / page).saturating_add(1).saturating_mul(page));
+            if start >= end {
+                continue;
+            }
+            let range = VirtualAddress(start)..VirtualAddress(end);
+            match visit(&vma, &Tracker::new(self.pid, range, tracking)) {
+                Ok(()) => any = true,
+                // Of another kind, or gone.
+                Err(DirtyError::Track {
+                    errno: Errno::EINVAL,
+                    ..
+                }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(any)
+    }
+
+    /// Shows what has happened since the look before; false if the process is no more.
+    fn look(
+        &mut self,
+        round: u32,
+        [since_start, since_last]: [u64; 2],
+        options: &Options,
+    ) -> Result<bool, Error> {
+        let (what, shift) = (self.what, self.page_shift);
+        let pagemap = Pagemap::open(self.pid, shift)
+            .map_err(|errno| Error::Proc(self.pid, "pagemap", errno))?;
+        let mut all = Seen::default();
+        let rate = |pages: u64| pages * 1000 / since_last.max(1);
+        let any = self.each(options, &mut |vma, tracker| {
+            let hot = collect(tracker, what, shift, options, round)?;
+            let range = tracker.range();
+            let (start, end) = (range.start.0, range.end.0);
+            all.hot += hot;
+            // A mapping that is gone has none.
+            all.pages += pagemap.count_present(start, end).unwrap_or(0);
+            if hot > 0 && !options.json {
+                let (pages, rate) = ((end - start) >> shift, rate(hot));
+                let name = Name(Some(vma.name));
+                println!("{start:12x}-{end:<12x} {pages:8} {hot:8} {rate:8}{name:.24}");
+            }
+            Ok(())
+        })?;
+        self.end_round(round, since_start, rate(all.hot), &all, options);
+        Ok(any)
+    }
+
+    fn end_round(&self, round: u32, time: u64, rate: u64, seen: &Seen, options: &Options) {
+        let (kind, hot) = match self.what {
+            What::Written => ("dirty", "written"),
+            What::Accessed => ("idle", "accessed"),
+        };
+        if options.json {
+            Json::new("round")
+                .number("time_ms", time)
+                .number("round", round.into())
+                .text("kind", kind)
+                .number("pages", seen.pages)
+                .number(hot, seen.hot);
+        } else {
+            let Seen { pages, hot: many } = seen;
+            println!("# {time} ms: {many} of {pages} pages {hot}, {rate} a second");
+        }
+    }
+}
+
+/// Shows what has happened to the pages of a tracker; how many are hot.
+fn collect(
+    tracker: &Tracker,
+    what: What,
+    shift: u32,
+    options: &Options,
+    round: u32,
+) -> Result<u64, DirtyError> {
+    let mut hot = 0;
+    tracker.collect(|run| {
+        let pages = (run.end.0 - run.start.0) >> shift;
+        let Some(kind) = kind(what, &run) else {
+            return;
+        };
+        if kind != ABSENT {
+            hot += pages;
+        }
+        if options.json {
+            Json::new("run")
+                .number("round", round.into())
+                .hex("start", run.start.0)
+                .hex("end", run.end.0)
+                .number("pages", pages)
+                .text("kind", kind);
+        }
+    })?;
+    Ok(hot)
+}
+
+/// The kind of a run of pages that are not in memory.
+const ABSENT: &str = "absent";
+
+/// What is shown of a run. Pages of which nothing is certain are not hot.
+fn kind(what: What, run: &Run) -> Option<&'static str> {
+    let why = run.why;
+    if why.is_absent() || why.is_away() {
+        return Some(ABSENT);
+    }
+    match what {
+        What::Written => why.is_written().then_some("dirty"),
+        What::Accessed => why.is_accessed().then_some("accessed"),
+    }
+}
