@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 TARGET := aarch64-unknown-linux-gnu
 PROGRAMS := init pt walktest uffd contract
 # Packed apart: they are for tests.
-TESTERS := blocks kinds hostile stress moved lazyload tracked
+TESTERS := blocks kinds hostile stress moved lazyload tracked checkpoint
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
 VARIANTS := thp nothp hostile kinds bare
 FRAGMENTS_thp := base 4k39 thp

@@ -75,6 +75,8 @@ struct Journal {
     /// Writes of each thread to each page: what its word there has to hold.
     own: &'static [AtomicU64],
     round: AtomicU64,
+    /// Rounds that threads have ended, all together.
+    arrived: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -98,6 +100,7 @@ impl Journal {
             done: atomics(plan.pages)?,
             own: atomics(plan.pages * THREADS)?,
             round: AtomicU64::new(0),
+            arrived: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         })
     }
@@ -139,6 +142,7 @@ impl Journal {
                 process::yield_now();
                 continue;
             }
+            let ended = round - seen;
             seen = round;
             for _ in 0..random.below(12) {
                 let page = usize::try_from(random.below(self.pages() as u64)).unwrap_or(0);
@@ -147,6 +151,7 @@ impl Journal {
                     core::hint::spin_loop();
                 }
             }
+            self.arrived.fetch_add(ended, Ordering::Release);
         }
     }
 
@@ -401,6 +406,11 @@ fn rounds(
     tracker.start()?;
     for round in 0..plan.rounds {
         journal.round.fetch_add(1, Ordering::Release);
+        // Most have ended the round before; those that have not are late, and write in the next, too.
+        let most = u64::from(round) * plan.threads as u64 * 3 / 4;
+        while journal.arrived.load(Ordering::Acquire) < most {
+            process::yield_now();
+        }
         for _ in 0..random.below(6) {
             process::yield_now();
         }

@@ -1,0 +1,450 @@
+//! `checkpoint`: an example of an incremental checkpointer.
+//!
+//! It saves what a process writes while that goes on: all of its memory first, and in each round what has
+//! been written since the one before. The last round is short, and the process is stopped for that one
+//! only. The memory is rebuilt from the increments, and compared with that of the process.
+
+#![no_std]
+#![no_main]
+
+use core::time::Duration;
+
+use heapless::Vec;
+use tablewalk_bins::error::Error;
+use tablewalk_bins::lines::{for_each_line, parse_number, parse_range};
+use tablewalk_bins::memory::{room, write};
+use tablewalk_bins::pagemap::proc_path;
+use tablewalk_bins::random::Random;
+use tablewalk_bins::swap::Swap;
+use tablewalk_bins::{cli, prerequisite};
+use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker};
+use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::process::Child;
+use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
+use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::process::{self, kill, read_memory};
+use tablewalk_uapi::signal::Signal;
+use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
+use tablewalk_uapi::{Errno, Mapping, Sharing, time};
+use tablewalk_walker::VirtualAddress;
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: checkpoint [--rounds N] [--interval MS] [PID]
+Saves the memory that process PID can write to /tmp/checkpoint, while it runs: all of
+it, then in each round what was written since. Stops it for the last round, rebuilds
+its memory from the increments, compares the two byte for byte, and lets it go on.
+Without PID, processes of its own that write, discard and move their memory.
+  --rounds N     rounds before the last (20)
+  --interval MS  time between them (10)
+Prints KTAP. Needs a kernel with remap_page_table and its form TRACK, /proc, and root.";
+
+const OTHER: &[Case<Plan, Error>] = &[Case {
+    name: "the memory rebuilt from the increments is that of the process",
+    run: |plan| {
+        let pid = plan.pid;
+        plan.save(pid)
+    },
+}];
+
+const OWN: &[Case<Plan, Error>] = &[
+    Case {
+        name: "the memory rebuilt from the increments is that of the process",
+        run: |plan| plan.save_own(false),
+    },
+    Case {
+        name: "the same while its pages go to swap and come back",
+        run: |plan| plan.save_own(true),
+    },
+];
+
+/// Mappings of a process at most.
+const MAPPINGS: usize = 256;
+/// Bytes that are copied at a time.
+const CHUNK: usize = 32 << 10;
+
+struct Plan {
+    rounds: u32,
+    interval: Duration,
+    pid: i32,
+}
+
+fn main(mut args: Args) -> ExitCode {
+    let mut plan = Plan {
+        rounds: 20,
+        interval: Duration::from_millis(10),
+        pid: 0,
+    };
+    if let Err(status) = parse(&mut plan, &mut args) {
+        return status;
+    }
+    match prerequisite::info("checkpoint") {
+        Ok(info) if info.flags & EXPOSE_PGTBL_TRACK == 0 => {
+            println!("KTAP version 1\n1..0 # SKIP this kernel does not track (TRACK)");
+            ExitCode::SKIP
+        }
+        Ok(_) if plan.pid == 0 => ktap::run(&mut plan, &[OWN]),
+        Ok(_) => ktap::run(&mut plan, &[OTHER]),
+        Err(status) => status,
+    }
+}
+
+fn parse(plan: &mut Plan, args: &mut Args) -> Result<(), ExitCode> {
+    while let Some(argument) = cli::next(args, HELP)? {
+        match argument {
+            "--rounds" => plan.rounds = cli::number(args, HELP, argument, 1_000_000)?,
+            "--interval" => {
+                let milliseconds = cli::number(args, HELP, argument, 1_000_000)?;
+                plan.interval = Duration::from_millis(milliseconds.into());
+            }
+            _ => match parse_number(argument.as_bytes(), 10).and_then(|pid| pid.try_into().ok()) {
+                Some(pid) if pid != 0 && pid != process::pid() => plan.pid = pid,
+                _ => return Err(cli::unknown(args, argument)),
+            },
+        }
+    }
+    Ok(())
+}
+
+impl Plan {
+    fn save_own(&self, swapped: bool) -> Result<Verdict, Error> {
+        let swap = if swapped { Swap::on() } else { None };
+        if swapped && swap.is_none() {
+            return Ok(Verdict::Skip("no swap area"));
+        }
+        let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+        let child = Child::spawn(|| match subject(swapped, &writer) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(errno) => {
+                println!("# subject: {errno}");
+                ExitCode::FAILURE
+            }
+        })
+        .map_err(Error::call("fork"))?;
+        file::read(&reader, &mut [0]).map_err(Error::call("pipe"))?;
+        self.save(child.pid())
+    }
+
+    fn save(&self, pid: i32) -> Result<Verdict, Error> {
+        let mut checkpoint = Checkpoint::create(pid)?;
+        let first = checkpoint.round(true)?;
+        for _ in 1..self.rounds {
+            // Not woken before: there is no signal handler.
+            let _ = time::sleep(self.interval);
+            checkpoint.round(false)?;
+        }
+        let increments = checkpoint.saved - first;
+        stop(pid)?;
+        let last = checkpoint.round(false);
+        let same = last.and_then(|last| {
+            println!(
+                "# saved: all {} KiB, then {} KiB in {} rounds, {} KiB while stopped",
+                first >> 10,
+                increments >> 10,
+                self.rounds - 1,
+                last >> 10
+            );
+            checkpoint.compare()
+        });
+        kill(pid, Signal::Continue).map_err(Error::call("SIGCONT"))?;
+        file::remove(PATH).map_err(Error::call("/tmp/checkpoint"))?;
+        Ok((same? && first > 0).into())
+    }
+}
+
+/// Stops a process; its threads are stopped when `/proc` says so.
+fn stop(pid: i32) -> Result<(), Error> {
+    kill(pid, Signal::Stop).map_err(Error::call("SIGSTOP"))?;
+    let path = proc_path(pid, "status").map_err(Error::call("/proc"))?;
+    loop {
+        let (mut stopped, mut ended) = (false, false);
+        for_each_line(&path, &mut |line| {
+            stopped |= line.starts_with(b"State:\tT");
+            ended |= line.starts_with(b"State:\tZ") || line.starts_with(b"State:\tX");
+            Ok(())
+        })
+        .map_err(Error::call("/proc/PID/status"))?;
+        if stopped {
+            return Ok(());
+        }
+        if ended {
+            return Err(Error::Call("process has ended", Errno::ESRCH));
+        }
+        process::yield_now();
+    }
+}
+
+const PATH: &core::ffi::CStr = c"/tmp/checkpoint";
+
+/// A mapping that can be written.
+#[derive(Clone, Copy)]
+struct Area {
+    start: u64,
+    end: u64,
+    /// What is not there is what the file holds, not zeros.
+    of_file: bool,
+}
+
+/// What stands before the bytes of some pages: where they are, and how many; whether they follow, or
+/// are zeros.
+#[derive(Clone, Copy)]
+struct Record {
+    start: u64,
+    size: u64,
+    zeros: bool,
+}
+
+impl Record {
+    const SIZE: usize = 24;
+
+    fn to_bytes(self) -> [u8; Self::SIZE] {
+        let words = [self.start, self.size, u64::from(self.zeros)];
+        let mut bytes = [0; Self::SIZE];
+        let (chunks, _) = bytes.as_chunks_mut::<8>();
+        for (chunk, word) in chunks.iter_mut().zip(words) {
+            *chunk = word.to_ne_bytes();
+        }
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8; Self::SIZE]) -> Self {
+        let (chunks, _) = bytes.as_chunks::<8>();
+        let mut words = chunks.iter().map(|chunk| u64::from_ne_bytes(*chunk));
+        let mut next = || words.next().unwrap_or(0);
+        Self {
+            start: next(),
+            size: next(),
+            zeros: next() != 0,
+        }
+    }
+}
+
+struct Checkpoint {
+    pid: i32,
+    file: OwnedFd,
+    saved: u64,
+}
+
+impl Checkpoint {
+    fn create(pid: i32) -> Result<Self, Error> {
+        // That of a run which was killed.
+        let _ = file::remove(PATH);
+        Ok(Self {
+            pid,
+            file: file::create(PATH, 0o600).map_err(Error::call("/tmp/checkpoint"))?,
+            saved: 0,
+        })
+    }
+
+    /// The mappings of the process that can be read and written.
+    fn areas(&self) -> Result<Vec<Area, MAPPINGS>, Error> {
+        let mut areas = Vec::new();
+        let path = proc_path(self.pid, "maps").map_err(Error::call("/proc"))?;
+        for_each_line(&path, &mut |line| {
+            let (start, end) = parse_range(line).ok_or(Errno::EINVAL)?;
+            let mut fields = line.split(|&byte| byte == b' ');
+            let writable = fields.nth(1).is_some_and(|word| word.starts_with(b"rw"));
+            let of_file = fields.nth(2).is_some_and(|inode| inode != b"0");
+            let area = Area {
+                start,
+                end,
+                of_file,
+            };
+            if writable {
+                areas.push(area).map_err(|_| Errno::ENOMEM)?;
+            }
+            Ok(())
+        })
+        .map_err(Error::call("/proc/PID/maps"))?;
+        Ok(areas)
+    }
+
+    /// Saves what was written since the last round, or all of it; how many bytes.
+    fn round(&mut self, all: bool) -> Result<u64, Error> {
+        let before = self.saved;
+        let options = Options {
+            blocks: Blocks::Split,
+            absent: true,
+            ..Options::WRITTEN
+        };
+        for area in self.areas()? {
+            let range = VirtualAddress(area.start)..VirtualAddress(area.end);
+            let tracker = Tracker::new(self.pid, range, options);
+            let mut result = Ok(());
+            // Without a mark, a page is told.
+            let begun = if all { tracker.stop() } else { Ok(()) };
+            let told = begun.and_then(|()| {
+                tracker.collect(|run| {
+                    if result.is_ok() {
+                        result = self.save(&area, &run);
+                    }
+                })
+            });
+            match told {
+                // The process has unmapped it, or it is of a kind that cannot be tracked.
+                Err(DirtyError::Track {
+                    errno: Errno::EINVAL,
+                    ..
+                }) => {}
+                told => told?,
+            }
+            result?;
+        }
+        Ok(self.saved - before)
+    }
+
+    fn save(&mut self, area: &Area, run: &Run) -> Result<(), Error> {
+        let zeros = run.why.is_absent() && !area.of_file;
+        if zeros {
+            return self.append(run.start.0, run.end.0 - run.start.0, None);
+        }
+        let mut start = run.start.0;
+        let mut buffer = [0; CHUNK];
+        while start < run.end.0 {
+            let size = usize::try_from(run.end.0 - start)
+                .unwrap_or(CHUNK)
+                .min(CHUNK);
+            let bytes = buffer.get_mut(..size).unwrap_or_default();
+            match read_memory(self.pid, start, bytes) {
+                Ok(read) if read == size => self.append(start, size as u64, Some(bytes))?,
+                // The process has unmapped it: it is in none of its mappings then.
+                Ok(_) | Err(Errno::EFAULT) => return Ok(()),
+                Err(errno) => return Err(Error::Call("process_vm_readv", errno)),
+            }
+            start += size as u64;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, start: u64, size: u64, bytes: Option<&[u8]>) -> Result<(), Error> {
+        let record = Record {
+            start,
+            size,
+            zeros: bytes.is_none(),
+        };
+        for part in [&record.to_bytes()[..], bytes.unwrap_or_default()] {
+            let written = file::write(&self.file, part).map_err(Error::call("/tmp/checkpoint"))?;
+            if written != part.len() {
+                return Err(Error::Call("/tmp/checkpoint", Errno::ENOSPC));
+            }
+            self.saved += written as u64;
+        }
+        Ok(())
+    }
+
+    /// Rebuilds each mapping that there is now from the file, and compares it with what it holds.
+    fn compare(&self) -> Result<bool, Error> {
+        let file = file::open(PATH, O_RDONLY).map_err(Error::call("/tmp/checkpoint"))?;
+        let (mut bytes, mut wrong) = (0, 0);
+        for area in self.areas()? {
+            let range = VirtualAddress(area.start)..VirtualAddress(area.end);
+            if Tracker::new(self.pid, range, Options::WRITTEN)
+                .stop()
+                .is_err()
+            {
+                continue;
+            }
+            let size = usize::try_from(area.end - area.start).unwrap_or(0);
+            let image = room(size).map_err(Error::call("mmap"))?;
+            rebuild(&file, &area, image)?;
+            bytes += image.len();
+            wrong += self.differences(&area, image)?;
+        }
+        println!("# {bytes} bytes compared, {wrong} differ");
+        Ok(wrong == 0 && bytes > 0)
+    }
+
+    fn differences(&self, area: &Area, image: &[u8]) -> Result<usize, Error> {
+        let mut buffer = [0; CHUNK];
+        let mut wrong = 0;
+        let mut address = area.start;
+        for part in image.chunks(CHUNK) {
+            let bytes = buffer.get_mut(..part.len()).unwrap_or_default();
+            let read =
+                read_memory(self.pid, address, bytes).map_err(Error::call("process_vm_readv"))?;
+            wrong += part.len() - read;
+            let differ = part.iter().zip(&*bytes).filter(|(one, other)| one != other);
+            let differ = differ.count();
+            if differ > 0 && wrong == 0 {
+                println!("# {differ} bytes differ from {address:#x} on");
+            }
+            wrong += differ;
+            address += part.len() as u64;
+        }
+        Ok(wrong)
+    }
+}
+
+/// Fills `image` with what the records say of `area`, the later the better.
+fn rebuild(file: &OwnedFd, area: &Area, image: &mut [u8]) -> Result<(), Error> {
+    let mut offset = 0;
+    let mut header = [0; Record::SIZE];
+    loop {
+        let read = file::pread(file, &mut header, offset).map_err(Error::call("pread"))?;
+        if read != Record::SIZE {
+            return Ok(());
+        }
+        let record = Record::from_bytes(&header);
+        offset += Record::SIZE as u64;
+        let start = record.start.max(area.start);
+        let end = (record.start + record.size).min(area.end);
+        if start < end {
+            let at = |address: u64| usize::try_from(address - area.start).unwrap_or(0);
+            let part = image.get_mut(at(start)..at(end)).unwrap_or_default();
+            if record.zeros {
+                part.fill(0);
+            } else {
+                let read = file::pread(file, part, offset + (start - record.start))
+                    .map_err(Error::call("pread"))?;
+                if read != part.len() {
+                    return Err(Error::Call("/tmp/checkpoint", Errno::ENODATA));
+                }
+            }
+        }
+        offset += if record.zeros { 0 } else { record.size };
+    }
+}
+
+/// Memory of each kind, which is written, discarded, moved, and swapped out, until it is stopped.
+fn subject(swapped: bool, ready: &OwnedFd) -> Result<(), Errno> {
+    const SIZE: usize = 4 << 20;
+    let private = |size| Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private);
+    let base = private(SIZE)?;
+    base.base_pages_only()?;
+    let huge = private(2 * SIZE)?;
+    let shared = Mapping::anonymous(SIZE / 4, Protection::READ_WRITE, Sharing::Shared)?;
+    let mut moving = private(SIZE / 4)?;
+    // Not larger than the file.
+    let file = file::open(c"/init", O_RDONLY)?;
+    let of_file = Mapping::file(&file, 0, 16 << 10, Protection::READ_WRITE, Sharing::Private)?;
+    // Some of it, so that the rest is absent.
+    for mapping in [&base, &huge, &shared, &moving] {
+        for offset in (0..mapping.size() / 2).step_by(4096) {
+            write(mapping, offset, offset as u64);
+        }
+    }
+    file::write(ready, b".")?;
+    let mut random = Random::new(1, 0);
+    let mut below = move |end: usize| usize::try_from(random.below(end as u64)).unwrap_or(0);
+    loop {
+        for mapping in [&base, &huge, &shared, &moving, &of_file] {
+            for _ in 0..below(8) {
+                let value = below(1 << 30) as u64;
+                write(mapping, below(mapping.size() / 8) * 8, value);
+            }
+        }
+        let page = 64 << 10;
+        let first = below(SIZE / page - 1) * page;
+        match below(16) {
+            0 => base.advise(first..first + page, Advice::DontNeed)?,
+            1 if swapped => base.advise(first..first + page, Advice::PageOut)?,
+            2 => {
+                let target = private(SIZE / 4)?;
+                moving = moving.move_onto(target)?;
+            }
+            _ => time::sleep(Duration::from_micros(500))?,
+        }
+    }
+}
