@@ -87,7 +87,7 @@ pub(crate) fn measure(page_size: u64) -> Result<(), Error> {
 }
 
 /// Ticks of so many pages, with two digits behind the point.
-struct PerPage(u64, u64);
+pub(crate) struct PerPage(pub(crate) u64, pub(crate) u64);
 
 impl core::fmt::Display for PerPage {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -4,6 +4,7 @@
 #![no_main]
 #![expect(unsafe_code, reason = "maps tables over a page of its own")]
 
+mod dirty;
 mod dumps;
 mod faults;
 
@@ -28,7 +29,7 @@ use tablewalk_walker::{
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: bench [calls | dumps | faults]
+Usage: bench [calls | dumps | faults | dirty]
 Counts what operations cost, or one kind of them, in ticks of the virtual counter: instructions, where
 QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
 
@@ -41,10 +42,11 @@ const REPEATS: u64 = 1000;
 /// A part of the measurement, and its name.
 type Part = (&'static str, fn() -> Result<(), Error>);
 
-const PARTS: [Part; 3] = [
+const PARTS: [Part; 4] = [
     ("calls", measure_all_calls),
     ("dumps", || dumps::measure(live_page_size()?)),
     ("faults", faults::measure),
+    ("dirty", dirty::measure),
 ];
 
 fn main(mut args: Args) -> ExitCode {
