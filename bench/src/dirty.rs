@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
-use tablewalk_dirty::{Options, Tracker};
+use tablewalk_dirty::{Entries, Options, Tracker};
 use tablewalk_rt::{counter, println};
 use tablewalk_uapi::memory::{Advice, Protection, mprotect};
 use tablewalk_uapi::raw::constants::siginfo_t;
@@ -46,6 +46,12 @@ pub(crate) fn measure() -> Result<(), Error> {
         by_tracking(&memory, page, stride)?
             .less(alone)
             .print("TRACK", stride, written, &peer);
+        by_entries(&memory, page, stride)?.less(alone).print(
+            "entries, FLUSH",
+            stride,
+            written,
+            &peer,
+        );
     }
     look(&memory, page)
 }
@@ -114,6 +120,31 @@ fn by_tracking(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Er
         }
     }
     tracker.stop()?;
+    Ok(Round {
+        find: find / ROUNDS,
+        program: program / ROUNDS,
+    })
+}
+
+fn by_entries(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Error> {
+    // SAFETY: private memory, and nothing else is done with it until `stop`.
+    let entries = unsafe { Entries::start(memory) }?;
+    let (mut find, mut program) = (0, 0);
+    for round in 0..=ROUNDS {
+        let writing = write_some(memory, page, stride);
+        let begin = counter::ticks();
+        let mut pages = 0;
+        entries.collect(|(_, run)| pages += run)?;
+        let finding = counter::ticks() - begin;
+        if pages != (memory.size() / page).div_ceil(stride) as u64 {
+            println!("# {pages} pages told");
+        }
+        if round > 0 {
+            find += finding;
+            program += writing;
+        }
+    }
+    entries.stop();
     Ok(Round {
         find: find / ROUNDS,
         program: program / ROUNDS,

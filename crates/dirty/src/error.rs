@@ -18,6 +18,11 @@ pub enum DirtyError {
         /// The error of remap_page_table(2).
         errno: Errno,
     },
+    /// The way by entries is not possible: see [`Entries::start`](crate::Entries::start).
+    Entries {
+        /// The error of a system call, or its own.
+        errno: Errno,
+    },
 }
 
 impl fmt::Display for DirtyError {
@@ -28,6 +33,7 @@ impl fmt::Display for DirtyError {
                 address,
                 errno,
             } => write!(f, "process {pid}: pages from {address} on: {errno}"),
+            Self::Entries { errno } => write!(f, "tracking by entries: {errno}"),
         }
     }
 }

@@ -26,6 +26,9 @@
 //! clears the dirty state of the entry and sets a mark there. The entry stays writable: the CPU makes it
 //! dirty when it is written (`-cpu max`), or the kernel does in the shortest of its faults (Cortex-A72).
 //!
+//! [`Entries`] does the same from user space, for memory of one's own that cannot go to swap; its
+//! documentation has the rules of the race with those who write.
+//!
 //! # Costs
 //!
 //! A call reads each entry of the range once: some 13 instructions for a page that was not written, 100 to
@@ -36,10 +39,12 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+mod entries;
 mod error;
 mod run;
 mod tracker;
 
+pub use crate::entries::Entries;
 pub use crate::error::DirtyError;
 pub use crate::run::{Run, Why};
 pub use crate::tracker::{Blocks, Options, Tracker, What};

@@ -1,9 +1,10 @@
 //! Each thing that writes a page or changes an entry, and what is told of it.
 
+use heapless::Vec;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::{read, write};
 use tablewalk_bins::swap::Swap;
-use tablewalk_dirty::{Blocks, Options, Tracker, What, Why};
+use tablewalk_dirty::{Blocks, Entries, Options, Tracker, What, Why};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
@@ -71,6 +72,10 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "stop leaves nothing behind",
         run: stopped,
+    },
+    Case {
+        name: "by entries, from user space: the same of memory that is locked",
+        run: by_entries,
     },
     Case {
         name: "memory of another process, and memory of other kinds: EINVAL",
@@ -518,6 +523,41 @@ fn stopped(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let after = entry()?;
     tablewalk_rt::println!("# {before:#x} before, {marked:#x}, {after:#x} after");
     Ok((before == after && unwritten).into())
+}
+
+fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    // SAFETY: private memory, and nothing is done with it but writes.
+    let entries = unsafe { Entries::start(&mapping) }?;
+    let mut first = Vec::<_, PAGES>::new();
+    let collect = |told: &mut Vec<(u64, u64), PAGES>| -> Result<(), Error> {
+        told.clear();
+        entries.collect(|(start, pages)| {
+            let number = (start.0 - mapping.address()) / page as u64;
+            // As many as there are pages.
+            let _room = told.push((number, pages));
+        })?;
+        Ok(())
+    };
+    collect(&mut first)?;
+    let nothing = first.is_empty();
+    for number in [0, 3, 4, PAGES - 1] {
+        write(&mapping, number * page + 8, 1);
+    }
+    // SAFETY: a page of the mapping, of which nobody has a reference.
+    unsafe { process::write_memory(process::pid(), mapping.address() + 6 * page as u64, &[1; 8]) }
+        .map_err(Error::call("process_vm_writev"))?;
+    collect(&mut first)?;
+    let some = first.as_slice() == [(0, 1), (3, 2), (6, 1), (PAGES as u64 - 1, 1)];
+    collect(&mut first)?;
+    let once = first.is_empty();
+    entries.stop();
+    tablewalk_rt::println!("# {nothing}, {some}, {once}");
+    // What is dirty again goes to swap, and comes back.
+    advise(&mapping, Advice::PageOut)?;
+    let kept = read(&mapping, 3 * page + 8) == 1;
+    Ok((nothing && some && once && kept).into())
 }
 
 fn refused(tracked: &mut Tracked) -> Result<Verdict, Error> {
