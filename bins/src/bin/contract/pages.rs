@@ -81,9 +81,20 @@ fn outcome(taken: Result<(usize, u64), Errno>) -> Result<[u64; 2], Errno> {
     taken.map(|(places, next)| [places as u64, next])
 }
 
-/// Memory of 16 pages with tables: the numbers of the first ones are written, `full` is not empty.
-fn pages_and_places(page: usize, pages: usize, full: usize) -> Result<Mapping, Errno> {
+/// Memory of 16 pages in one table: where TAKE goes on depends on where a table ends.
+fn in_one_table(page: usize) -> Result<Mapping, Errno> {
     let memory = private(16 * page)?;
+    let table = |address: u64| address / (page * (page / 8)) as u64;
+    if table(memory.address()) == table(memory.address() + 15 * page as u64) {
+        return Ok(memory);
+    }
+    // The next one lies beside it, and a table ends in one of them only.
+    private(16 * page)
+}
+
+/// Memory of 16 pages with a table: the numbers of the first ones are written, `full` is not empty.
+fn pages_and_places(page: usize, pages: usize, full: usize) -> Result<Mapping, Errno> {
+    let memory = in_one_table(page)?;
     memory.advise(0..16 * page, Advice::PopulateWrite)?;
     memory.advise(0..16 * page, Advice::DontNeed)?;
     for number in 0..pages {
