@@ -25,6 +25,8 @@ SANITIZERS := kasan=4k39,thp,hostile,sanitize kcsan=4k39,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
 export INITRAMFS_LIMIT := 122880
+# The smallest image, with every program in it.
+export SMALL_LIMIT := 1200000
 # The programs are looked for here, whatever the user has set for other projects.
 export CARGO_TARGET_DIR := $(CURDIR)/target
 
@@ -36,7 +38,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
-.PHONY: dist dist-again boards
+.PHONY: small dist dist-again boards
 .PHONY: series-check check-config headers examples lava neighbours trinity fuzz
 .PHONY: check format lint documentation host-tests package judge-tests
 
@@ -47,6 +49,7 @@ help:
 	@echo '  check       format, lint, documentation, host-tests, package, judge-tests: no boot'
 	@echo '  matrix      every group of tests on every geometry, as a table'
 	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
+	@echo '  small       build/small.Image.gz: one file of the smallest kernel and every program'
 	@echo '  dist        build/dist: images for boards, U-Boot, UEFI, Raspberry Pi, with checksums'
 	@echo '  dist-again  the same in another folder, kernels too; are they the same bytes?'
 	@echo '  boards      boots the images on every board and firmware that QEMU has, as a table'
@@ -122,7 +125,12 @@ initramfs: programs
 	@mkdir -p build
 	@initramfs/pack build/initramfs.cpio.gz $(addprefix $(BIN)/,$(PROGRAMS))
 
-# The script says which kernels: their folders hold more than an Image.
+small: programs
+	@mkdir -p build
+	@kernel=$$(kernel/build $(FRAGMENTS_small)) && INITRAMFS_LIMIT= initramfs/pack build/small.cpio.gz \
+		$(addprefix $(BIN)/,$(PROGRAMS) $(TESTERS)) && \
+	IMAGE_LIMIT=$(SMALL_LIMIT) images/embed "$$kernel" build/small.cpio.gz build/small.Image.gz
+
 dist: programs
 	@boards=$$(kernel/build $(FRAGMENTS_boards)) && small=$$(kernel/build $(FRAGMENTS_small)) && \
 	SMALL_PROGRAMS='$(addprefix $(BIN)/,$(TESTERS))' images/all build/dist "$$boards" "$$small" \
