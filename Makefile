@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 TARGET := aarch64-unknown-linux-gnu
 PROGRAMS := init pt walktest uffd contract
 # Packed apart: they are for tests.
-TESTERS := blocks kinds hostile stress moved lazyload tracked checkpoint
+TESTERS := blocks kinds hostile stress moved lazyload tracked checkpoint scene
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
 VARIANTS := thp nothp hostile kinds bare
 FRAGMENTS_thp := base 4k39 thp
@@ -39,7 +39,7 @@ BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
 .PHONY: small dist dist-again boards
-.PHONY: series-check check-config headers examples lava neighbours trinity fuzz
+.PHONY: series-check check-config headers examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests package judge-tests
 
 help:
@@ -64,6 +64,8 @@ help:
 	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
 	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways; PARTS: calls,'
 	@echo '              dumps or faults alone'
+	@echo '  ptview      build/ptview: makes pictures of what pt has saved or printed'
+	@echo '  pictures    boots a process worth seeing, and tries its pictures in Chromium'
 	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds, -bare for'
 	@echo '              tests'
 	@echo '  programs    the programs, and what is promised of their ELF files'
@@ -153,12 +155,12 @@ format: setup
 
 lint: setup
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
-	$(CARGO) clippy --quiet --locked --workspace --target $(TARGET) -- -D warnings
+	$(CARGO) clippy --quiet --locked --workspace --exclude ptview --target $(TARGET) -- -D warnings
 
 documentation: export RUSTDOCFLAGS := -D warnings
 documentation: setup
 	$(CARGO) doc --quiet --locked --no-deps
-	$(CARGO) doc --quiet --locked --no-deps --workspace --target $(TARGET)
+	$(CARGO) doc --quiet --locked --no-deps --workspace --exclude ptview --target $(TARGET)
 
 host-tests: setup
 	$(CARGO) test --quiet --locked
@@ -220,6 +222,16 @@ trinity: programs
 
 bench: kernel-speed programs bench-program
 	@tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench $(PARTS)
+
+# For the machine that builds, as fast as it can be.
+ptview: setup
+	@mkdir -p build
+	$(CARGO) build --quiet --locked --profile speed -p ptview
+	cp $(CARGO_TARGET_DIR)/speed/ptview build/ptview
+
+# Debian's Chromium and python3-selenium: the script names what is missing.
+pictures: kernel-kinds programs ptview
+	@tests/pictures build/Image-kinds $(BIN)
 
 clean:
 	rm -rf build target

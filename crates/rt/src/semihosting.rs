@@ -1,8 +1,9 @@
-//! Ends the emulator: semihosting calls reach it from user space where it was told to allow that
+//! Calls that the emulator answers: ending it, and files of the machine that it runs on. They reach it
+//! from user space where it was told to allow that
 //! (`-semihosting-config enable=on,target=native,userspace=on`). Without, the instruction is
 //! undefined and the process is killed.
 //!
-//! Source: Arm, Semihosting for AArch32 and AArch64, `SYS_EXIT_EXTENDED`.
+//! Source: Arm, Semihosting for AArch32 and AArch64.
 
 #![expect(
     unsafe_code,
@@ -10,22 +11,66 @@
 )]
 
 use core::arch::asm;
+use core::ffi::CStr;
 
+/// `SYS_OPEN`.
+const OPEN: u64 = 0x01;
+/// `SYS_CLOSE`.
+const CLOSE: u64 = 0x02;
+/// `SYS_WRITE`.
+const WRITE: u64 = 0x05;
 /// `SYS_EXIT_EXTENDED`.
 const EXIT_EXTENDED: u64 = 0x20;
 /// `ADP_Stopped_ApplicationExit`: the second word is the exit status.
 const APPLICATION_EXIT: u64 = 0x20026;
+/// Mode of `SYS_OPEN`: as `wb` of fopen(3).
+const CREATE: u64 = 5;
 
 /// Makes the emulator exit with `status`; returns if it did not.
 pub fn exit(status: u8) {
-    let block = [APPLICATION_EXIT, u64::from(status)];
-    // SAFETY: the emulator reads the block and changes no memory.
+    call(EXIT_EXTENDED, &[APPLICATION_EXIT, u64::from(status)]);
+}
+
+/// What the emulator says to `operation` with a block of parameters.
+fn call(operation: u64, block: &[u64]) -> u64 {
+    let result;
+    // SAFETY: the operations here read the block and what its pointers lead to, which the callers
+    // borrow, and change no memory.
     unsafe {
         asm!(
-            "hlt #0xf000",                         // the A64 semihosting call
-            inout("x0") EXIT_EXTENDED => _,        // operation; its result
-            in("x1") block.as_ptr(),               // its parameter block
+            "hlt #0xf000",                     // the A64 semihosting call
+            inout("x0") operation => result,   // operation; its result
+            in("x1") block.as_ptr(),           // its parameter block
             options(nostack, readonly),
         );
+    }
+    result
+}
+
+/// A file of the machine that the emulator runs on, to be written from its beginning.
+#[derive(Debug)]
+pub struct HostFile(u64);
+
+impl HostFile {
+    /// Creates it, or empties it; a relative name is one in the folder that the emulator runs in.
+    #[must_use]
+    pub fn create(name: &CStr) -> Option<Self> {
+        let length = name.count_bytes() as u64;
+        let handle = call(OPEN, &[name.as_ptr().addr() as u64, CREATE, length]);
+        (handle != u64::MAX).then_some(Self(handle))
+    }
+
+    /// Writes all of `bytes`; whether that succeeded.
+    #[must_use]
+    pub fn write(&mut self, bytes: &[u8]) -> bool {
+        let block = [self.0, bytes.as_ptr().addr() as u64, bytes.len() as u64];
+        // The number of bytes that were not written.
+        call(WRITE, &block) == 0
+    }
+}
+
+impl Drop for HostFile {
+    fn drop(&mut self) {
+        call(CLOSE, &[self.0]);
     }
 }

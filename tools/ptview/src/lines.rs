@@ -1,0 +1,230 @@
+//! JSON objects out of what a console said.
+//!
+//! A serial log has more in it than the lines of `pt`: those of the kernel, carriage returns, the
+//! indentation of KTAP, time stamps before each line, and lines that the kernel interrupted in the
+//! middle to print one of its own.
+
+use std::io::{self, BufRead};
+
+use serde::de::IgnoredAny;
+
+use crate::error::LineError;
+
+/// How every object of `pt` begins.
+const BEGIN: &str = "{\"type\":\"";
+/// Most lines of the kernel inside one of `pt`.
+const INTERRUPTIONS: usize = 64;
+
+/// An object, and where it begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object {
+    /// The number of its line, from 1.
+    pub line: u64,
+    /// The JSON text.
+    pub text: String,
+}
+
+/// The objects of a text.
+#[derive(Debug)]
+pub struct Objects<R> {
+    reader: R,
+    line: u64,
+}
+
+impl<R: BufRead> Objects<R> {
+    /// The objects of what `reader` has.
+    pub const fn new(reader: R) -> Self {
+        Self { reader, line: 0 }
+    }
+
+    /// The next one.
+    ///
+    /// # Errors
+    ///
+    /// Of the reader; and [`LineError`] with the number of a line that should be an object.
+    pub fn next_object(&mut self) -> io::Result<Result<Option<Object>, (u64, LineError)>> {
+        while let Some(line) = self.next_line()? {
+            let Some(start) = begin(&line) else {
+                continue;
+            };
+            let number = self.line;
+            let text = line.get(start..).unwrap_or_default().to_owned();
+            return Ok(match self.complete(text)? {
+                Ok(text) => Ok(Some(Object { line: number, text })),
+                Err(error) => Err((number, error)),
+            });
+        }
+        Ok(Ok(None))
+    }
+
+    /// A line without its end; what is not UTF-8 is replaced.
+    fn next_line(&mut self) -> io::Result<Option<String>> {
+        let mut bytes = Vec::new();
+        if self.reader.read_until(b'\n', &mut bytes)? == 0 {
+            return Ok(None);
+        }
+        self.line += 1;
+        let text = String::from_utf8_lossy(&bytes);
+        Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
+    }
+
+    /// The object at the beginning of `text`, without what the kernel has printed into it.
+    fn complete(&mut self, mut text: String) -> io::Result<Result<String, LineError>> {
+        for _ in 0..INTERRUPTIONS {
+            let error = match object_end(&text) {
+                Ok(end) => return Ok(cut(text, end)),
+                Err(error) => error,
+            };
+            let Some(stamp) = kernel_stamp(&text) else {
+                return Ok(Err(json_error(&error, &text)));
+            };
+            text.truncate(stamp);
+            match self.next_line()? {
+                // Another line of the kernel is cut off in the next turn.
+                Some(line) => text.push_str(&line),
+                None => return Ok(Err(json_error(&error, &text))),
+            }
+        }
+        Ok(Err(LineError::Behind { text }))
+    }
+}
+
+/// Where in a line an object begins.
+fn begin(line: &str) -> Option<usize> {
+    let blank = line.len() - line.trim_start().len();
+    if line.get(blank..)?.starts_with('{') {
+        return Some(blank);
+    }
+    line.find(BEGIN)
+}
+
+/// Where the object at the beginning of `text` ends.
+fn object_end(text: &str) -> Result<usize, serde_json::Error> {
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<IgnoredAny>();
+    match values.next() {
+        Some(Err(error)) => Err(error),
+        _ => Ok(values.byte_offset()),
+    }
+}
+
+/// The first `end` bytes of `text`, if nothing is behind them but a line of the kernel.
+fn cut(mut text: String, end: usize) -> Result<String, LineError> {
+    let rest = text.get(end..).unwrap_or_default().trim();
+    if !rest.is_empty() && kernel_stamp(rest) != Some(0) {
+        let text = shortened(rest);
+        return Err(LineError::Behind { text });
+    }
+    text.truncate(end);
+    Ok(text)
+}
+
+/// Where a line of the kernel begins: `[    1.234567]`.
+fn kernel_stamp(text: &str) -> Option<usize> {
+    text.match_indices('[').map(|(at, _)| at).find(|&at| {
+        let inside = text.get(at + 1..).unwrap_or_default();
+        let Some((time, _)) = inside.split_once(']') else {
+            return false;
+        };
+        let Some((seconds, fraction)) = time.trim_start().split_once('.') else {
+            return false;
+        };
+        let digits =
+            |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+        digits(seconds) && digits(fraction) && fraction.len() == 6
+    })
+}
+
+/// As an error of the line; serde_json counts lines and columns of what it was given.
+pub(crate) fn json_error(error: &serde_json::Error, text: &str) -> LineError {
+    let message = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    LineError::Json {
+        message: message.strip_suffix(&place).unwrap_or(&message).to_owned(),
+        column: error.column(),
+        text: shortened(text),
+    }
+}
+
+/// The beginning of a text that may be long.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 160;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    let mut short: String = text.chars().take(MOST).collect();
+    short.push('…');
+    short
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "a panic fails the test")]
+mod tests {
+    use super::*;
+
+    fn texts(log: &str) -> Result<Vec<(u64, String)>, (u64, LineError)> {
+        let mut objects = Objects::new(log.as_bytes());
+        let mut found = Vec::new();
+        while let Some(object) = objects.next_object().unwrap()? {
+            found.push((object.line, object.text));
+        }
+        Ok(found)
+    }
+
+    const ONE: &str = r#"{"type":"end","changed":0}"#;
+
+    #[test]
+    fn objects_are_found_in_the_noise_of_a_console() {
+        let log = format!(
+            "[    0.000000] Booting {{\r\nKTAP version 1\r\n  {ONE}\r\n\r\n\
+             2026-11-24 21:00:01.123 {ONE}\r\n# [1] {{braces}} of others\n\t{ONE}   \n"
+        );
+        let found = texts(&log).unwrap();
+        let lines: Vec<_> = found.iter().map(|(line, _)| *line).collect();
+        assert_eq!(lines, [3, 5, 7]);
+        assert!(found.iter().all(|(_, text)| text == ONE));
+    }
+
+    #[test]
+    fn what_the_kernel_prints_into_an_object_is_taken_out() {
+        for log in [
+            "  {\"type\":\"end\",[    5.123456] random: crng init done\r\n\"changed\":0}\r\n",
+            "{\"type\":\"end\",\"chan[    5.000001] a\n[    5.000002][    T1] b\nged\":0}\n",
+            "{\"type\":\"end\",\"changed\":0}[    5.000001] a\n",
+            "{\"ty[  125.000001] a\npe\":\"end\",\"chan[    5.000002] b\nged\":0}\n",
+        ] {
+            assert_eq!(texts(log).unwrap(), [(1, ONE.to_owned())], "{log}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_looks_like_the_kernel_stays() {
+        let log = r#"{"type":"range","name":"[    5.123456] x"}"#;
+        assert_eq!(texts(log).unwrap(), [(1, log.to_owned())]);
+    }
+
+    #[test]
+    fn what_is_no_object_is_told_with_its_line_and_text() {
+        for (log, line, words) in [
+            (
+                "noise\n{\"type\":\"end\",\"changed\":}\n",
+                2,
+                "\"changed\":}",
+            ),
+            ("{\"type\":\"end\",\"changed\":0", 1, "EOF"),
+            (
+                "{\"type\":\"end\"} {\"type\":\"end\"}",
+                1,
+                "behind an object",
+            ),
+            (
+                "a {\"type\":\"end\",[    1.000000] x",
+                1,
+                "`{\"type\":\"end\",`",
+            ),
+        ] {
+            let (number, error) = texts(log).unwrap_err();
+            assert_eq!(number, line, "{log}");
+            assert!(error.to_string().contains(words), "{log}: {error}");
+        }
+    }
+}

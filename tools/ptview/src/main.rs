@@ -1,0 +1,103 @@
+//! `ptview`: pictures of page tables.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use ptview::error::Error;
+use ptview::output::Output;
+use ptview::picture::Picture;
+use ptview::view::{Request, View, same_file};
+use ptview::{draw, page, pictures, tree};
+
+/// Makes one HTML page of what `pt` has saved or printed about a process: its address space, its
+/// tables, its frames, what was written when, and how two dumps differ.
+#[derive(Parser)]
+#[command(after_help = "\
+FILEs are dumps of `pt save`, or text in which JSON lines of `pt walk`, `maps`, `diff`, `dirty` and
+`idle` are (docs/json.md): a captured serial log will do, with lines of the kernel and time stamps.
+`-` is the standard input. Several FILEs about one process make one page.")]
+struct Arguments {
+    /// Dumps, JSON lines and serial logs
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The page to write
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// A folder to write each picture to, as NAME.svg
+    #[arg(long, value_name = "FOLDER")]
+    svg: Option<PathBuf>,
+    /// An earlier dump, or `pt walk --json`, to show what is different now
+    #[arg(long, value_name = "FILE")]
+    before: Option<PathBuf>,
+    /// The process, if the FILEs are about several
+    #[arg(long)]
+    pid: Option<u64>,
+    /// What stands at the top of the page [default: the process]
+    #[arg(long)]
+    title: Option<String>,
+    /// Take output of `pt` that was cut off
+    #[arg(long)]
+    partial: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ptview: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<(), Error> {
+    let request = Request {
+        files: arguments.files.clone(),
+        before: arguments.before.clone(),
+        pid: arguments.pid,
+        partial: arguments.partial,
+    };
+    let page = match (&arguments.output, &arguments.svg) {
+        (Some(page), _) => Some(page.clone()),
+        (None, Some(_)) => None,
+        (None, None) => Some(PathBuf::from("ptview.html")),
+    };
+    for file in request.files.iter().chain(&request.before) {
+        if page.as_ref().is_some_and(|page| same_file(page, file)) {
+            let path = file.clone();
+            return Err(Error::Overwrite { path });
+        }
+    }
+    let view = View::read(&request, &mut |warning| eprintln!("ptview: {warning}"))?;
+    let pictures = pictures::all(&view);
+    // Everything is written before anything takes its place.
+    let mut outputs = Vec::new();
+    if let Some(page) = &page {
+        let html = page::html(&view, &pictures, arguments.title.as_deref())?;
+        outputs.push(Output::prepare(page, html.as_bytes())?);
+    }
+    if let Some(folder) = &arguments.svg {
+        outputs.extend(drawings(folder, &view, &pictures)?);
+    }
+    outputs.into_iter().try_for_each(Output::publish)
+}
+
+/// A file for each picture.
+fn drawings(folder: &Path, view: &View, pictures: &[Picture]) -> Result<Vec<Output>, Error> {
+    let mut outputs = Vec::new();
+    for picture in pictures {
+        let path = folder.join(picture.name).with_extension("svg");
+        let text = draw::document(picture).to_string();
+        outputs.push(Output::prepare(&path, text.as_bytes())?);
+    }
+    if let Some(document) = tree::document(view) {
+        let text = document.to_string();
+        outputs.push(Output::prepare(
+            &folder.join("tables.svg"),
+            text.as_bytes(),
+        )?);
+    }
+    Ok(outputs)
+}

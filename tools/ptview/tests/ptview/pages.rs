@@ -1,0 +1,238 @@
+//! What is made of good input.
+
+use ptview::pictures;
+use ptview::runs::Run;
+use ptview::view::{Request, View};
+use serde_json::Value;
+
+use crate::fixture::{CODE, END, Folder, Process, WRITABLE, console, page, said};
+
+fn view(folder: &Folder, files: &[&str], before: Option<&str>) -> View {
+    let request = Request {
+        files: files.iter().map(|name| folder.path(name)).collect(),
+        before: before.map(|name| folder.path(name)),
+        ..Request::default()
+    };
+    View::read(&request, &mut |_| {}).unwrap()
+}
+
+/// Runs in words.
+fn runs(view: &View) -> Vec<String> {
+    let word = |run: &Run| {
+        let said = view.catalogue.of(run.attributes);
+        format!(
+            "{:#x}-{:#x} {} {} {} {:?} {} {:?} {}",
+            run.start,
+            run.end,
+            run.level,
+            said.kind,
+            said.el0,
+            said.flags,
+            said.memory,
+            run.frame,
+            run.consecutive
+        )
+    };
+    view.runs.0.iter().map(word).collect()
+}
+
+/// The data of a page.
+fn data(folder: &Folder, name: &str) -> Value {
+    let html = folder.text(name);
+    let (_, data) = html.split_once("id=\"data\">").unwrap();
+    let (data, _) = data.split_once("</script>").unwrap();
+    serde_json::from_str(data).unwrap()
+}
+
+#[test]
+fn a_dump_and_a_noisy_log_of_the_same_process_are_the_same() {
+    let folder = Folder::new();
+    let process = Process::new();
+    folder.file("dump", process.dump());
+    folder.file("log", console(&process.walk()));
+    let (dump, log) = (
+        view(&folder, &["dump"], None),
+        view(&folder, &["log"], None),
+    );
+    assert_eq!(
+        runs(&dump),
+        [
+            r#"0x400-0x404 L3 page r-x ["accessed"] Normal Some(1280) true"#,
+            r#"0x410-0x418 L3 page rw- ["accessed", "dirty", "writable"] Normal Some(1552) false"#,
+        ]
+    );
+    assert_eq!(runs(&dump), runs(&log));
+    assert_eq!(dump.frames, log.frames);
+    let frames: Vec<_> = dump
+        .frames
+        .iter()
+        .map(|run| (run.start, run.frame, run.pages))
+        .collect();
+    assert_eq!(
+        frames,
+        [(0x400, 0x500, 4), (0x410, 0x610, 5), (0x415, 0x616, 3)]
+    );
+    let tables = |view: &View| {
+        view.snapshot
+            .as_ref()
+            .map(|found| found.tables.list().to_vec())
+    };
+    assert_eq!(tables(&dump), tables(&log));
+    let used: Vec<_> = tables(&dump)
+        .unwrap()
+        .iter()
+        .map(|table| table.used)
+        .collect();
+    assert_eq!(used, [1, 1, 12]);
+}
+
+#[test]
+fn a_page_has_the_data_and_nothing_of_the_net() {
+    let folder = Folder::new();
+    folder.file("dump", Process::new().dump());
+    let output = folder.run(&["dump"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let html = folder.text("ptview.html");
+    for outside in [
+        "<script src",
+        "<link rel=\"style",
+        "@import",
+        "url(http",
+        "<img",
+    ] {
+        assert!(!html.contains(outside), "{outside}");
+    }
+    // A name of a mapping is text, whatever is in it.
+    assert!(!html.contains("<b>one"));
+    let data = data(&folder, "ptview.html");
+    assert_eq!(data["regions"][0][3], "/bin/<b>one");
+    assert_eq!(data["runs"].as_array().map(Vec::len), Some(2));
+    assert_eq!(data["runs"][0][4], format!("{:#x}", page(0x500, CODE)));
+}
+
+#[test]
+fn each_picture_is_a_well_formed_svg() {
+    let folder = Folder::new();
+    let process = Process::new();
+    let mut before = Process::new();
+    before.entries.truncate(9);
+    folder.file("dump", process.dump());
+    folder.file("before", before.dump());
+    folder.file("log", heat(&process).join("\n"));
+    let output = folder.run(&["dump", "log", "--before", "before", "--svg", "out"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let names = [
+        "difference",
+        "dirty",
+        "dirty-rounds",
+        "frames",
+        "lengths",
+        "map",
+        "shares",
+        "tables",
+    ];
+    for name in names {
+        let text = folder.text(&format!("out/{name}.svg"));
+        let document = roxmltree::Document::parse(&text).unwrap();
+        let rects = document
+            .descendants()
+            .filter(|node| node.has_tag_name(("http://www.w3.org/2000/svg", "rect")));
+        assert!(rects.count() > 3, "{name}");
+    }
+    assert_eq!(folder.names(), ["before", "dump", "log", "out"]);
+}
+
+/// Three rounds: one page always, four in the second, one gone in the third.
+fn heat(process: &Process) -> Vec<String> {
+    let run = |round: u64, start: u64, pages: u64, kind: &str| {
+        let end = start + pages * 4096;
+        format!(
+            r#"{{"type":"run","round":{round},"start":"{start:#x}","end":"{end:#x}","pages":{pages},"kind":"{kind}"}}"#
+        )
+    };
+    let round = |round: u64, written: u64| {
+        format!(
+            r#"{{"type":"round","time_ms":{},"round":{round},"kind":"dirty","pages":12,"written":{written}}}"#,
+            round * 100
+        )
+    };
+    vec![
+        process.header("dirty"),
+        run(1, 0x41_0000, 1, "dirty"),
+        round(1, 1),
+        run(2, 0x41_0000, 4, "dirty"),
+        round(2, 4),
+        run(3, 0x41_0000, 1, "dirty"),
+        run(3, 0x41_1000, 1, "absent"),
+        round(3, 1),
+        END.to_owned(),
+    ]
+}
+
+#[test]
+fn rounds_become_heat() {
+    let folder = Folder::new();
+    folder.file("log", console(&heat(&Process::new())));
+    let view = view(&folder, &["log"], None);
+    let rounds: Vec<_> = view.heats[0]
+        .rounds
+        .iter()
+        .map(|round| (round.time_ms, round.touched()))
+        .collect();
+    assert_eq!(rounds, [(Some(100), 1), (Some(200), 4), (Some(300), 1)]);
+    let pictures = pictures::all(&view);
+    let dirty = pictures
+        .iter()
+        .find(|picture| picture.name == "dirty")
+        .unwrap();
+    let items: Vec<_> = dirty.layers[0]
+        .rects
+        .iter()
+        .map(|rect| (rect.x.0, rect.y, rect.item))
+        .collect();
+    let (first, rest) = ((0x410, 0x411), (0x411, 0x414));
+    assert_eq!(
+        items,
+        [
+            (0, first, 3),
+            (1, first, 3),
+            (1, rest, 1),
+            (2, first, 3),
+            (2, (0x411, 0x412), 0)
+        ]
+    );
+}
+
+#[test]
+fn a_difference_tells_what_has_come_gone_and_changed() {
+    let folder = Folder::new();
+    let (before, mut now) = (Process::new(), Process::new());
+    // The first page of code is gone, the last of data has another frame and is read-only, one is new.
+    now.entries.remove(0);
+    now.entries.last_mut().unwrap().1 = page(0x700, WRITABLE | 1 << 7);
+    now.entries.push((40, page(0x800, WRITABLE)));
+    folder.file("before", before.dump());
+    folder.file("now", console(&now.walk()));
+    let view = view(&folder, &["now"], Some("before"));
+    let changes: Vec<_> = view
+        .changes
+        .iter()
+        .flatten()
+        .map(|change| {
+            (
+                change.start,
+                change.end,
+                change.sort.word(),
+                change.what.clone(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        changes,
+        [
+            (0x400, 0x401, "gone", vec![]),
+            (0x417, 0x418, "changed", vec!["frame", "permissions"]),
+            (0x428, 0x429, "added", vec![]),
+        ]
+    );
+}
