@@ -128,8 +128,8 @@ class Chart {
       let [a, b, c, d] = this.box(layer, at);
       if (b < MARGIN.left || a > right || d < MARGIN.top || c > bottom) continue;
       const fill = data.fills[layer.rects[at * 6 + 4]];
-      // What would hide behind the one before is left out.
-      const key = `${Math.round(a)} ${Math.round(b)} ${Math.round(c)} ${Math.round(d)} ${fill}`;
+      // Of those that fall on the same pixels the first is drawn.
+      const key = b - a <= 1.5 ? `${Math.round(a)} ${Math.round(c)} ${Math.round(d)}` : at;
       if (key === last) continue;
       last = key;
       const label = layer.labels && layer.labels[layer.rects[at * 6 + 5]];
