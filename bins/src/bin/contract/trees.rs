@@ -53,7 +53,15 @@ fn index(info: &ExposePgtblInfo, level: u32, address: u64) -> usize {
 }
 
 fn same(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    let page = Page::writable(info)?;
+    // A page that is alone in its table takes the table along when it is replaced. That is the last of a
+    // table, with nothing mapped below it yet; of two pages beside each other one is another.
+    let pages = [Page::writable(info)?, Page::writable(info)?];
+    let [first, second] = &pages;
+    let page = if index(info, 3, first.address()) == index(info, 3, !0) {
+        second
+    } else {
+        first
+    };
     let address = page.address();
     let path = path(0, address)?;
     let mut met = path.root_level + info.levels == 4 && path.last_level == 3;
