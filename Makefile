@@ -63,7 +63,7 @@ help:
 	@echo '  trinity     the system-call fuzzer of that name on the call'
 	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
 	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways; PARTS: calls,'
-	@echo '              dumps or faults alone'
+	@echo '              dumps, faults or dirty alone; CPU [cortex-a72]'
 	@echo '  ptview      build/ptview: makes pictures of what pt has saved or printed'
 	@echo '  pictures    boots a process worth seeing, and tries its pictures in Chromium'
 	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds, -bare for'
