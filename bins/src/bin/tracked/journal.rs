@@ -2,8 +2,9 @@
 //!
 //! Two counts for each page: writes begun and writes done. `collect` number k lies between two looks at
 //! them, so that a write that was done before it, and begun after the one before, has to be told by it;
-//! one that was done since the one before began has to be told by either; and a page that is told as
-//! written has to have one begun since.
+//! one that was begun since the one before the last ended has to be told by either; and a page that is
+//! told as written has to have one begun since. When a write is counted as done says nothing of when it was:
+//! its thread may have waited in between for any number of rounds, and some do so on purpose.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -66,6 +67,13 @@ impl Default for Plan {
     }
 }
 
+/// Where a thread waits that writes: before or behind the write, between the two counts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    Before,
+    Behind,
+}
+
 /// The memory that is written, and what its writers have noted.
 struct Journal {
     memory: Mapping,
@@ -121,15 +129,33 @@ impl Journal {
         (offset < self.memory.size()).then(|| unsafe { &*word })
     }
 
-    fn write(&self, page: usize, thread: usize) -> Option<()> {
+    /// Writes a word, and waits in the middle of it where it is told to.
+    fn write(&self, page: usize, thread: usize, wait: Option<Wait>) -> Option<()> {
         let own = self.own.get(page * THREADS + thread)?;
         let word = self.word(page, thread)?;
         self.begun.get(page)?.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
+        if wait == Some(Wait::Before) {
+            self.outwait_rounds();
+        }
         word.store(own.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        if wait == Some(Wait::Behind) {
+            self.outwait_rounds();
+        }
         fence(Ordering::SeqCst);
         self.done.get(page)?.fetch_add(1, Ordering::SeqCst);
         Some(())
+    }
+
+    /// Waits for three rounds, as a thread does that gets no CPU, but not for those that wait for it.
+    fn outwait_rounds(&self) {
+        let round = self.round.load(Ordering::Acquire);
+        for _ in 0..2000 {
+            if self.round.load(Ordering::Acquire) > round + 2 {
+                break;
+            }
+            process::yield_now();
+        }
     }
 
     /// A few pages in each round; some threads are early, some late.
@@ -146,7 +172,12 @@ impl Journal {
             seen = round;
             for _ in 0..random.below(12) {
                 let page = usize::try_from(random.below(self.pages() as u64)).unwrap_or(0);
-                self.write(page, thread);
+                let wait = match random.below(100) {
+                    0 => Some(Wait::Before),
+                    1 => Some(Wait::Behind),
+                    _ => None,
+                };
+                self.write(page, thread, wait);
                 for _ in 0..random.below(400) {
                     core::hint::spin_loop();
                 }
@@ -198,6 +229,7 @@ struct Looks {
     begun: &'static mut [u64],
     last_done: &'static mut [u64],
     last_begun: &'static mut [u64],
+    before_last_begun: &'static mut [u64],
     /// 0: not told; otherwise one and the reason.
     told: &'static mut [u8],
     last_told: &'static mut [u8],
@@ -207,6 +239,8 @@ const REASONS: [&str; 6] = ["no reason", "written", "new", "away", "busy", "bloc
 
 /// What is told of a page that was busy.
 const BUSY: u8 = 1 + 4;
+/// What is told of one that was in swap, or moving.
+const AWAY: u8 = 1 + 3;
 
 fn reason(why: Why) -> u8 {
     if why.is_block() {
@@ -244,6 +278,7 @@ impl Looks {
             begun: words()?,
             last_done: words()?,
             last_begun: words()?,
+            before_last_begun: words()?,
             told: bytes()?,
             last_told: bytes()?,
         })
@@ -258,6 +293,7 @@ impl Looks {
 
     fn collect(&mut self, journal: &Journal, tracker: &Tracker) -> Result<(), Error> {
         core::mem::swap(&mut self.done, &mut self.last_done);
+        core::mem::swap(&mut self.last_begun, &mut self.before_last_begun);
         core::mem::swap(&mut self.begun, &mut self.last_begun);
         core::mem::swap(&mut self.told, &mut self.last_told);
         self.told.fill(0);
@@ -284,13 +320,18 @@ impl Looks {
             let (done, begun) = (at(self.done), at(self.begun));
             if told == 0 {
                 counts.late += u64::from(done > at(self.last_begun));
-                counts.missed += u64::from(done > at(self.last_done) && last_told == 0);
+                counts.missed += u64::from(done > at(self.before_last_begun) && last_told == 0);
                 continue;
             }
             counts.told += 1;
             if begun == at(self.last_done) {
-                // The entry of a page that is busy is left alone, so it is as dirty when it no longer is.
-                let told = if last_told == BUSY { BUSY } else { told };
+                // The entry of a page that is busy, or moving to another frame, is left alone: it is as
+                // dirty when it no longer is.
+                let told = if matches!(last_told, BUSY | AWAY) {
+                    last_told
+                } else {
+                    told
+                };
                 let cause = counts.unwritten.get_mut(usize::from(told - 1));
                 *cause.unwrap_or(&mut 0) += 1;
             }
@@ -401,7 +442,7 @@ fn rounds(
     let pagemap = Pagemap::open(process::pid(), page_shift).map_err(Error::call("pagemap"))?;
     // Pages that are there, before the first round.
     for page in 0..plan.pages {
-        journal.write(page, 0);
+        journal.write(page, 0, None);
     }
     tracker.start()?;
     for round in 0..plan.rounds {
@@ -415,8 +456,8 @@ fn rounds(
             process::yield_now();
         }
         looks.collect(journal, tracker)?;
-        // The first has none before it.
-        if round > 0 {
+        // The first two have not two before them.
+        if round > 1 {
             looks.judge(&mut counts);
         }
         if round % 16 == 0 {
