@@ -29,30 +29,46 @@ impl<P: Policy> Pager<P> {
     }
 
     /// Puts up to `most` frames into the pool: first those that the policy gives back, then new ones.
+    /// Others may claim them meanwhile, so that the policy is asked before each part.
     pub(crate) fn refill(&self, most: u64) -> Result<(), PagerError> {
         // Somebody else does it already?
         let Some(refill) = self.ring.refill() else {
             return Ok(());
         };
+        let Some(format) = &self.format else {
+            return Ok(());
+        };
         let mut left = most;
         while left != 0 {
-            let room = refill.empty(left);
-            let room = usize::try_from(room.end - room.start).unwrap_or(usize::MAX);
-            let Some(victims) = self.policy.victims(room).filter(|_| room != 0) else {
-                break;
+            let filled = match self.take_victims(&refill, left)? {
+                0 => self.populate(format, &refill, left)?,
+                filled => filled,
             };
-            let filled = self.take_back_into(&refill, victims)?;
+            if filled == 0 {
+                break;
+            }
             left = left.saturating_sub(filled);
         }
-        if let Some(format) = &self.format {
-            while left != 0 {
-                match self.populate(format, &refill, left)? {
-                    0 => break,
-                    filled => left = left.saturating_sub(filled),
-                }
+        Ok(())
+    }
+
+    /// Takes back up to `most` pages that the policy gives, of those that it gives first: how many.
+    fn take_victims(&self, refill: &Refill<'_>, most: u64) -> Result<u64, PagerError> {
+        let room = refill.empty(most);
+        let room = usize::try_from(room.end - room.start).unwrap_or(usize::MAX);
+        // Once round the region, if all stay where they are.
+        let mut asked = 0;
+        while room != 0 && asked < self.options.pages {
+            let Some(victims) = self.policy.victims(room) else {
+                break;
+            };
+            asked += victims.len().max(1);
+            let taken = self.take_back_into(refill, victims)?;
+            if taken != 0 {
+                return Ok(taken);
             }
         }
-        Ok(())
+        Ok(0)
     }
 
     /// Takes pages of the region back into the pool, as many as it has room for and that can be: those

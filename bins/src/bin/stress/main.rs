@@ -63,9 +63,6 @@ const TESTS: &[Case<Stress<'_>, Error>] = &[
     },
 ];
 
-/// How often a round is made again that has taken no page back.
-const ROUNDS_AGAIN: usize = 8;
-
 /// What is asked for.
 struct Stress<'s> {
     pages: usize,
@@ -215,16 +212,7 @@ impl Policy for Paging<'_> {
 impl Stress<'_> {
     fn run(&mut self, mode: Mode, delivery: Delivery) -> Result<Verdict, Error> {
         // The kernel's caches fill up in the first test: what is free after it is the measure.
-        let (mut counts, mut right) = self.round(mode, delivery, self.increments)?;
-        // TAKE leaves pages that wait in the lists of another CPU. Where it took none, all pages are
-        // there soon, and the round has tried nothing.
-        for _again in 0..ROUNDS_AGAIN {
-            if !right || counts.taken_back > 0 {
-                break;
-            }
-            println!("# no page was taken back: again");
-            (counts, right) = self.round(mode, delivery, self.increments)?;
-        }
+        let (counts, right) = self.round(mode, delivery, self.increments)?;
         println!(
             "# {} faults, {} pages moved, {} taken back, {} adopted, {} refilled",
             counts.faults, counts.moved, counts.taken_back, counts.adopted, counts.refilled
