@@ -195,15 +195,14 @@ series-check:
 check-config:
 	@kernel/check-config '$(or $(CONFIG),$(error which? make check-config CONFIG=path/to/.config))'
 
-# The header has one home, the kernel series, where the patch that adds it holds every line of it.
+# The header has one home, the kernel series.
 HEADER := include/uapi/linux/remap_page_table.h
 headers:
-	@mkdir -p build/include/linux
-	@awk '/^diff --git/ { inside = 0 } inside && sub(/^\+/, "") { print } \
-		$$0 == "+++ b/$(HEADER)" { inside = 1 }' kernel/patches/6.1/0001-*.patch \
-		>build/include/linux/remap_page_table.h.new
-	@grep -q '^#endif' build/include/linux/remap_page_table.h.new
-	@mv build/include/linux/remap_page_table.h{.new,} && echo headers: build/include/linux/remap_page_table.h
+	@rm -rf build/include && mkdir -p build/include
+	@awk '/^(From|diff) / { inside = $$NF == "b/$(HEADER)" } inside' \
+		$(sort $(wildcard kernel/patches/6.1/*.patch)) | patch --quiet --strip=4 --directory=build/include
+	@mkdir build/include/linux && mv build/include/*.h build/include/linux/
+	@echo headers: build/include/linux/remap_page_table.h
 
 examples: setup headers
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p own-init $(REMAP)
@@ -229,8 +228,8 @@ ptview: setup
 	$(CARGO) build --quiet --locked --profile speed -p ptview
 	cp $(CARGO_TARGET_DIR)/speed/ptview build/ptview
 
-# Debian's Chromium and python3-selenium: the script names what is missing.
 pictures: kernel-kinds programs ptview
+	@scripts/setup pictures
 	@tests/pictures build/Image-kinds $(BIN)
 
 clean:
