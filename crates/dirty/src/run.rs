@@ -44,7 +44,8 @@ impl Why {
     }
 
     /// The page went to swap before anybody knew whether it had been written, or is on its way to another
-    /// frame. Of shared memory: there is a page, and no entry.
+    /// frame. Of shared memory: there is a page, and no entry that knows of it. It is told once; where
+    /// there is no table for entries, as long as that is so.
     #[must_use]
     pub const fn is_away(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_AWAY != 0
