@@ -78,7 +78,7 @@ help:
 	@echo '  TABLEWALK_CACHE  where built kernels are kept [~/.cache/tablewalk]'
 	@echo '  TIMEOUT     seconds until a boot counts as hung [300]'
 	@echo 'Variables of matrix and sanitize'
-	@echo '  ROUNDS CALLS  races, kills and random calls of hostile [200 100000; 1000 200000]'
+	@echo '  ROUNDS CALLS  races and kills, rounds of the journal; random calls [200 100000; 1000 200000]'
 	@echo '  KILLS         processes with a pager that are killed [100; 10000]'
 	@echo '  GEOMETRIES SANITIZERS  rows of the table [all]'
 	@echo '  GROUPS_WANTED columns of the table [all]'

@@ -120,13 +120,16 @@ fn holds(mapping: &Mapping, page: usize, others: &[(usize, u64)]) -> bool {
     })
 }
 
-/// Rounds after which nobody refers to pages that have just come.
-const SETTLING: usize = 20;
-
-/// The list of the CPU that pages wait in, with a reference, until they get to those of reclaim.
+/// Until nothing is told any more: a page that has just come waits in a list of its CPU, with a reference,
+/// to get to those of reclaim.
 fn settle(told: &mut Told) -> Result<(), Error> {
-    for _ in 0..SETTLING {
-        if told.collect()?.pages == 0 {
+    settle_by(|| Ok(told.collect()?.pages))
+}
+
+/// The same of what `collect` says: how many pages were told.
+fn settle_by(mut collect: impl FnMut() -> Result<u64, Error>) -> Result<(), Error> {
+    for _ in 0..20 {
+        if collect()? == 0 {
             return Ok(());
         }
         process::yield_now();
@@ -521,13 +524,7 @@ fn blocks(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let all = (pages as u64, true);
     let whole = of(Blocks::Whole);
     whole.start()?;
-    // The kernel may refer to a page that has just come.
-    for _ in 0..SETTLING {
-        if count(&whole)?.0 == 0 {
-            break;
-        }
-        process::yield_now();
-    }
+    settle_by(|| Ok(count(&whole)?.0))?;
     let mut met = tells("settled", &whole, (0, false))?;
     write(&mapping, offset + 5 * page, 1);
     met &= tells("written", &whole, all)? && tells("afterwards", &whole, (0, false))?;
