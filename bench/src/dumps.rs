@@ -7,7 +7,7 @@ use core::hint::black_box;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::pagemap::proc_path;
 use tablewalk_live::Live;
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, counter, println};
 use tablewalk_uapi::file::{self, O_RDONLY};
 use tablewalk_uapi::memory::{Advice, Protection};
@@ -122,18 +122,20 @@ impl Target {
             range.base_pages_only().map_err(Error::call("madvise"))?;
         }
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        let child = Child::spawn(|| {
-            touch.all(
-                &range,
-                bytes(page_size).unwrap_or(1),
-                bytes(span).unwrap_or(1),
-            );
-            if file::write(&writer, b".").is_ok() {
-                signal::pause();
-            }
-            ExitCode::FAILURE
-        })
-        .map_err(Error::call("fork"))?;
+        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        let child = unsafe { Fork::promised() }
+            .spawn(|| {
+                touch.all(
+                    &range,
+                    bytes(page_size).unwrap_or(1),
+                    bytes(span).unwrap_or(1),
+                );
+                if file::write(&writer, b".").is_ok() {
+                    signal::pause();
+                }
+                ExitCode::FAILURE
+            })
+            .map_err(Error::call("fork"))?;
         drop(writer);
         match file::read(&reader, &mut [0]) {
             Ok(1) => Ok(Self { child, range }),

@@ -207,16 +207,19 @@ fn answer(
         };
         let address = address & !(page as u64 - 1);
         if address == last {
-            return uffd.zeropage(address, size(1), Waking::Wake).map(drop);
+            // SAFETY: a page of the region, which is accessed by its address alone.
+            return unsafe { uffd.zeropage(address, size(1), Waking::Wake) }.map(drop);
         }
         match ioctl {
             Ioctl::Copy(pages) => {
                 // SAFETY: the mapping, which nobody writes to.
                 let bytes = unsafe { core::slice::from_raw_parts(source.as_ptr(), pages * page) };
-                uffd.copy(address, bytes, Waking::Wake)?;
+                // SAFETY: as above.
+                unsafe { uffd.copy(address, bytes, Waking::Wake) }?;
             }
             Ioctl::Zero => {
-                uffd.zeropage(address, size(1), Waking::Wake)?;
+                // SAFETY: as above.
+                unsafe { uffd.zeropage(address, size(1), Waking::Wake) }?;
             }
         }
     }

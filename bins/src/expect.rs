@@ -3,7 +3,7 @@
 use core::fmt;
 
 use tablewalk_rt::ktap::Verdict;
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::process::Status;
@@ -59,17 +59,18 @@ impl fmt::Display for Shown {
     }
 }
 
-/// Runs `body` in a child; its exit status, which is the number of the error if it failed.
+/// Runs `body` in a child, started by `fork`; its exit status, which is the number of the error if it failed.
 ///
 /// # Errors
 ///
 /// As fork(2) and wait(2).
-pub fn in_child(body: impl FnOnce() -> Result<(), Errno>) -> Result<u64, Errno> {
-    let status = Child::spawn(|| match body() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(errno) => ExitCode(u8::try_from(errno.number()).unwrap_or(u8::MAX)),
-    })?
-    .wait()?;
+pub fn in_child(fork: Fork, body: impl FnOnce() -> Result<(), Errno>) -> Result<u64, Errno> {
+    let status = fork
+        .spawn(|| match body() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(errno) => ExitCode(u8::try_from(errno.number()).unwrap_or(u8::MAX)),
+        })?
+        .wait()?;
     Ok(status_number(status))
 }
 

@@ -104,7 +104,8 @@ impl<'a> Handler<'a> {
                 }
             }
             // No table, or no page to be had: the kernel does it, and wakes.
-            None => match uffd.zeropage(fault.0, page_size, Waking::Wake) {
+            // SAFETY: a page of the region, which held zeros before anything.
+            None => match unsafe { uffd.zeropage(fault.0, page_size, Waking::Wake) } {
                 Ok(_) => {}
                 Err(Errno::EEXIST) => {
                     uffd.wake(fault.0, page_size)

@@ -7,10 +7,10 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::remap::{
-    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_RANGE, EXPOSE_PGTBL_RANGE_SIZE_VER0, ExposePgtblArgs,
-    ExposePgtblInfo, ExposePgtblRange, ExposePgtblTable, remap_page_table_raw,
+    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_LEVEL_MASK, EXPOSE_PGTBL_RANGE, EXPOSE_PGTBL_RANGE_SIZE_VER0,
+    ExposePgtblArgs, ExposePgtblInfo, ExposePgtblRange, ExposePgtblTable, remap_page_table_raw,
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
@@ -19,14 +19,18 @@ use tablewalk_uapi::{Errno, Mapping, Sharing};
 /// # Errors
 ///
 /// Those of the call.
-pub fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
+///
+/// # Safety
+///
+/// Nobody has a reference to what the call replaces, fills or moves, by any of the arguments.
+pub unsafe fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
     let mut args = ExposePgtblArgs {
         pid,
         remap_vaddr,
         pfn,
         level,
     };
-    // SAFETY: the tests name pages of their own, or nothing that could be replaced.
+    // SAFETY: the struct is here; the rest is the caller's promise.
     unsafe { remap_page_table_raw((&raw mut args).cast()) }.map(|()| args.pfn)
 }
 
@@ -35,8 +39,12 @@ pub fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Err
 /// # Errors
 ///
 /// Those of the call.
-pub fn call_at(args: *mut u8) -> Result<(), Errno> {
-    // SAFETY: as above.
+///
+/// # Safety
+///
+/// As [`call`], by what the kernel finds at `args`, of which it writes eight bytes.
+pub unsafe fn call_at(args: *mut u8) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
     unsafe { remap_page_table_raw(args.cast()) }
 }
 
@@ -81,9 +89,37 @@ impl Page {
     }
 
     /// The mapping.
+    ///
+    /// # Safety
+    ///
+    /// While a table is mapped there, nothing is written by the mapping: that would change entries.
     #[must_use]
-    pub const fn mapping(&self) -> &Mapping {
+    pub const unsafe fn mapping(&self) -> &Mapping {
         &self.mapping
+    }
+
+    /// Bytes of the page, or of all of them.
+    #[must_use]
+    pub const fn size(&self) -> usize {
+        self.mapping.size()
+    }
+
+    /// mprotect(2) of all of it.
+    ///
+    /// # Errors
+    ///
+    /// As mprotect(2).
+    pub fn protect(&self, protection: Protection) -> Result<(), Errno> {
+        self.mapping.protect(0..self.size(), protection)
+    }
+
+    /// madvise(2) for all of it.
+    ///
+    /// # Errors
+    ///
+    /// As madvise(2).
+    pub fn advise(&self, advice: Advice) -> Result<(), Errno> {
+        self.mapping.advise(0..self.size(), advice)
     }
 
     /// Where it begins.
@@ -92,13 +128,31 @@ impl Page {
         self.mapping.address()
     }
 
-    /// Makes the call on this page.
+    /// Makes the call on this page, in the base form or by address: `level` has no other flag.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call; `EOVERFLOW`, which it never gives, for another flag.
+    pub fn map(&self, pid: i32, level: u32, pfn: u64) -> Result<u64, Errno> {
+        if level & !(EXPOSE_PGTBL_LEVEL_MASK | EXPOSE_PGTBL_ADDR) != 0 {
+            return Err(Errno::EOVERFLOW);
+        }
+        // SAFETY: these forms replace the page, which nobody has a reference to, and nothing else.
+        unsafe { self.call(pid, level, pfn) }
+    }
+
+    /// Makes the call on this page in any form.
     ///
     /// # Errors
     ///
     /// Those of the call.
-    pub fn map(&self, pid: i32, level: u32, pfn: u64) -> Result<u64, Errno> {
-        call(pid, self.address(), pfn, level)
+    ///
+    /// # Safety
+    ///
+    /// As [`call`], by what `level` and `pfn` say.
+    pub unsafe fn call(&self, pid: i32, level: u32, pfn: u64) -> Result<u64, Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { call(pid, self.address(), pfn, level) }
     }
 
     /// Replaces the page by the table of `level` that translates `address`; its frame number.
@@ -115,14 +169,20 @@ impl Page {
     /// # Errors
     ///
     /// Those of the call.
-    pub fn map_range(
+    ///
+    /// # Safety
+    ///
+    /// There are `range.count` of these pages, and as many elements where `range.tables` leads, which
+    /// nobody has a reference to.
+    pub unsafe fn map_range(
         &self,
         pid: i32,
         level: u32,
         range: &mut ExposePgtblRange,
     ) -> Result<(), Errno> {
         let pfn = core::ptr::from_mut(range).expose_provenance() as u64;
-        self.map(pid, level | EXPOSE_PGTBL_RANGE, pfn).map(drop)
+        // SAFETY: the caller's promise.
+        unsafe { self.call(pid, level | EXPOSE_PGTBL_RANGE, pfn) }.map(drop)
     }
 
     /// The word at `index`, 0 beyond the page.
@@ -143,7 +203,12 @@ impl Page {
     }
 
     /// Writes the word at `index`.
-    pub fn set_word(&self, index: usize, value: u64) {
+    ///
+    /// # Safety
+    ///
+    /// No table is mapped there, or the word is an entry that may be written: see
+    /// [`EntryMut`](tablewalk_walker::EntryMut).
+    pub unsafe fn set_word(&self, index: usize, value: u64) {
         if let Some(word) = self.words().get(index) {
             word.store(value, Ordering::Relaxed);
         }

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "reads memory of a child that is all its own")]
 
 use tablewalk_rt::ExitCode;
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::ExposePgtblInfo;
@@ -35,17 +35,19 @@ impl Sparse {
         let range = Mapping::reserve(size, Protection::READ).map_err(Error::call("mmap"))?;
         range.base_pages_only().map_err(Error::call("madvise"))?;
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        let child = Child::spawn(|| {
-            for offset in (0..size).step_by(1 << (2 * info.page_shift - 3)) {
-                // SAFETY: inside the range, which can be read.
-                unsafe { range.as_ptr().wrapping_add(offset).read_volatile() };
-            }
-            if file::write(&writer, b".").is_ok() {
-                signal::pause();
-            }
-            ExitCode::FAILURE
-        })
-        .map_err(Error::call("fork"))?;
+        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        let child = unsafe { Fork::promised() }
+            .spawn(|| {
+                for offset in (0..size).step_by(1 << (2 * info.page_shift - 3)) {
+                    // SAFETY: inside the range, which can be read.
+                    unsafe { range.as_ptr().wrapping_add(offset).read_volatile() };
+                }
+                if file::write(&writer, b".").is_ok() {
+                    signal::pause();
+                }
+                ExitCode::FAILURE
+            })
+            .map_err(Error::call("fork"))?;
         drop(writer);
         match file::read(&reader, &mut [0]) {
             Ok(1) => Ok(Self { child, range, span }),

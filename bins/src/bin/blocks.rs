@@ -1,6 +1,7 @@
 //! `blocks`: the geometry of this kernel's tables, and pages of every size that it has, held against
 //! pagemap.
 
+#![expect(unsafe_code, reason = "forks")]
 #![no_std]
 #![no_main]
 
@@ -15,7 +16,7 @@ use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_live::Live;
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR};
 use tablewalk_uapi::memory::{Advice, Protection};
@@ -143,11 +144,13 @@ fn roots(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let page = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
     let mut behind = 0;
     for (child, frame) in children.iter_mut().zip(&mut frames) {
-        let started = Child::spawn(|| {
-            signal::pause();
-            ExitCode::SUCCESS
-        })
-        .map_err(Error::call("fork"))?;
+        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        let started = unsafe { Fork::promised() }
+            .spawn(|| {
+                signal::pause();
+                ExitCode::SUCCESS
+            })
+            .map_err(Error::call("fork"))?;
         *frame = page
             .map(started.pid(), 0, 0)
             .map_err(Error::call("remap_page_table"))?;

@@ -4,6 +4,7 @@
 //! been written since the one before. The last round is short, and the process is stopped for that one
 //! only. The memory is rebuilt from the increments, and compared with that of the process.
 
+#![expect(unsafe_code, reason = "forks")]
 #![no_std]
 #![no_main]
 
@@ -19,7 +20,7 @@ use tablewalk_bins::swap::Swap;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker};
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::{Advice, Protection};
@@ -115,14 +116,16 @@ impl Plan {
             return Ok(Verdict::Skip("no swap area"));
         }
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        let child = Child::spawn(|| match subject(swapped, &writer) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(errno) => {
-                println!("# subject: {errno}");
-                ExitCode::FAILURE
-            }
-        })
-        .map_err(Error::call("fork"))?;
+        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        let child = unsafe { Fork::promised() }
+            .spawn(|| match subject(swapped, &writer) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(errno) => {
+                    println!("# subject: {errno}");
+                    ExitCode::FAILURE
+                }
+            })
+            .map_err(Error::call("fork"))?;
         file::read(&reader, &mut [0]).map_err(Error::call("pipe"))?;
         self.save(child.pid())
     }

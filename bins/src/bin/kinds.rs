@@ -16,7 +16,7 @@ use tablewalk_bins::swap::{AREA, Swap};
 use tablewalk_bins::{cli, prerequisite, smaps};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::process::{Child, execute};
+use tablewalk_rt::process::{Fork, execute};
 use tablewalk_rt::{Args, ExitCode, eprintln, println};
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR, O_SYNC};
 use tablewalk_uapi::memory::{Advice, Protection};
@@ -279,7 +279,8 @@ fn show(context: &Context, words: &Words) -> Result<ExitCode, Errno> {
     }
     let (reader, writer) = file::pipe()?;
     // Forked first: pages that are there would be write-protected for the child's sake.
-    let child = Child::spawn(|| {
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| {
         if file::read(&reader, &mut [0]) != Ok(1) {
             return ExitCode::FAILURE;
         }

@@ -1,5 +1,6 @@
 //! `scene`: a process worth a picture, and what `pt` says of it.
 
+#![expect(unsafe_code, reason = "forks")]
 #![no_std]
 #![no_main]
 
@@ -9,7 +10,7 @@ use core::time::Duration;
 use heapless::{CString, String, Vec, format};
 use tablewalk_bins::memory::write;
 use tablewalk_bins::{cli, prerequisite};
-use tablewalk_rt::process::{Child, execute};
+use tablewalk_rt::process::{Fork, execute};
 use tablewalk_rt::semihosting::HostFile;
 use tablewalk_rt::{Args, ExitCode, eprintln, println};
 use tablewalk_uapi::file::{self, O_RDONLY};
@@ -203,13 +204,15 @@ fn show(scene: &mut Scene, command: &'static str) -> Result<(), Failed> {
     let words = words(command).map_err(|errno| (command, errno))?;
     let goes_on = !command.starts_with("save");
     let failed = |errno| (command, errno);
-    let child = Child::spawn(|| {
-        let words: Vec<&CStr, WORDS> = words.iter().map(CString::as_c_str).collect();
-        let errno = execute(c"/bin/pt", &words);
-        eprintln!("scene: /bin/pt: {errno}");
-        ExitCode(127)
-    })
-    .map_err(failed)?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let words: Vec<&CStr, WORDS> = words.iter().map(CString::as_c_str).collect();
+            let errno = execute(c"/bin/pt", &words);
+            eprintln!("scene: /bin/pt: {errno}");
+            ExitCode(127)
+        })
+        .map_err(failed)?;
     while goes_on && child.is_running().map_err(failed)? {
         scene.step().map_err(failed)?;
         // Not woken before: there is no signal handler.

@@ -1,5 +1,6 @@
 //! `walktest`: walks live page tables, prints them, and holds them against pagemap.
 
+#![expect(unsafe_code, reason = "forks")]
 #![no_std]
 #![no_main]
 
@@ -10,7 +11,7 @@ use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_live::Live;
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
@@ -77,15 +78,17 @@ fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
         return compare_all(pid, true).map(Verdict::from);
     }
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-    let child = Child::spawn(|| {
-        let memory = Specimens::new();
-        if memory.is_ok() && file::write(&writer, b".").is_ok() {
-            // Its tables stay as they are until it is killed.
-            signal::pause();
-        }
-        ExitCode::FAILURE
-    })
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let memory = Specimens::new();
+            if memory.is_ok() && file::write(&writer, b".").is_ok() {
+                // Its tables stay as they are until it is killed.
+                signal::pause();
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
     drop(writer);
     match file::read(&reader, &mut [0]) {
         Ok(1) => compare_all(child.pid(), true).map(Verdict::from),

@@ -46,7 +46,8 @@ impl<P: Policy> Pager<P> {
                         Some(number) if !self.policy.zeros() => self.policy.fill(number, bytes),
                         _ => bytes.fill(0),
                     }
-                    match child.copy(page, bytes, Waking::Wake) {
+                    // SAFETY: what the policy says of a page that is missing, as in the parent.
+                    match unsafe { child.copy(page, bytes, Waking::Wake) } {
                         Ok(_) | Err(Errno::EEXIST | Errno::ENOENT | Errno::EAGAIN) => {}
                         // It has ended meanwhile.
                         Err(Errno::ESRCH) => return Ok(()),

@@ -116,11 +116,14 @@ impl<P: Policy> Worker<'_, P> {
     fn leave(&self, address: u64) -> Result<(), PagerError> {
         let pager = self.pager;
         let page = address & !(pager.page_size() as u64 - 1);
-        pager
-            .uffd
-            .zeropage(page, pager.page_size() as u64, Waking::Wake)
-            .map(drop)
-            .map_err(PagerError::call("UFFDIO_ZEROPAGE"))
+        // SAFETY: a page behind the region, which nobody reads.
+        unsafe {
+            pager
+                .uffd
+                .zeropage(page, pager.page_size() as u64, Waking::Wake)
+        }
+        .map(drop)
+        .map_err(PagerError::call("UFFDIO_ZEROPAGE"))
     }
 }
 

@@ -181,7 +181,7 @@ impl<P: Policy> Pager<P> {
         };
         uffd.enable(features)
             .map_err(PagerError::call("UFFDIO_API"))?;
-        uffd.register_range(start, (region + stops) as u64)
+        uffd.register_part(&memory, offset..offset + region + stops)
             .map_err(PagerError::call("UFFDIO_REGISTER"))?;
         if options.locked {
             memory
@@ -407,7 +407,8 @@ impl<P> Drop for Pager<P> {
         // Nobody reads events any more, and `munmap` would wait for that.
         let start = self.start.load(Ordering::Relaxed);
         let length = (self.options.pages + WORKERS) << self.page_shift;
-        let _moved_or_gone = self.uffd.unregister_range(start, length as u64);
+        // SAFETY: the region is the pager's, and goes with it. In a child nobody drops one: `fork` is unsafe.
+        let _moved_or_gone = unsafe { self.uffd.unregister_range(start, length as u64) };
         // Entries were taken out of the pool: `munmap` invalidates only where it finds one.
         if let Some(format) = &self.format {
             let start = VirtualAddress(self.memory.address());

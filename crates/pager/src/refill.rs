@@ -119,7 +119,8 @@ impl<P: Policy> Pager<P> {
             )
             .map_err(PagerError::call("MADV_POPULATE_WRITE"))?;
         // From now on nobody else changes the entries of these slots.
-        remap::lend(0, self.slot_address(slots.start).0, count)
+        // SAFETY: the slots are this worker's until `filled`; those who claim them move them.
+        unsafe { remap::lend(0, self.slot_address(slots.start).0, count) }
             .map_err(PagerError::call("LEND"))?;
         refill.filled(count);
         add(&self.counters.refilled, count);

@@ -247,12 +247,14 @@ impl<P: Policy> Worker<'_, P> {
         let address = pager.page_address(page).0;
         let size = pager.page_size();
         let done = if pager.policy.zeros() {
-            pager.uffd.zeropage(address, size as u64, Waking::Wake)
+            // SAFETY: a page of the region, or what was there: it holds zeros, as the policy says.
+            unsafe { pager.uffd.zeropage(address, size as u64, Waking::Wake) }
         } else {
             // SAFETY: the page of this worker, which is borrowed alone.
             let bytes = unsafe { core::slice::from_raw_parts_mut(self.scratch.as_ptr(), size) };
             pager.policy.fill(page, bytes);
-            pager.uffd.copy(address, bytes, Waking::Wake)
+            // SAFETY: a page of the region, which holds what the policy says.
+            unsafe { pager.uffd.copy(address, bytes, Waking::Wake) }
         };
         match done {
             Ok(_) => {
@@ -339,7 +341,8 @@ fn adopt<P: Policy>(pager: &Pager<P>, run: &mut Pending) -> Result<(), PagerErro
     if moved == 0 {
         return Ok(());
     }
-    match remap::adopt(0, start, (end - start) >> pager.page_shift) {
+    // SAFETY: the moves are done: entries of the region are put where nothing is, and not changed again.
+    match unsafe { remap::adopt(0, start, (end - start) >> pager.page_shift) } {
         Ok(adopted) => add(&pager.counters.adopted, adopted),
         // The region was unmapped or moved meanwhile: nothing is there to be adopted.
         Err(Errno::EINVAL) => {}

@@ -4,7 +4,7 @@ use core::fmt::{self, Write};
 
 use heapless::Vec;
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::file;
+use tablewalk_uapi::file::{self, BorrowedFd};
 
 /// Bytes that are written with one system call.
 const LINE: usize = 256;
@@ -15,7 +15,7 @@ const LINE: usize = 256;
 /// What the descriptor does not take is lost: there is nowhere to say so.
 #[derive(Debug)]
 pub struct Stream {
-    fd: i32,
+    fd: BorrowedFd<'static>,
     line: Vec<u8, LINE>,
 }
 
@@ -24,7 +24,7 @@ impl Stream {
     #[must_use]
     pub const fn stdout() -> Self {
         Self {
-            fd: 1,
+            fd: BorrowedFd::STDOUT,
             line: Vec::new(),
         }
     }
@@ -33,7 +33,7 @@ impl Stream {
     #[must_use]
     pub const fn stderr() -> Self {
         Self {
-            fd: 2,
+            fd: BorrowedFd::STDERR,
             line: Vec::new(),
         }
     }

@@ -1,7 +1,8 @@
 //! What a freestanding program needs around its `main`: start-up, arguments, console, panic,
 //! memory functions, processes, threads, test output, and the way out of an emulator.
 //!
-//! For arm64 Linux only. A program names its main function with [`program!`]:
+//! For arm64 Linux. Elsewhere threads, panics and memory functions are those of std, so that what is built
+//! on this can be tested; nothing starts a program there. A program names its main function with [`program!`]:
 //!
 //! ```ignore
 //! #![no_std]
@@ -15,17 +16,26 @@
 //! ```
 
 #![no_std]
-#![cfg(all(target_arch = "aarch64", target_os = "linux"))]
+#![cfg(target_os = "linux")]
+
+#[cfg(not(target_arch = "aarch64"))]
+extern crate std;
 
 mod args;
+#[cfg(target_arch = "aarch64")]
 mod clone;
 pub mod console;
 pub mod counter;
 pub mod ktap;
+#[cfg(target_arch = "aarch64")]
 mod mem;
+#[cfg(not(target_arch = "aarch64"))]
+mod of_std;
+#[cfg(target_arch = "aarch64")]
 mod panic;
 pub mod process;
 pub mod semihosting;
+#[cfg(target_arch = "aarch64")]
 mod start;
 pub mod thread;
 

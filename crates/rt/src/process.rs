@@ -1,6 +1,9 @@
 //! Child processes and other programs.
 
-#![expect(unsafe_code, reason = "execve takes arrays of pointers")]
+#![expect(
+    unsafe_code,
+    reason = "fork makes two of every value, and execve takes arrays of pointers"
+)]
 
 use core::ffi::{CStr, c_char};
 use core::ptr;
@@ -17,15 +20,30 @@ pub struct Child {
     pid: i32,
 }
 
-impl Child {
+/// The right to start one [`Child`].
+#[derive(Debug)]
+pub struct Fork(());
+
+impl Fork {
+    /// The right.
+    ///
+    /// # Safety
+    ///
+    /// The `body` that is given to [`Fork::spawn`] neither uses nor drops what [`process::fork`] names.
+    #[must_use]
+    pub const unsafe fn promised() -> Self {
+        Self(())
+    }
+
     /// Forks; the child runs `body` and exits with what that returns. It dies with its parent.
     ///
     /// # Errors
     ///
     /// As fork(2).
-    pub fn spawn(body: impl FnOnce() -> ExitCode) -> Result<Self, Errno> {
-        match process::fork()? {
-            Some(pid) => Ok(Self { pid }),
+    pub fn spawn(self, body: impl FnOnce() -> ExitCode) -> Result<Child, Errno> {
+        // SAFETY: the child runs nothing but `body` and ends; the rest was promised.
+        match unsafe { process::fork() }? {
+            Some(pid) => Ok(Child { pid }),
             None => {
                 let status = match process::set_parent_death_signal(Signal::Kill) {
                     Ok(()) => body(),
@@ -35,7 +53,9 @@ impl Child {
             }
         }
     }
+}
 
+impl Child {
     /// The process ID.
     #[must_use]
     pub const fn pid(&self) -> i32 {

@@ -5,13 +5,15 @@
 //!
 //! Source: Arm, Semihosting for AArch32 and AArch64.
 
-#![expect(
-    unsafe_code,
-    reason = "an instruction that means something to the emulator only"
+#![cfg_attr(
+    target_arch = "aarch64",
+    expect(
+        unsafe_code,
+        reason = "an instruction that means something to the emulator only"
+    )
 )]
 
-use core::arch::asm;
-use core::ffi::CStr;
+use core::ffi::{CStr, c_char};
 
 /// `SYS_OPEN`.
 const OPEN: u64 = 0x01;
@@ -26,25 +28,39 @@ const APPLICATION_EXIT: u64 = 0x20026;
 /// Mode of `SYS_OPEN`: as `wb` of fopen(3).
 const CREATE: u64 = 5;
 
+/// A block of parameters: three words or fewer, of which some are pointers.
+#[repr(C)]
+struct Block<A, B>(A, B, u64);
+
 /// Makes the emulator exit with `status`; returns if it did not.
 pub fn exit(status: u8) {
-    call(EXIT_EXTENDED, &[APPLICATION_EXIT, u64::from(status)]);
+    call(
+        EXIT_EXTENDED,
+        &Block(APPLICATION_EXIT, u64::from(status), 0),
+    );
 }
 
 /// What the emulator says to `operation` with a block of parameters.
-fn call(operation: u64, block: &[u64]) -> u64 {
+#[cfg(target_arch = "aarch64")]
+fn call<A, B>(operation: u64, block: &Block<A, B>) -> u64 {
     let result;
     // SAFETY: the operations here read the block and what its pointers lead to, which the callers
     // borrow, and change no memory.
     unsafe {
-        asm!(
+        core::arch::asm!(
             "hlt #0xf000",                     // the A64 semihosting call
             inout("x0") operation => result,   // operation; its result
-            in("x1") block.as_ptr(),           // its parameter block
+            in("x1") core::ptr::from_ref(block), // its parameter block
             options(nostack, readonly),
         );
     }
     result
+}
+
+/// Nobody answers on a host.
+#[cfg(not(target_arch = "aarch64"))]
+const fn call<A, B>(_: u64, _: &Block<A, B>) -> u64 {
+    u64::MAX
 }
 
 /// A file of the machine that the emulator runs on, to be written from its beginning.
@@ -55,22 +71,22 @@ impl HostFile {
     /// Creates it, or empties it; a relative name is one in the folder that the emulator runs in.
     #[must_use]
     pub fn create(name: &CStr) -> Option<Self> {
-        let length = name.count_bytes() as u64;
-        let handle = call(OPEN, &[name.as_ptr().addr() as u64, CREATE, length]);
+        let block: Block<*const c_char, _> =
+            Block(name.as_ptr(), CREATE, name.count_bytes() as u64);
+        let handle = call(OPEN, &block);
         (handle != u64::MAX).then_some(Self(handle))
     }
 
     /// Writes all of `bytes`; whether that succeeded.
     #[must_use]
     pub fn write(&mut self, bytes: &[u8]) -> bool {
-        let block = [self.0, bytes.as_ptr().addr() as u64, bytes.len() as u64];
         // The number of bytes that were not written.
-        call(WRITE, &block) == 0
+        call(WRITE, &Block(self.0, bytes.as_ptr(), bytes.len() as u64)) == 0
     }
 }
 
 impl Drop for HostFile {
     fn drop(&mut self) {
-        call(CLOSE, &[self.0]);
+        call(CLOSE, &Block(self.0, 0_u64, 0));
     }
 }

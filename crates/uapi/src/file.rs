@@ -6,6 +6,7 @@
 )]
 
 use core::ffi::CStr;
+use core::marker::PhantomData;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{
@@ -26,10 +27,43 @@ impl OwnedFd {
         Self(int(value))
     }
 
+    /// Takes over descriptor `number`.
+    ///
+    /// # Safety
+    ///
+    /// Nobody else owns it: dropping the value closes it, and [`duplicate_to`] replaces what it leads to.
+    #[must_use]
+    pub const unsafe fn from_number(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// The descriptor, for calls that take one which is not owned, too.
+    #[must_use]
+    pub const fn borrow(&self) -> BorrowedFd<'_> {
+        BorrowedFd(self.0, PhantomData)
+    }
+
     /// The number, good for as long as this value lives.
     #[must_use]
     pub const fn number(&self) -> i32 {
         self.0
+    }
+}
+
+/// An open file descriptor that somebody else closes, not before `'fd` ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct BorrowedFd<'fd>(i32, PhantomData<&'fd OwnedFd>);
+
+impl BorrowedFd<'static> {
+    /// Standard output. A program that was started without gets `EBADF`, or the first file that it opens.
+    pub const STDOUT: Self = Self(1, PhantomData);
+    /// Standard error, as [`BorrowedFd::STDOUT`].
+    pub const STDERR: Self = Self(2, PhantomData);
+}
+
+impl Argument for BorrowedFd<'_> {
+    fn register(self) -> usize {
+        self.0.register()
     }
 }
 
@@ -125,15 +159,16 @@ pub fn pread(fd: &OwnedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno
 ///
 /// As write(2).
 pub fn write(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
-    write_to(fd.0, bytes)
+    write_to(fd.borrow(), bytes)
 }
 
-/// write(2) to descriptor number `fd`, which the program was started with; the bytes taken.
+/// write(2) to a descriptor that is not owned, as those that the program was started with; the bytes
+/// taken.
 ///
 /// # Errors
 ///
 /// As write(2); `EBADF` if it was started without.
-pub fn write_to(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
+pub fn write_to(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel reads the slice.
     unsafe { syscall!(sys::__NR_write, fd, bytes.as_ptr(), bytes.len()) }
 }
@@ -151,22 +186,22 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((OwnedFd(reader), OwnedFd(writer)))
 }
 
-/// dup3(2): number `to` becomes a copy of `fd` that is kept over execve(2).
+/// dup3(2): `to` becomes a copy of `fd` that is kept over execve(2); what it led to is closed.
 ///
 /// # Errors
 ///
 /// As dup3(2); `EINVAL` if they are the same.
-pub fn duplicate_to(fd: &OwnedFd, to: i32) -> Result<(), Errno> {
+pub fn duplicate_to(fd: &OwnedFd, to: &mut OwnedFd) -> Result<(), Errno> {
     // SAFETY: touches no memory.
-    unsafe { syscall!(sys::__NR_dup3, fd, to, 0_u32) }.map(drop)
+    unsafe { syscall!(sys::__NR_dup3, fd, &*to, 0_u32) }.map(drop)
 }
 
-/// tcdrain(3): waits until the terminal at descriptor number `fd` has sent all that was written.
+/// tcdrain(3): waits until the terminal `fd` has sent all that was written.
 ///
 /// # Errors
 ///
 /// `ENOTTY` if it is no terminal.
-pub fn drain_terminal(fd: i32) -> Result<(), Errno> {
+pub fn drain_terminal(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_ioctl, fd, TCSBRK, 1_usize) }.map(drop)
 }

@@ -221,7 +221,7 @@ impl Mapping {
         Ok(target)
     }
 
-    fn part(&self, range: &Range<usize>) -> Result<(*mut c_void, usize), Errno> {
+    pub(crate) fn part(&self, range: &Range<usize>) -> Result<(*mut c_void, usize), Errno> {
         if range.start > range.end || range.end > self.size {
             return Err(Errno::EINVAL);
         }

@@ -44,8 +44,21 @@ impl Status {
 /// # Errors
 ///
 /// As fork(2).
-pub fn fork() -> Result<Option<i32>, Errno> {
-    // SAFETY: the child has a copy of all memory; without CLONE_VM the stack stays where it is.
+///
+/// # Safety
+///
+/// Every value has two owners then, in the child and in the parent. The child neither uses nor drops
+/// those that stand for something which both have, or which the child has not:
+///
+/// - memory that is shared, if a reference to it is exclusive: the other process changes it meanwhile;
+/// - a userfaultfd: its ioctls change the memory of the parent;
+/// - tables that are mapped, and memory with `MADV_DONTFORK`: where they were is nothing, or what the
+///   child maps next.
+///
+/// Locks that other threads hold are never released in the child: they do not exist there.
+pub unsafe fn fork() -> Result<Option<i32>, Errno> {
+    // SAFETY: the child has a copy of memory, by the caller's promise of all that it uses; without
+    // CLONE_VM the stack stays where it is.
     // The order of the last two arguments differs by architecture, and both are 0.
     unsafe {
         syscall!(
@@ -80,8 +93,13 @@ pub unsafe fn execve(
 }
 
 /// exit(2) of the calling thread.
-pub fn exit_thread() -> ! {
-    // SAFETY: ends the thread.
+///
+/// # Safety
+///
+/// Nothing on the stack of the thread waits to be dropped, and nobody has a reference to it: its frames
+/// are left without a word, and whoever made the thread may unmap them.
+pub unsafe fn exit_thread() -> ! {
+    // SAFETY: ends the thread; the rest is the caller's promise.
     let _ = unsafe { syscall!(sys::__NR_exit, 0_u32) };
     unreachable!()
 }

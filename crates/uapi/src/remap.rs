@@ -351,8 +351,14 @@ pub fn flush(pid: i32, address: u64, pages: u64) -> Result<(), Errno> {
 ///
 /// As [`remap_page_table`]; `EINVAL` for no pages, for an address that is not page-aligned, and where
 /// there is no private anonymous mapping; from a kernel that has the call without this form, too.
-pub fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
-    // SAFETY: this form maps nothing and writes nothing but its argument.
+///
+/// # Safety
+///
+/// Nobody moves an entry of these pages meanwhile, nor afterwards: the kernel moves and frees them as
+/// it likes from now on, and an entry that it does not find would lead to a frame which is somebody
+/// else's.
+pub unsafe fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
+    // SAFETY: the caller's promise.
     unsafe { change(pid, EXPOSE_PGTBL_ADOPT, address, pages) }
 }
 
@@ -362,8 +368,14 @@ pub fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
 /// # Errors
 ///
 /// As [`adopt`].
-pub fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
-    // SAFETY: as in `adopt`.
+///
+/// # Safety
+///
+/// Nobody but the caller changes these entries, or has the kernel change them (madvise(2), mprotect(2),
+/// mremap(2), fork(2)) while they are moved: a page would be in two places, or in none. Each page is
+/// adopted, or unmapped where it was lent, in the end.
+pub unsafe fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
+    // SAFETY: the caller's promise.
     unsafe { change(pid, EXPOSE_PGTBL_LEND, address, pages) }
 }
 

@@ -141,17 +141,19 @@ impl Userfault {
     ///
     /// As ioctl_userfaultfd(2).
     pub fn register(&self, mapping: &Mapping) -> Result<u64, Errno> {
-        self.register_range(mapping.address(), mapping.size() as u64)
+        self.register_part(mapping, 0..mapping.size())
     }
 
-    /// As [`Userfault::register`], for `length` bytes from `address` on, whole pages.
+    /// As [`Userfault::register`], for the bytes in `part`, relative to the start of `mapping`, whole
+    /// pages.
     ///
     /// # Errors
     ///
-    /// As ioctl_userfaultfd(2).
-    pub fn register_range(&self, address: u64, length: u64) -> Result<u64, Errno> {
+    /// As ioctl_userfaultfd(2); `EINVAL` for a part that is not inside the mapping.
+    pub fn register_part(&self, mapping: &Mapping, part: Range<usize>) -> Result<u64, Errno> {
+        let (start, length) = mapping.part(&part)?;
         let mut register = sys::uffdio_register {
-            range: range(address, length),
+            range: range(start.expose_provenance() as u64, length as u64),
             mode: sys::UFFDIO_REGISTER_MODE_MISSING.into(),
             ioctls: 0,
         };
@@ -165,7 +167,8 @@ impl Userfault {
     ///
     /// As ioctl_userfaultfd(2).
     pub fn unregister(&self, mapping: &Mapping) -> Result<(), Errno> {
-        self.unregister_range(mapping.address(), mapping.size() as u64)
+        // SAFETY: nobody has a reference to what is in a mapping, see its invariants.
+        unsafe { self.unregister_range(mapping.address(), mapping.size() as u64) }
     }
 
     /// As [`Userfault::unregister`], for `length` bytes from `address` on, whole pages.
@@ -173,7 +176,12 @@ impl Userfault {
     /// # Errors
     ///
     /// As ioctl_userfaultfd(2).
-    pub fn unregister_range(&self, address: u64, length: u64) -> Result<(), Errno> {
+    ///
+    /// # Safety
+    ///
+    /// Nobody relies on what missing pages there are to hold: they read as zeros from now on, for those
+    /// who wait for them, too. In a child the descriptor is that of its parent, whose pages are meant.
+    pub unsafe fn unregister_range(&self, address: u64, length: u64) -> Result<(), Errno> {
         let mut range = range(address, length);
         // SAFETY: the ioctl takes this struct.
         unsafe { self.ioctl(ioctl::UFFDIO_UNREGISTER, &mut range) }
@@ -195,7 +203,12 @@ impl Userfault {
     /// # Errors
     ///
     /// As ioctl_userfaultfd(2); `EEXIST` if there is a page already.
-    pub fn copy(&self, address: u64, source: &[u8], waking: Waking) -> Result<i64, Errno> {
+    ///
+    /// # Safety
+    ///
+    /// The bytes are what whoever has a reference to the pages at `address` relies on, in the process
+    /// that the descriptor is for.
+    pub unsafe fn copy(&self, address: u64, source: &[u8], waking: Waking) -> Result<i64, Errno> {
         let mut copy = sys::uffdio_copy {
             dst: address,
             src: source.as_ptr().expose_provenance() as u64,
@@ -203,8 +216,8 @@ impl Userfault {
             mode: waking as u64,
             copy: 0,
         };
-        // SAFETY: the ioctl takes this struct; the kernel reads the slice and writes pages that
-        // were missing from a mapping.
+        // SAFETY: the ioctl takes this struct; the kernel reads the slice, and what it makes of pages
+        // that were missing is the caller's promise.
         unsafe { self.ioctl(ioctl::UFFDIO_COPY, &mut copy) }.map(|()| copy.copy)
     }
 
@@ -213,13 +226,17 @@ impl Userfault {
     /// # Errors
     ///
     /// As ioctl_userfaultfd(2); `EEXIST` if there is a page already.
-    pub fn zeropage(&self, address: u64, length: u64, waking: Waking) -> Result<i64, Errno> {
+    ///
+    /// # Safety
+    ///
+    /// As [`Userfault::copy`], of zeros.
+    pub unsafe fn zeropage(&self, address: u64, length: u64, waking: Waking) -> Result<i64, Errno> {
         let mut zeropage = sys::uffdio_zeropage {
             range: range(address, length),
             mode: waking as u64,
             zeropage: 0,
         };
-        // SAFETY: the ioctl takes this struct; the kernel writes pages that were missing.
+        // SAFETY: the ioctl takes this struct; the rest is the caller's promise.
         unsafe { self.ioctl(ioctl::UFFDIO_ZEROPAGE, &mut zeropage) }.map(|()| zeropage.zeropage)
     }
 

@@ -1,14 +1,16 @@
 //! An init of one's own: makes a process, prints the tree of its page tables, holds each page against what
 //! the kernel says of it, and powers off. docs/boards.md says how to build and boot it.
 
+#![expect(unsafe_code, reason = "forks")]
 #![no_std]
 #![no_main]
 
 use core::fmt;
 
 use tablewalk_live::{Live, LiveError};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_uapi::file::BorrowedFd;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::system::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID, Reboot};
 use tablewalk_uapi::{Errno, process, signal};
@@ -43,7 +45,7 @@ fn main(_: Args) -> ExitCode {
         return status;
     }
     // What was printed has left the machine before the power goes.
-    let _ = file::drain_terminal(1);
+    let _ = file::drain_terminal(BorrowedFd::STDOUT);
     let _ = system::reboot(Reboot::PowerOff);
     // If process 1 ended, the kernel would panic.
     loop {
@@ -57,13 +59,15 @@ fn show() -> Result<ExitCode, Error> {
     let flags = MS_NODEV | MS_NOEXEC | MS_NOSUID;
     let _ = system::mount(c"proc", c"/proc", c"proc", flags);
     let (reader, writer) = file::pipe().map_err(|errno| Error::Call("pipe", errno))?;
-    let child = Child::spawn(|| {
-        if file::write(&writer, b".").is_ok() {
-            signal::pause();
-        }
-        ExitCode::FAILURE
-    })
-    .map_err(|errno| Error::Call("fork", errno))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            if file::write(&writer, b".").is_ok() {
+                signal::pause();
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(|errno| Error::Call("fork", errno))?;
     file::read(&reader, &mut [0]).map_err(|errno| Error::Call("pipe", errno))?;
     walk(child.pid())
 }

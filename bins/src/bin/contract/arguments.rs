@@ -1,5 +1,7 @@
 //! Arguments that make no sense, and arguments that only look so.
 
+#![expect(unsafe_code, reason = "tries what may not work")]
+
 use core::ptr;
 
 use tablewalk_rt::ktap::{Case, Verdict};
@@ -12,7 +14,7 @@ use tablewalk_uapi::remap::{
 
 use crate::Test;
 use tablewalk_bins::expect::{all, each, expect, expect_error, expect_ok};
-use tablewalk_bins::page::{Page, call, call_at, page_size};
+use tablewalk_bins::page::{self, Page, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
@@ -81,9 +83,9 @@ fn padding(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
             .into_iter()
             .enumerate()
         {
-            args.set_word(index, word);
+            set_word(&args, index, word);
         }
-        let result = call_at(args.mapping().as_ptr());
+        let result = call_at(at(&args));
         expect("frame number", result.map(|()| args.word(2)), Ok(root))
     })
 }
@@ -93,8 +95,8 @@ fn overlap(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     table.map(0, 0, 0)?;
     // Where the frame number would be written back to: the third word.
     let before = table.word(2);
-    page.set_word(1, page.address());
-    call_at(page.mapping().as_ptr())?;
+    set_word(&page, 1, page.address());
+    call_at(at(&page))?;
     all(&[
         expect("the third word of the table", Ok(table.word(2)), Ok(before)),
         expect(
@@ -139,7 +141,8 @@ fn bad_flag(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 
 /// Whether the call refuses each of these values of `level`.
 fn levels_refused(page: &Page, levels: &[u32]) -> Result<Verdict, Errno> {
-    let refused = |&level: &u32| expect_error("level", page.map(0, level, 0), Errno::EINVAL);
+    let refused =
+        |&level: &u32| expect_error("level", call(0, page.address(), 0, level), Errno::EINVAL);
     Ok(levels.iter().all(refused).into())
 }
 
@@ -207,11 +210,11 @@ fn sized(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         .chunks_mut(4)
         .zip([EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_PATH])
     {
-        page.set_word(0, u64::from(EXPOSE_PGTBL_INFO_SIZE_VER0) - 1);
-        let small = expect_error("too small", page.map(0, flag, 0), Errno::EINVAL);
-        page.set_word(0, 4096);
-        page.set_word(last, 0x5a5a);
-        let large = expect_ok("larger", page.map(0, flag, 0));
+        set_word(&page, 0, u64::from(EXPOSE_PGTBL_INFO_SIZE_VER0) - 1);
+        let small = expect_error("too small", fill(&page, flag), Errno::EINVAL);
+        set_word(&page, 0, 4096);
+        set_word(&page, last, 0x5a5a);
+        let large = expect_ok("larger", fill(&page, flag));
         let size = expect(
             "size",
             Ok(page.word(0) & 0xffff_ffff),
@@ -225,4 +228,34 @@ fn sized(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         all(&met)? == Verdict::Ok,
         expect_error("no memory", unmapped, Errno::EFAULT),
     ])
+}
+
+/// The call, on pages of these tests alone, or on no memory.
+fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
+    // SAFETY: nobody has a reference to what the tests of this file name.
+    unsafe { page::call(pid, remap_vaddr, pfn, level) }
+}
+
+/// The call with a struct of these tests, on pages of theirs, or with no struct at all.
+fn call_at(args: *mut u8) -> Result<(), Errno> {
+    // SAFETY: nobody has a reference to what the tests of this file name.
+    unsafe { page::call_at(args) }
+}
+
+/// Writes a word of a page that no table is mapped over.
+fn set_word(page: &Page, index: usize, value: u64) {
+    // SAFETY: the page is as it was made.
+    unsafe { page.set_word(index, value) }
+}
+
+/// Where a page begins.
+fn at(page: &Page) -> *mut u8 {
+    // SAFETY: nothing is written by it.
+    unsafe { page.mapping() }.as_ptr()
+}
+
+/// Has the kernel fill the struct at the beginning of a page.
+fn fill(page: &Page, flag: u32) -> Result<u64, Errno> {
+    // SAFETY: INFO and PATH write to the page, which no table is mapped over.
+    unsafe { page.call(0, flag, 0) }
 }

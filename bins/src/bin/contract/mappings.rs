@@ -6,16 +6,16 @@ use tablewalk_bins::lines::{for_each_line, parse_range};
 use tablewalk_bins::pagemap::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::memory::{Advice, Protection, mprotect};
+use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::{self, read_memory};
 use tablewalk_uapi::remap::ExposePgtblInfo;
 
 use crate::Test;
 use tablewalk_bins::expect::status_number;
 use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
-use tablewalk_bins::page::{Page, page_size};
+use tablewalk_bins::page::Page;
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
@@ -52,9 +52,7 @@ fn root(info: &ExposePgtblInfo, protection: Protection) -> Result<Page, Errno> {
 }
 
 fn protect(page: &Page, protection: Protection) -> Result<(), Errno> {
-    let mapping = page.mapping();
-    // SAFETY: the page stays readable, or is not read any more.
-    unsafe { mprotect(mapping.as_ptr().cast(), mapping.size(), protection) }
+    page.protect(protection)
 }
 
 fn read_only(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
@@ -85,7 +83,8 @@ fn executable(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn fork(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = root(info, Protection::READ_WRITE)?;
     let address = page.address();
-    let child = Child::spawn(|| {
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| {
         let mut found = false;
         let path = proc_path(process::pid(), "maps");
         let result = path.and_then(|path| {
@@ -106,13 +105,7 @@ fn fork(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 
 fn advise(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = root(info, Protection::READ_WRITE)?;
-    let refused = |advice| {
-        expect_error(
-            "advice",
-            page.mapping().advise(0..page_size(info), advice),
-            Errno::EINVAL,
-        )
-    };
+    let refused = |advice| expect_error("advice", page.advise(advice), Errno::EINVAL);
     Ok([Advice::DoFork, Advice::DoDump, Advice::DontNeed]
         .into_iter()
         .all(refused)

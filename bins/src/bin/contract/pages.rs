@@ -6,15 +6,13 @@ use core::ops::Range;
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_uapi::memory::{Advice, Protection};
-use tablewalk_uapi::remap::{
-    EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, adopt, lend, take,
-};
+use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, take};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::Test;
 use tablewalk_bins::expect::{all, expect, expect_error};
 use tablewalk_bins::memory::{read, write};
-use tablewalk_bins::page::{Page, call, page_size, range};
+use tablewalk_bins::page::{self, Page, page_size, range};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
@@ -228,4 +226,22 @@ fn take_refuses(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
             &[1, 2],
         ),
     ])
+}
+
+/// The call, on pages of these tests alone, or on no memory.
+fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
+    // SAFETY: nobody has a reference to what the tests of this file name.
+    unsafe { page::call(pid, remap_vaddr, pfn, level) }
+}
+
+/// ADOPT of pages whose entries nobody moves.
+fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
+    // SAFETY: as the first line says.
+    unsafe { remap::adopt(pid, address, pages) }
+}
+
+/// LEND of pages that are adopted, or unmapped, where they are.
+fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
+    // SAFETY: as the first line says.
+    unsafe { remap::lend(pid, address, pages) }
 }

@@ -1,11 +1,12 @@
 //! Processes whose tables are asked for, and who asks.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use tablewalk_bins::lines::{for_each_line, parse_range};
-use tablewalk_bins::memory::write;
 use tablewalk_bins::pagemap::{self, Pagemap};
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::credentials::{
     CAP_SYS_ADMIN, CAP_SYS_RAWIO, set_capabilities, set_gids, set_uids,
@@ -86,7 +87,8 @@ fn kernel_thread(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 
 fn zombie(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
-    let child = Child::spawn(|| ExitCode::SUCCESS)?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| ExitCode::SUCCESS)?;
     process::wait_without_reaping(child.pid())?;
     all(&[
         expect_error("map", page.map(child.pid(), 0, 0), Errno::ESRCH),
@@ -104,7 +106,8 @@ fn unprivileged(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     ];
     let mut met = true;
     for call in calls {
-        let status = in_child(|| {
+        // SAFETY: the child makes calls that fail, or map over its copy of a page.
+        let status = in_child(unsafe { Fork::promised() }, || {
             set_gids(1000)?;
             set_uids(1000)?;
             call()
@@ -117,7 +120,8 @@ fn unprivileged(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn admin_alone(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let (read_only, writable) = (Page::new(info, Protection::READ)?, Page::writable(info)?);
     let as_admin = |capabilities, page: &Page| {
-        in_child(|| {
+        // SAFETY: as above.
+        in_child(unsafe { Fork::promised() }, || {
             set_capabilities(capabilities)?;
             page.map(0, 0, 0).map(drop)
         })
@@ -145,7 +149,8 @@ fn admin_alone(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 
 fn not_a_table(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
-    write(page.mapping(), 0, 1);
+    // SAFETY: no table is mapped there.
+    unsafe { page.set_word(0, 1) };
     let data = Pagemap::open(process::pid(), info.page_shift)?
         .entry(page.address())?
         .frame();
@@ -199,7 +204,8 @@ fn kernel_text(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn other_process(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
     let (reader, _writer) = file::pipe()?;
-    let child = Child::spawn(|| {
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| {
         // Nobody writes: it waits until it is killed.
         let _ = file::read(&reader, &mut [0]);
         ExitCode::SUCCESS

@@ -1,5 +1,7 @@
 //! Pages that are written or accessed: TRACK.
 
+#![expect(unsafe_code, reason = "tries what may not work")]
+
 use core::ptr;
 
 use tablewalk_rt::ktap::{Case, Verdict};
@@ -17,7 +19,7 @@ use tablewalk_uapi::{Mapping, Sharing, process};
 use crate::Test;
 use tablewalk_bins::expect::{all, expect, expect_error};
 use tablewalk_bins::memory::write;
-use tablewalk_bins::page::{call, page_size};
+use tablewalk_bins::page::{self, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
@@ -209,4 +211,10 @@ fn bad_struct(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
             Errno::EINVAL,
         ),
     ])
+}
+
+/// The call, on pages of these tests alone, or on no memory.
+fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
+    // SAFETY: nobody has a reference to what the tests of this file name.
+    unsafe { page::call(pid, remap_vaddr, pfn, level) }
 }

@@ -1,12 +1,14 @@
 //! More than anybody needs.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_ok};
 use tablewalk_bins::page::{Page, call};
 use tablewalk_bins::sparse::Sparse;
 use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
@@ -46,7 +48,8 @@ fn many_mappings(context: &mut Context) -> Result<Verdict, Error> {
     let mut mapped = 0;
     for slot in 0..MAPPINGS {
         let address = arena.address() + (slot << info.page_shift);
-        ended = call(0, address, stack, 3 | EXPOSE_PGTBL_ADDR);
+        // SAFETY: a page of this test.
+        ended = unsafe { call(0, address, stack, 3 | EXPOSE_PGTBL_ADDR) };
         if ended.is_err() {
             break;
         }
@@ -112,15 +115,17 @@ fn kill_searcher(context: &mut Context) -> Result<Verdict, Error> {
     };
     let mut met = true;
     for _round in 0..context.rounds.div_ceil(10) {
-        let searcher = Child::spawn(|| {
-            let Ok(page) = Page::new(info, Protection::READ) else {
-                return ExitCode::FAILURE;
-            };
-            loop {
-                let _ = page.map(sparse.pid(), 3, 1);
-            }
-        })
-        .map_err(Error::call("fork"))?;
+        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        let searcher = unsafe { Fork::promised() }
+            .spawn(|| {
+                let Ok(page) = Page::new(info, Protection::READ) else {
+                    return ExitCode::FAILURE;
+                };
+                loop {
+                    let _ = page.map(sparse.pid(), 3, 1);
+                }
+            })
+            .map_err(Error::call("fork"))?;
         process::yield_now();
         process::kill(searcher.pid(), Signal::Kill).map_err(Error::call("kill"))?;
         met &= searcher.wait().map_err(Error::call("wait"))? == Status::Killed(Signal::Kill as u8);

@@ -4,12 +4,11 @@
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
-use tablewalk_bins::memory::write;
 use tablewalk_bins::page::{Page, page_size};
 use tablewalk_bins::pagemap::proc_path;
 use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR};
@@ -91,14 +90,16 @@ fn debugger(context: &mut Context) -> Result<Verdict, Error> {
     let info = context.info;
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let mut page = Page::writable(&info).map_err(Error::call("mmap"))?;
-    let child = Child::spawn(|| {
-        let mapped = page.map(0, 0, 0);
-        if mapped.is_ok() && file::write(&writer, b".").is_ok() {
-            signal::pause();
-        }
-        ExitCode::FAILURE
-    })
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child asks for entries, or maps a table of its own; it drops nothing.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let mapped = page.map(0, 0, 0);
+            if mapped.is_ok() && file::write(&writer, b".").is_ok() {
+                signal::pause();
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
     drop(writer);
     file::read(&reader, &mut [0]).map_err(Error::call("read"))?;
 
@@ -197,19 +198,21 @@ fn advice(context: &mut Context) -> Result<Verdict, Error> {
             continue;
         }
         let (page, frame) = mapped(&info, Protection::READ_WRITE).map_err(Error::call("map"))?;
-        let size = page.mapping().size() as u64;
+        let size = page.size() as u64;
         let result = call(
             constants::__NR_madvise,
             [page.address(), size, advice, 0, 0, 0],
         );
         accepted += u32::from(result.is_ok());
         met &= expect("what is mapped", frame_at(&info, page.address()), Ok(frame));
-        let inherited = Child::spawn(|| match frame_at(&info, page.address()) {
-            Ok(found) if found == frame => ExitCode::FAILURE,
-            _ => ExitCode::SUCCESS,
-        })
-        .and_then(Child::wait)
-        .map_err(Error::call("fork"))?;
+        // SAFETY: the child asks for entries, or maps a table of its own; it drops nothing.
+        let inherited = unsafe { Fork::promised() }
+            .spawn(|| match frame_at(&info, page.address()) {
+                Ok(found) if found == frame => ExitCode::FAILURE,
+                _ => ExitCode::SUCCESS,
+            })
+            .and_then(Child::wait)
+            .map_err(Error::call("fork"))?;
         if inherited != Status::Exited(0) || !met {
             println!("# after madvise {advice}");
             met = false;
@@ -223,7 +226,7 @@ fn duplicates(context: &mut Context) -> Result<Verdict, Error> {
     const MREMAP_DONTUNMAP: u64 = 4;
     let info = context.info;
     let (page, frame) = mapped(&info, Protection::READ_WRITE).map_err(Error::call("map"))?;
-    let (address, size) = (page.address(), page.mapping().size() as u64);
+    let (address, size) = (page.address(), page.size() as u64);
     let may_move = constants::MREMAP_MAYMOVE.into();
     let remap = |old, new, flags| call(constants::__NR_mremap, [address, old, new, flags, 0, 0]);
     let pages = |offset| {
@@ -264,10 +267,7 @@ const ENXIO: u16 = 6;
 /// The links in `/proc/self/map_files` open no second file of a table.
 fn no_map_files(info: &ExposePgtblInfo) -> Result<bool, Error> {
     let (page, _) = mapped(info, Protection::READ).map_err(Error::call("map"))?;
-    let (start, end) = (
-        page.address(),
-        page.address() + page.mapping().size() as u64,
-    );
+    let (start, end) = (page.address(), page.address() + page.size() as u64);
     let name: heapless::String<48> = heapless::format!("map_files/{start:x}-{end:x}")
         .map_err(|_| Error::Call("name", Errno::ENAMETOOLONG))?;
     let path = proc_path(process::pid(), &name).map_err(Error::call("name"))?;
@@ -286,7 +286,7 @@ fn moves(context: &mut Context) -> Result<Verdict, Error> {
     let (page, frame) = mapped(&info, Protection::READ_WRITE).map_err(Error::call("map"))?;
     let target = Page::writable(&info).map_err(Error::call("mmap"))?;
     let (from, to) = (page.address(), target.address());
-    let size = page.mapping().size() as u64;
+    let size = page.size() as u64;
     let flags = u64::from(constants::MREMAP_MAYMOVE | constants::MREMAP_FIXED);
     let moved = call(constants::__NR_mremap, [from, size, size, flags, to, 0]);
     all(&[
@@ -301,7 +301,8 @@ fn userfault(context: &mut Context) -> Result<Verdict, Error> {
     let (page, _) = mapped(&context.info, Protection::READ_WRITE).map_err(Error::call("map"))?;
     let uffd = Userfault::open(0).map_err(Error::call("userfaultfd"))?;
     uffd.enable(0).map_err(Error::call("UFFDIO_API"))?;
-    let registered = uffd.register(page.mapping());
+    // SAFETY: nothing is written there.
+    let registered = uffd.register(unsafe { page.mapping() });
     Ok(expect_error("UFFDIO_REGISTER", registered, Errno::EINVAL).into())
 }
 
@@ -318,35 +319,38 @@ fn core_dump(context: &mut Context) -> Result<Verdict, Error> {
     }
     let page = Page::writable(&info).map_err(Error::call("mmap"))?;
     let beside = Page::writable(&info).map_err(Error::call("mmap"))?;
-    let status = Child::spawn(|| {
-        let mut limit = [LARGE, LARGE];
-        let arguments = [
-            0,
-            constants::RLIMIT_CORE.into(),
-            address_of(&mut limit),
-            0,
-            0,
-            0,
-        ];
-        write(beside.mapping(), 0, 1);
-        let ready = call(constants::__NR_prlimit64, arguments).and_then(|_| page.map(0, 0, 0));
-        if ready.is_ok() {
-            let _ = call(
-                constants::__NR_kill,
-                [
-                    process::pid().cast_unsigned().into(),
-                    SIGABRT.into(),
-                    0,
-                    0,
-                    0,
-                    0,
-                ],
-            );
-        }
-        ExitCode::FAILURE
-    })
-    .and_then(Child::wait)
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child asks for entries, or maps a table of its own; it drops nothing.
+    let status = unsafe { Fork::promised() }
+        .spawn(|| {
+            let mut limit = [LARGE, LARGE];
+            let arguments = [
+                0,
+                constants::RLIMIT_CORE.into(),
+                address_of(&mut limit),
+                0,
+                0,
+                0,
+            ];
+            // SAFETY: no table is mapped there.
+            unsafe { beside.set_word(0, 1) };
+            let ready = call(constants::__NR_prlimit64, arguments).and_then(|_| page.map(0, 0, 0));
+            if ready.is_ok() {
+                let _ = call(
+                    constants::__NR_kill,
+                    [
+                        process::pid().cast_unsigned().into(),
+                        SIGABRT.into(),
+                        0,
+                        0,
+                        0,
+                        0,
+                    ],
+                );
+            }
+            ExitCode::FAILURE
+        })
+        .and_then(Child::wait)
+        .map_err(Error::call("fork"))?;
     let core = file::open(c"/core", O_RDONLY).map_err(Error::call("/core"))?;
     let table = dumped_size(&core, page.address()).map_err(Error::call("/core"))?;
     let other = dumped_size(&core, beside.address()).map_err(Error::call("/core"))?;

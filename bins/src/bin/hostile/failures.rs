@@ -1,12 +1,14 @@
 //! Allocations that fail, one after the other.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use core::ffi::CStr;
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::page::{Page, range};
 use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDWR, O_WRONLY, OwnedFd};
@@ -114,7 +116,8 @@ fn by_frame(info: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> 
 
 fn by_range(_: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> {
     let mut tables = [ExposePgtblTable::default()];
-    page.map_range(pid, 3, &mut range(0, 1 << 36, &mut tables))
+    // SAFETY: one page, and one element.
+    unsafe { page.map_range(pid, 3, &mut range(0, 1 << 36, &mut tables)) }
 }
 
 fn root(_: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> {
@@ -133,11 +136,13 @@ fn fail_each(context: &mut Context, protection: Protection, map: Map) -> Result<
     let (mut met, mut whole_again, mut refused) = (true, false, 0);
     // Often enough that a leak shows, each time of another process: what is lost is its tables.
     for round in 0..context.rounds {
-        let target = Child::spawn(|| {
-            signal::pause();
-            ExitCode::SUCCESS
-        })
-        .map_err(Error::call("fork"))?;
+        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        let target = unsafe { Fork::promised() }
+            .spawn(|| {
+                signal::pause();
+                ExitCode::SUCCESS
+            })
+            .map_err(Error::call("fork"))?;
         for n in 1..=MOST {
             let page = Page::new(info, protection).map_err(Error::call("mmap"))?;
             let (result, failed) = fail

@@ -1,5 +1,7 @@
 //! Random calls, whose results are held against a second reading of the contract.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_bins::error::Error;
@@ -7,7 +9,7 @@ use tablewalk_bins::page::{call_at, page_size};
 use tablewalk_bins::random::Random;
 use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
@@ -45,43 +47,50 @@ fn fuzz(context: &mut Context) -> Result<Verdict, Error> {
     range
         .unmap(range.part(0), 2 * range.span())
         .map_err(Error::call("munmap"))?;
-    let busy = Child::spawn(|| {
-        loop {
-            if operations::unmap(&range, info).is_err() {
-                return ExitCode::FAILURE;
+    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    let busy = unsafe { Fork::promised() }
+        .spawn(|| {
+            loop {
+                if operations::unmap(&range, info).is_err() {
+                    return ExitCode::FAILURE;
+                }
             }
-        }
-    })
-    .map_err(Error::call("fork"))?;
-    let gone = Child::spawn(|| ExitCode::SUCCESS).map_err(Error::call("fork"))?;
+        })
+        .map_err(Error::call("fork"))?;
+    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    let gone = unsafe { Fork::promised() }
+        .spawn(|| ExitCode::SUCCESS)
+        .map_err(Error::call("fork"))?;
     let gone_pid = gone.pid();
     gone.wait().map_err(Error::call("wait"))?;
 
     // In a child: a call that went through where it must not would break this process.
     let calls = u64::from(context.calls).div_ceil(THREADS);
     let seed = context.seed;
-    let fuzzer = Child::spawn(|| {
-        let pids = [
-            0,
-            process::pid(),
-            busy.pid(),
-            process::parent_pid(),
-            gone_pid,
-            2,
-            -1,
-        ];
-        match Places::new(info) {
-            Ok(places) => {
-                let shared = Shared::new(info, &range, &places, pids);
-                shared.run(seed, calls)
+    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    let fuzzer = unsafe { Fork::promised() }
+        .spawn(|| {
+            let pids = [
+                0,
+                process::pid(),
+                busy.pid(),
+                process::parent_pid(),
+                gone_pid,
+                2,
+                -1,
+            ];
+            match Places::new(info) {
+                Ok(places) => {
+                    let shared = Shared::new(info, &range, &places, pids);
+                    shared.run(seed, calls)
+                }
+                Err(errno) => {
+                    println!("# mmap: {errno}");
+                    ExitCode::FAILURE
+                }
             }
-            Err(errno) => {
-                println!("# mmap: {errno}");
-                ExitCode::FAILURE
-            }
-        }
-    })
-    .map_err(Error::call("fork"))?;
+        })
+        .map_err(Error::call("fork"))?;
     let ended = fuzzer.wait().map_err(Error::call("wait"))?;
     if ended != Status::Exited(0) {
         println!("# {ended:?}: again with --seed {seed} fuzz");
@@ -260,7 +269,8 @@ impl Thread<'_> {
         let (mut args, allowed) = self.choose();
         let before = args;
         let pointer = core::ptr::from_mut(&mut args).cast();
-        let result = call_at(pointer);
+        // SAFETY: what goes through names places of this thread, or is told as a defect.
+        let result = unsafe { call_at(pointer) };
         let fine = allowed.allows(result);
         self.shared.count(result);
         if !fine {
@@ -280,7 +290,8 @@ impl Thread<'_> {
             }
         }
         if self.random.one_in(64) {
-            self.shared.count(call_at(self.bad_pointer()));
+            // SAFETY: no struct, or one that the kernel cannot read.
+            self.shared.count(unsafe { call_at(self.bad_pointer()) });
         }
     }
 

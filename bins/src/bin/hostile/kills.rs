@@ -1,11 +1,13 @@
 //! Callers that are killed at random points.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use tablewalk_bins::error::Error;
 use tablewalk_bins::page::{Page, call, range as range_of};
 use tablewalk_bins::random::Random;
 use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
@@ -44,8 +46,13 @@ impl Journal {
     /// The word that counts what the victim has done.
     const DONE: usize = 1;
 
+    fn set(&self, word: usize, value: u64) {
+        // SAFETY: no table is mapped there.
+        unsafe { self.0.set_word(word, value) };
+    }
+
     fn count(&self) {
-        self.0.set_word(Self::DONE, self.0.word(Self::DONE) + 1);
+        self.set(Self::DONE, self.0.word(Self::DONE) + 1);
     }
 }
 
@@ -67,16 +74,18 @@ fn kill(context: &mut Context, victim: Victim, manner: Manner) -> Result<Verdict
     let mut random = Random::new(context.seed, 0);
     let (mut at_work, mut spared, mut ok) = (0, 0, true);
     for _round in 0..context.rounds {
-        journal.0.set_word(Journal::BETWEEN, 0);
-        journal.0.set_word(Journal::DONE, 0);
-        let child = Child::spawn(|| {
-            // Only an error ends it.
-            if let Err(errno) = victim(info, &range, &journal) {
-                println!("# victim: {errno}");
-            }
-            ExitCode::FAILURE
-        })
-        .map_err(Error::call("fork"))?;
+        journal.set(Journal::BETWEEN, 0);
+        journal.set(Journal::DONE, 0);
+        // SAFETY: the journal is made of atomic words; all else is a copy, or made by the child.
+        let child = unsafe { Fork::promised() }
+            .spawn(|| {
+                // Only an error ends it.
+                if let Err(errno) = victim(info, &range, &journal) {
+                    println!("# victim: {errno}");
+                }
+                ExitCode::FAILURE
+            })
+            .map_err(Error::call("fork"))?;
         wait_a_little(&journal, &mut random);
         if let Manner::OutsideOfMove = manner {
             spared += stop_outside_of_move(&child, &journal, &mut random)?;
@@ -149,7 +158,8 @@ fn map_tables(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Resul
             page.map(pid, 3, frame)?;
             page.map(pid, 0, 0)?;
             let mut tables = [ExposePgtblTable::default()];
-            page.map_range(pid, 3, &mut range_of(address, address + 1, &mut tables))?;
+            // SAFETY: one page, and one element.
+            unsafe { page.map_range(pid, 3, &mut range_of(address, address + 1, &mut tables)) }?;
             journal.count();
         }
     }
@@ -168,7 +178,8 @@ fn hold_tables(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Resu
             0 => (0, range.part(0)),
             _ => (parent, journal.0.address()),
         };
-        call(pid, address, of, 3 | EXPOSE_PGTBL_ADDR)?;
+        // SAFETY: pages of this process that nobody reads.
+        unsafe { call(pid, address, of, 3 | EXPOSE_PGTBL_ADDR) }?;
         journal.count();
     }
     loop {
@@ -194,11 +205,13 @@ fn move_entries(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Res
     let (mut from, mut to) = (0, PAGES);
     loop {
         for page in 0..PAGES {
-            journal.0.set_word(Journal::BETWEEN, 1);
+            journal.set(Journal::BETWEEN, 1);
             let descriptor = table.word(from + page);
-            table.set_word(from + page, 0);
-            table.set_word(to + page, descriptor);
-            journal.0.set_word(Journal::BETWEEN, 0);
+            // SAFETY: an entry of this process, which is moved to an empty place of the same mapping.
+            unsafe { table.set_word(from + page, 0) };
+            // SAFETY: as above.
+            unsafe { table.set_word(to + page, descriptor) };
+            journal.set(Journal::BETWEEN, 0);
         }
         flush(0, start, 2 * PAGES as u64)?;
         range.touch(start + to as u64 * range.page());

@@ -7,7 +7,7 @@ use core::ptr;
 
 use tablewalk_bins::page::Page;
 use tablewalk_rt::ExitCode;
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_uapi::memory::{
     self, MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, MREMAP_FIXED, MREMAP_MAYMOVE,
     Protection,
@@ -136,7 +136,8 @@ pub(crate) fn shift(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
 pub(crate) fn fork(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
     range.map(range.part(0), range.page(), 0)?;
     range.touch(range.part(0));
-    let child = Child::spawn(|| {
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| {
         range.touch(range.part(0));
         ExitCode::SUCCESS
     })?;

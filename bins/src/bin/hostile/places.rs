@@ -5,10 +5,10 @@
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
 use tablewalk_bins::lines::parse_number;
-use tablewalk_bins::page::{Page, call as remap, page_size};
+use tablewalk_bins::page::{self, Page, page_size};
 use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR};
@@ -46,20 +46,18 @@ fn odd_places(context: &mut Context) -> Result<Verdict, Error> {
     let info = context.info;
     let witness = Witness::begin()?;
     let locked = Page::writable(&info).map_err(Error::call("mmap"))?;
-    let (address, size) = (locked.address(), locked.mapping().size() as u64);
+    let (address, size) = (locked.address(), locked.size() as u64);
     let lock = call(constants::__NR_mlock, [address, size, 0, 0, 0, 0]);
     let registered = Page::writable(&info).map_err(Error::call("mmap"))?;
     let uffd = Userfault::open(0).map_err(Error::call("userfaultfd"))?;
     uffd.enable(0).map_err(Error::call("UFFDIO_API"))?;
-    uffd.register(registered.mapping())
+    // SAFETY: nothing is written there.
+    uffd.register(unsafe { registered.mapping() })
         .map_err(Error::call("UFFDIO_REGISTER"))?;
     let without = Page::new(&info, Protection::NONE).map_err(Error::call("mmap"))?;
     let read_only = Page::new(&info, Protection::READ).map_err(Error::call("mmap"))?;
     let map = |page: &Page| page.map(0, 0, 0);
-    let raise = |page: &Page| {
-        page.mapping()
-            .protect(0..page.mapping().size(), Protection::READ)
-    };
+    let raise = |page: &Page| page.protect(Protection::READ);
     let verdict = all(&[
         expect_ok("mlock", lock),
         expect_ok("over locked memory", map(&locked)),
@@ -68,15 +66,14 @@ fn odd_places(context: &mut Context) -> Result<Verdict, Error> {
         expect_ok("and made readable", raise(&without)),
         expect_error(
             "but not writable",
-            without
-                .mapping()
-                .protect(0..page_size(&info), Protection::READ_WRITE),
+            without.protect(Protection::READ_WRITE),
             Errno::EACCES,
         ),
         expect_ok("over read-only memory", map(&read_only)),
         expect_ok(
             "the userfaultfd goes",
-            uffd.unregister(registered.mapping())
+            // SAFETY: nothing is written there.
+            uffd.unregister(unsafe { registered.mapping() })
                 .or(Ok::<(), Errno>(())),
         ),
     ])
@@ -123,12 +120,14 @@ fn special_places(context: &mut Context) -> Result<Verdict, Error> {
     let size = page_size(&info) as u64;
     let vdso = vdso_address().map_err(Error::call("/proc/self/auxv"))?;
     // In a child: it can do without.
-    let over_vdso = Child::spawn(|| match remap(0, vdso, 0, 0) {
-        Ok(frame) if frame_at(&info, vdso) == Ok(frame) => ExitCode::SUCCESS,
-        _ => ExitCode::FAILURE,
-    })
-    .and_then(Child::wait)
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let over_vdso = unsafe { Fork::promised() }
+        .spawn(|| match remap(0, vdso, 0, 0) {
+            Ok(frame) if frame_at(&info, vdso) == Ok(frame) => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        })
+        .and_then(Child::wait)
+        .map_err(Error::call("fork"))?;
     let end = 1_u64 << info.va_bits;
     let top = end - size;
     let flags = u64::from(MAP_FIXED | MAP_PRIVATE | constants::MAP_ANONYMOUS);
@@ -198,14 +197,16 @@ fn shared_level_2(context: &mut Context) -> Result<Verdict, Error> {
         unsafe { at(address).cast::<u64>().write_volatile(1) };
     };
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-    let child = Child::spawn(|| {
-        touch(aligned);
-        if file::write(&writer, b".").is_ok() {
-            signal::pause();
-        }
-        ExitCode::FAILURE
-    })
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            touch(aligned);
+            if file::write(&writer, b".").is_ok() {
+                signal::pause();
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
     drop(writer);
     let there = file::read(&reader, &mut [0]) == Ok(1);
     let mut verdict = Verdict::Skip("no huge page to be had");
@@ -232,4 +233,10 @@ fn set_huge_pages(number: &[u8]) -> Result<u64, Errno> {
     let length = file::read(&file::open(path, O_RDONLY)?, &mut text)?;
     let digits = text.get(..length).unwrap_or_default().trim_ascii();
     parse_number(digits, 10).ok_or(Errno::EINVAL)
+}
+
+/// The call, on pages that these tests have mapped, or on pages that a child can do without.
+fn remap(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
+    // SAFETY: nobody has a reference to what the tests of this file name.
+    unsafe { page::call(pid, remap_vaddr, pfn, level) }
 }

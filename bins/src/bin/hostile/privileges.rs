@@ -1,11 +1,13 @@
 //! Who may have what.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{Outcome, expect, failed_with, in_child};
 use tablewalk_bins::page::{Page, call, range};
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::credentials::{
     CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO, keep_capabilities, set_capabilities,
@@ -124,7 +126,8 @@ pub(crate) fn holds(
         // Who is permitted to learns that there is no memory at 0.
         (
             "ADOPT",
-            &|| match adopt(target, 0, 1) {
+            &|| // SAFETY: nothing is at address 0.
+            match unsafe { adopt(target, 0, 1) } {
                 Err(Errno::EINVAL) => Ok(()),
                 result => result.map(drop),
             },
@@ -132,7 +135,8 @@ pub(crate) fn holds(
         ),
         (
             "LEND",
-            &|| match lend(target, 0, 1) {
+            &|| // SAFETY: as above.
+            match unsafe { lend(target, 0, 1) } {
                 Err(Errno::EINVAL) => Ok(()),
                 result => result.map(drop),
             },
@@ -159,7 +163,8 @@ pub(crate) fn holds(
     ];
     let mut met = true;
     for (form, call, permitted) in forms {
-        let outcome = in_child(|| {
+        // SAFETY: the child has a copy of memory, and maps tables of its own.
+        let outcome = in_child(unsafe { Fork::promised() }, || {
             become_it()?;
             call()
         });
@@ -178,7 +183,8 @@ fn take_nothing(info: &ExposePgtblInfo, target: i32) -> Result<u64, Errno> {
     let mut places = [ExposePgtblTable::default()];
     let asked = range(page, 2 * page, &mut places);
     let pfn = core::ptr::from_ref(&asked).expose_provenance() as u64;
-    call(target, 0, pfn, EXPOSE_PGTBL_TAKE)
+    // SAFETY: nothing is at address 0.
+    unsafe { call(target, 0, pfn, EXPOSE_PGTBL_TAKE) }
 }
 
 /// Becomes a user with capabilities.
@@ -195,15 +201,17 @@ pub(crate) fn become_user(uid: u32, capabilities: u64) -> Result<(), Errno> {
 /// A process of user `uid` without capabilities, ready to be looked at.
 pub(crate) fn process_of(uid: u32, dumpable: bool) -> Result<Child, Error> {
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-    let child = Child::spawn(|| {
-        let ready = become_user(uid, 0).and_then(|()| set_dumpable(dumpable));
-        // Setting the user ID clears the signal for a parent's death.
-        if ready.is_ok() && file::write(&writer, b".").is_ok() {
-            signal::pause();
-        }
-        ExitCode::FAILURE
-    })
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let ready = become_user(uid, 0).and_then(|()| set_dumpable(dumpable));
+            // Setting the user ID clears the signal for a parent's death.
+            if ready.is_ok() && file::write(&writer, b".").is_ok() {
+                signal::pause();
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
     drop(writer);
     match file::read(&reader, &mut [0]) {
         Ok(1) => Ok(child),
@@ -297,7 +305,8 @@ fn not_dumpable(context: &mut Context) -> Result<Verdict, Error> {
 
 fn namespace_root(context: &mut Context) -> Result<Verdict, Error> {
     let nothing = Expected::every(false);
-    match in_child(process::unshare_user) {
+    // SAFETY: the child uses nothing of its parent's.
+    match in_child(unsafe { Fork::promised() }, process::unshare_user) {
         Ok(0) => {}
         _ => return Ok(Verdict::Skip("no user namespaces")),
     }

@@ -1,6 +1,9 @@
 //! Tables that are mapped while their process does something to them.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use core::ffi::CStr;
+use core::mem::ManuallyDrop;
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::write;
@@ -8,9 +11,9 @@ use tablewalk_bins::page::{Page, range};
 use tablewalk_bins::random::Random;
 use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::{Child, execute};
+use tablewalk_rt::process::{Fork, execute};
 use tablewalk_rt::{ExitCode, println};
-use tablewalk_uapi::file::{self, O_WRONLY};
+use tablewalk_uapi::file::{self, O_WRONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::Status;
 use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
@@ -77,23 +80,33 @@ fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
     range
         .unmap(range.part(0), 3 * range.span())
         .map_err(Error::call("munmap"))?;
-    let target = Child::spawn(|| {
-        loop {
-            if let Err(errno) = operation(&range, info) {
-                println!("# target: {errno}");
-                return ExitCode::FAILURE;
+    // SAFETY: the child has copies, and maps tables of its own.
+    let target = unsafe { Fork::promised() }
+        .spawn(|| {
+            loop {
+                if let Err(errno) = operation(&range, info) {
+                    println!("# target: {errno}");
+                    return ExitCode::FAILURE;
+                }
             }
-        }
-    })
-    .map_err(Error::call("fork"))?;
-    let pressure = Child::spawn(fill_memory).map_err(Error::call("fork"))?;
+        })
+        .map_err(Error::call("fork"))?;
+    // SAFETY: the child has copies, and maps tables of its own.
+    let pressure = unsafe { Fork::promised() }
+        .spawn(fill_memory)
+        .map_err(Error::call("fork"))?;
 
     let rounds = context.rounds.div_ceil(2);
     let mut observers = [const { None }; OBSERVERS];
     for (number, observer) in (0..).zip(&mut observers) {
         let random = Random::new(context.seed, number);
         let watch = || Observer::new(info, &range, random).watch(target.pid(), rounds);
-        *observer = Some(Child::spawn(watch).map_err(Error::call("fork"))?);
+        // SAFETY: the child has copies, and maps tables of its own.
+        *observer = Some(
+            unsafe { Fork::promised() }
+                .spawn(watch)
+                .map_err(Error::call("fork"))?,
+        );
     }
     let mut ok = true;
     for observer in observers.into_iter().flatten() {
@@ -263,7 +276,8 @@ impl<'a> Observer<'a> {
     fn map_all(&self, page: &Page, pid: i32) -> Result<(u32, u64), Errno> {
         let mut tables = [ExposePgtblTable::default(); TOGETHER];
         let mut asked = range(self.range.part(0), self.range.part(2), &mut tables);
-        page.map_range(pid, 3, &mut asked)?;
+        // SAFETY: one page, and one element.
+        unsafe { page.map_range(pid, 3, &mut asked) }?;
         match tables {
             [first, ..] if asked.count > 0 => Ok((3, frame_of(self.info, first.desc))),
             _ => Err(Errno::ENOENT),
@@ -291,7 +305,7 @@ pub(crate) fn frame_of(info: &ExposePgtblInfo, descriptor: u64) -> u64 {
 
 /// Words of `page` that are not of a table: the frame is used for something else.
 fn recycled(page: &Page) -> u64 {
-    let words = page.mapping().size() / 8;
+    let words = page.size() / 8;
     let recycled = (0..words).filter(|&index| page.word(index) == PATTERN);
     let count = recycled.count() as u64;
     if count > 0 {
@@ -308,11 +322,17 @@ fn rounds_of(
     let info = &context.info;
     let witness = Witness::begin()?;
     let range = Range::reserve(info).map_err(Error::call("mmap"))?;
-    let pressure = Child::spawn(fill_memory).map_err(Error::call("fork"))?;
+    // SAFETY: the child has copies, and maps tables of its own.
+    let pressure = unsafe { Fork::promised() }
+        .spawn(fill_memory)
+        .map_err(Error::call("fork"))?;
     let (mut mapped, mut wrong) = (0, 0);
     for round in 0..context.rounds {
         let mut observer = Observer::new(info, &range, Random::new(context.seed, round.into()));
-        let target = Child::spawn(|| body(&range, info)).map_err(Error::call("fork"))?;
+        // SAFETY: the child has copies, and maps tables of its own.
+        let target = unsafe { Fork::promised() }
+            .spawn(|| body(&range, info))
+            .map_err(Error::call("fork"))?;
         while observer
             .look(target.pid())
             .map_err(Error::call("remap_page_table"))?
@@ -350,7 +370,9 @@ fn exec(context: &mut Context) -> Result<Verdict, Error> {
         touch_and_exit(range, info);
         // What the new program prints is of no interest.
         if let Ok(null) = file::open(c"/dev/null", O_WRONLY) {
-            let _ = file::duplicate_to(&null, 1);
+            // SAFETY: nobody owns standard output.
+            let mut output = ManuallyDrop::new(unsafe { OwnedFd::from_number(1) });
+            let _ = file::duplicate_to(&null, &mut output);
             let _ = execute(ITSELF, &[ITSELF, c"--help"]);
         }
         ExitCode::FAILURE

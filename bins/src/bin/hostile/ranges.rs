@@ -4,7 +4,7 @@
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
-use tablewalk_bins::page::{Page, call, page_size, range};
+use tablewalk_bins::page::{self, Page, page_size, range};
 use tablewalk_bins::sparse::Sparse;
 use tablewalk_bins::witness::Witness;
 use tablewalk_rt::ktap::{Case, Verdict};
@@ -71,9 +71,7 @@ fn same(context: &mut Context) -> Result<Verdict, Error> {
     let (mut mapped, mut differ, mut calls) = (0, 0, 0);
     while next < end {
         let mut asked = range(next, end, &mut tables);
-        pages
-            .map_range(many.pid(), 3, &mut asked)
-            .map_err(Error::call("RANGE"))?;
+        map_range(&pages, many.pid(), 3, &mut asked).map_err(Error::call("RANGE"))?;
         calls += 1;
         for (slot, table) in tables.iter().enumerate().take(asked.count as usize) {
             // In the order of addresses, of which none is left out.
@@ -116,9 +114,7 @@ fn levels(context: &mut Context) -> Result<Verdict, Error> {
     let mut met = true;
     for level in 5 - info.levels..=3 {
         let mut asked = range(0, end, &mut tables);
-        pages
-            .map_range(0, level, &mut asked)
-            .map_err(Error::call("RANGE"))?;
+        map_range(&pages, 0, level, &mut asked).map_err(Error::call("RANGE"))?;
         met &= expect("tables of a level", Ok(asked.count.into()), Ok(above));
         met &= expect("and the end", Ok(asked.start), Ok(end));
         above = (0..asked.count as usize)
@@ -149,7 +145,7 @@ fn parts(context: &mut Context) -> Result<Verdict, Error> {
     let mut met = true;
     for _round in 0..context.rounds {
         let mut asked = range(start, end, &mut tables);
-        let mapped = pages.map_range(many.pid(), 3, &mut asked);
+        let mapped = map_range(&pages, many.pid(), 3, &mut asked);
         met &= expect_ok("RANGE", mapped);
         // A hole, and behind it one that is replaced by another table.
         // SAFETY: pages of this test, which nobody reads before they are mapped again.
@@ -157,7 +153,7 @@ fn parts(context: &mut Context) -> Result<Verdict, Error> {
         met &= expect_ok("munmap", unmapped);
         let third = pages.address() + 2 * page_size(info) as u64;
         met &= expect_ok("replaced", call(0, third, 0, 0));
-        let hole = pages.map_range(many.pid(), 3, &mut range(start, end, &mut tables));
+        let hole = map_range(&pages, many.pid(), 3, &mut range(start, end, &mut tables));
         met &= expect_error("over the hole", hole, Errno::EINVAL);
         let last = one.map_address(many.pid(), 3, many.address_of_table(SOME as u64 - 1));
         met &= expect_ok("the last", last);
@@ -189,16 +185,13 @@ fn strictest(context: &mut Context) -> Result<Verdict, Error> {
     let pages = Page::several(info, Protection::READ_WRITE, SOME).map_err(Error::call("mmap"))?;
     let mut tables = [NO_TABLE; SOME];
     let (start, end) = (many.address_of_table(0), many.address_of_table(SOME as u64));
-    let mut map = || pages.map_range(many.pid(), 3, &mut range(start, end, &mut tables));
-    let protect = |protection| pages.mapping().protect(0..SOME * page, protection);
+    let mut map = || map_range(&pages, many.pid(), 3, &mut range(start, end, &mut tables));
+    let protect = |protection| pages.protect(protection);
     let met = [
         expect_ok("writable", map()),
         expect_ok("can be made so again", protect(Protection::READ)),
         expect_ok("as it was", protect(Protection::READ_WRITE)),
-        expect_ok(
-            "one is not",
-            pages.mapping().protect(page..2 * page, Protection::READ),
-        ),
+        expect_ok("one is not", protect_part(&pages, page..2 * page)),
         expect_ok("mixed", map()),
         expect_error("none is", protect(Protection::READ_WRITE), Errno::EACCES),
     ];
@@ -216,13 +209,13 @@ fn nonsense(context: &mut Context) -> Result<Verdict, Error> {
     unsafe { memory::munmap(behind, page_size(info)) }.map_err(Error::call("munmap"))?;
     let mut tables = [NO_TABLE; SOME];
     let good = range(0, end, &mut tables);
-    let ask = |asked: ExposePgtblRange| pages.map_range(0, 3, &mut { asked });
+    let ask = |asked: ExposePgtblRange| map_range(&pages, 0, 3, &mut { asked });
     let refused = |what, change: fn(&mut ExposePgtblRange, u64)| {
         let mut asked = good;
         change(&mut asked, end);
         expect_error(what, ask(asked), Errno::EINVAL)
     };
-    let level = |level| pages.map_range(0, level, &mut { good });
+    let level = |level| map_range(&pages, 0, level, &mut { good });
     let huge = Mapping::huge(2 << 20, 21, Sharing::Shared);
     let on_huge = huge.as_ref().map_or(Err(Errno::EINVAL), |huge| {
         let pfn = core::ptr::from_ref(&good).expose_provenance() as u64;
@@ -274,4 +267,28 @@ fn nonsense(context: &mut Context) -> Result<Verdict, Error> {
         expect_ok("larger, zero", larger_is[1]),
     ];
     all(&met).map_err(Error::call("RANGE"))
+}
+
+/// The call, on pages of these tests alone, or on no memory.
+fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
+    // SAFETY: nobody has a reference to what the tests of this file name.
+    unsafe { page::call(pid, remap_vaddr, pfn, level) }
+}
+
+/// Maps tables over pages of these tests.
+fn map_range(
+    pages: &Page,
+    pid: i32,
+    level: u32,
+    range: &mut ExposePgtblRange,
+) -> Result<(), Errno> {
+    // SAFETY: the tests of this file name no more pages, nor elements, than there are; where they do,
+    // there is a hole, and the kernel refuses.
+    unsafe { pages.map_range(pid, level, range) }
+}
+
+/// Makes a part of the pages read-only.
+fn protect_part(pages: &Page, part: core::ops::Range<usize>) -> Result<(), Errno> {
+    // SAFETY: nothing is written.
+    unsafe { pages.mapping() }.protect(part, Protection::READ)
 }

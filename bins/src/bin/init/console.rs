@@ -1,10 +1,15 @@
 //! Where lines go: to the console, or to what there is instead.
 
+#![expect(unsafe_code, reason = "replaces what standard output leads to")]
+
 use core::ffi::CStr;
+use core::mem::ManuallyDrop;
 
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::file::{self, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY};
+use tablewalk_uapi::file::{
+    self, BorrowedFd, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY, OwnedFd,
+};
 
 use crate::path;
 
@@ -25,7 +30,7 @@ const KERNEL_LOG: &CStr = c"/dev/kmsg";
 impl Output {
     /// Fills descriptors 0 to 2, if the kernel found no console for them.
     pub(crate) fn open() -> Self {
-        if file::write_to(1, &[]) != Err(Errno::EBADF) {
+        if file::write_to(BorrowedFd::STDOUT, &[]) != Err(Errno::EBADF) {
             return Self::Console;
         }
         let why = match take(c"/dev/console", O_RDWR) {
@@ -52,7 +57,7 @@ impl Output {
         if self == Self::KernelLog
             && let Ok(fd) = file::open(KERNEL_LOG, O_WRONLY)
         {
-            let _ = file::duplicate_to(&fd, 1);
+            let _ = replace(&fd, 1);
         }
         println!("tablewalk: {word}");
         if self == Self::Console {
@@ -65,10 +70,17 @@ impl Output {
 fn take(path: &CStr, flags: u32) -> Result<(), Errno> {
     // The lowest free number: 0.
     let fd = file::open(path, flags)?;
-    let duplicated = file::duplicate_to(&fd, 1).and_then(|()| file::duplicate_to(&fd, 2));
+    let duplicated = replace(&fd, 1).and_then(|()| replace(&fd, 2));
     // Kept open for good.
     core::mem::forget(fd);
     duplicated
+}
+
+/// Standard output or error, `number`, leads from now on to what `fd` does.
+pub(crate) fn replace(fd: &OwnedFd, number: i32) -> Result<(), Errno> {
+    // SAFETY: nobody owns it: `Output::open` has seen to it that no file got the number. Stays open.
+    let mut standard = ManuallyDrop::new(unsafe { OwnedFd::from_number(number) });
+    file::duplicate_to(fd, &mut standard)
 }
 
 /// Says the verdict on the consoles that `/dev/console` does not lead to.

@@ -1,10 +1,13 @@
 //! How the machine ends.
 
-use tablewalk_rt::process::Child;
+#![expect(unsafe_code, reason = "forks")]
+
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println, semihosting};
+use tablewalk_uapi::file::{self, BorrowedFd};
 use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::signal;
 use tablewalk_uapi::system::{self, Reboot};
-use tablewalk_uapi::{file, signal};
 
 use crate::command_line::CommandLine;
 use crate::led::Led;
@@ -39,7 +42,7 @@ impl End {
 /// Ends the machine as the command line says.
 pub(crate) fn end(line: &CommandLine<'_>, led: Option<&Led>, status: ExitCode) -> ! {
     // What was printed has left the machine when the power goes. No terminal: nothing to wait for.
-    let _ = file::drain_terminal(1);
+    let _ = file::drain_terminal(BorrowedFd::STDOUT);
     system::sync();
     if let Some(led) = led {
         led.show(status);
@@ -67,7 +70,8 @@ pub(crate) fn end(line: &CommandLine<'_>, led: Option<&Led>, status: ExitCode) -
 
 /// Ends the emulator, in a child: where nothing answers the instruction, it kills who runs it.
 fn exit_emulator(status: ExitCode) {
-    let child = Child::spawn(|| {
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| {
         semihosting::exit(status.0);
         ExitCode::FAILURE
     });

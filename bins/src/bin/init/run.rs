@@ -1,12 +1,14 @@
 //! Runs the programs one after the other.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use core::ffi::CStr;
 use core::fmt;
 use core::time::Duration;
 
 use heapless::{CString, Vec};
 use tablewalk_rt::ktap::{Suite, Verdict};
-use tablewalk_rt::process::{Child, execute as execve};
+use tablewalk_rt::process::{Fork, execute as execve};
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, OwnedFd};
@@ -16,6 +18,7 @@ use tablewalk_uapi::signal::Signal;
 use tablewalk_uapi::time::monotonic;
 
 use crate::command_line::{Run, WORDS};
+use crate::console::replace;
 use crate::indented::IndentedLines;
 use crate::path::{self, LONGEST};
 
@@ -65,7 +68,8 @@ fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
         None => None,
     };
     let (output, input) = file::pipe()?;
-    let child = Child::spawn(|| {
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| {
         let errno = execute(run, &input);
         eprintln!("init: {}: {errno}", Name(run));
         ExitCode(127)
@@ -151,7 +155,7 @@ fn execute(run: &Run<'_>, output: &OwnedFd) -> Errno {
         return Errno::ENAMETOOLONG;
     };
     for descriptor in [1, 2] {
-        if let Err(errno) = file::duplicate_to(output, descriptor) {
+        if let Err(errno) = replace(output, descriptor) {
             return errno;
         }
     }

@@ -16,7 +16,7 @@ use tablewalk_bins::{cli, frames, paging, prerequisite};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_pager::{Delivery, Options, Pager, Policy, Worker};
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::memory::{Advice, Protection, madvise, mlock, munlock};
 use tablewalk_uapi::process::{self, Status};
@@ -251,22 +251,24 @@ fn forked(_: &mut Moved) -> Result<Verdict, Error> {
             worker.settle()?;
         }
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        let child = Child::spawn(|| {
-            let inherited = right(&pager);
-            for page in 0..PAGES / 2 {
-                write(&pager, page, 1);
-            }
-            // Until the parent has written.
-            let _ = file::read(&reader, &mut [0]);
-            let own = (0..PAGES / 2)
-                .filter(|&page| read(&pager, page) == 1)
-                .count();
-            let others =
-                (PAGES / 2..PAGES).filter(|&page| read(&pager, page) == MARK | page as u64);
-            let kept = own + others.count();
-            ExitCode(u8::from(inherited != PAGES || kept != PAGES))
-        })
-        .map_err(Error::call("fork"))?;
+        // SAFETY: the child accesses the region by its address, and drops nothing of its parent's.
+        let child = unsafe { Fork::promised() }
+            .spawn(|| {
+                let inherited = right(&pager);
+                for page in 0..PAGES / 2 {
+                    write(&pager, page, 1);
+                }
+                // Until the parent has written.
+                let _ = file::read(&reader, &mut [0]);
+                let own = (0..PAGES / 2)
+                    .filter(|&page| read(&pager, page) == 1)
+                    .count();
+                let others =
+                    (PAGES / 2..PAGES).filter(|&page| read(&pager, page) == MARK | page as u64);
+                let kept = own + others.count();
+                ExitCode(u8::from(inherited != PAGES || kept != PAGES))
+            })
+            .map_err(Error::call("fork"))?;
         for page in PAGES / 4..PAGES {
             write(&pager, page, 2);
         }
@@ -289,38 +291,41 @@ fn forked(_: &mut Moved) -> Result<Verdict, Error> {
 /// A child that has pages whose parent, with region and pool, is gone.
 fn survived(_: &mut Moved) -> Result<Verdict, Error> {
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-    let parent = Child::spawn(|| {
-        let Ok(pager) = new_pager() else {
-            return ExitCode::FAILURE;
-        };
-        let Ok(mut worker) = pager.worker() else {
-            return ExitCode::FAILURE;
-        };
-        if touch(&pager, &mut worker).is_err() {
-            return ExitCode::FAILURE;
-        }
-        let middle = process::pid();
-        match process::fork() {
-            Ok(Some(_)) => {
-                // Nothing is adopted, and nothing dropped.
-                process::exit(0)
+    // SAFETY: the child accesses the region by its address, and drops nothing of its parent's.
+    let parent = unsafe { Fork::promised() }
+        .spawn(|| {
+            let Ok(pager) = new_pager() else {
+                return ExitCode::FAILURE;
+            };
+            let Ok(mut worker) = pager.worker() else {
+                return ExitCode::FAILURE;
+            };
+            if touch(&pager, &mut worker).is_err() {
+                return ExitCode::FAILURE;
             }
-            Ok(None) => {
-                while process::parent_pid() == middle {
-                    process::yield_now();
+            let middle = process::pid();
+            // SAFETY: the child accesses the region by its address, and drops nothing.
+            match unsafe { process::fork() } {
+                Ok(Some(_)) => {
+                    // Nothing is adopted, and nothing dropped.
+                    process::exit(0)
                 }
-                let _out = advise(&pager, Advice::PageOut);
-                let kept = right(&pager) == PAGES;
-                for page in 0..PAGES {
-                    write(&pager, page, 3);
+                Ok(None) => {
+                    while process::parent_pid() == middle {
+                        process::yield_now();
+                    }
+                    let _out = advise(&pager, Advice::PageOut);
+                    let kept = right(&pager) == PAGES;
+                    for page in 0..PAGES {
+                        write(&pager, page, 3);
+                    }
+                    let _ = file::write(&writer, if kept { b"y" } else { b"n" });
+                    process::exit(0)
                 }
-                let _ = file::write(&writer, if kept { b"y" } else { b"n" });
-                process::exit(0)
+                Err(_) => ExitCode::FAILURE,
             }
-            Err(_) => ExitCode::FAILURE,
-        }
-    })
-    .map_err(Error::call("fork"))?;
+        })
+        .map_err(Error::call("fork"))?;
     let status = parent.wait().map_err(Error::call("wait"))?;
     let mut answer = [0];
     file::read(&reader, &mut answer).map_err(Error::call("pipe"))?;
@@ -334,12 +339,14 @@ fn protected(moved: &mut Moved) -> Result<Verdict, Error> {
     pager.protect(0..pager.size(), Protection::READ)?;
     worker.settle()?;
     let kept = right(&pager);
-    let outcome = Child::spawn(|| {
-        write(&pager, 1, 0);
-        ExitCode::SUCCESS
-    })
-    .and_then(Child::wait)
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child accesses the region by its address, and drops nothing of its parent's.
+    let outcome = unsafe { Fork::promised() }
+        .spawn(|| {
+            write(&pager, 1, 0);
+            ExitCode::SUCCESS
+        })
+        .and_then(Child::wait)
+        .map_err(Error::call("fork"))?;
     let refused = matches!(outcome, Status::Killed(_));
     pager.protect(0..pager.size(), Protection::READ_WRITE)?;
     write(&pager, 1, MARK | 1);

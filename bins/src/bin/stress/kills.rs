@@ -1,12 +1,14 @@
 //! Processes with a pager that are killed at random points.
 
+#![expect(unsafe_code, reason = "forks")]
+
 use tablewalk_bins::error::Error;
 use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::random::Random;
 use tablewalk_bins::witness::Witness;
 use tablewalk_pager::Delivery;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::file::{self, O_NONBLOCK, O_RDONLY, OwnedFd};
 use tablewalk_uapi::process::{self, Status};
@@ -71,14 +73,16 @@ fn kill_one(
     } else {
         Mode::Racing
     };
-    let child = Child::spawn(|| match stress.round(mode, delivery, u64::MAX) {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(error) => {
-            println!("# victim: {error}");
-            ExitCode::FAILURE
-        }
-    })
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child makes a pager of its own, and has copies of all else.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| match stress.round(mode, delivery, u64::MAX) {
+            Ok(_) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("# victim: {error}");
+                ExitCode::FAILURE
+            }
+        })
+        .map_err(Error::call("fork"))?;
     wait_a_little(stress, random).map_err(Error::call("nanosleep"))?;
     let worked = stress.has_begun();
     process::kill(child.pid(), Signal::Kill).map_err(Error::call("kill"))?;

@@ -8,7 +8,7 @@ use tablewalk_dirty::{Blocks, Entries, Options, Tracker, What, Why};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::Fork;
 use tablewalk_uapi::file::{self, O_RDWR};
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::Status;
@@ -409,19 +409,21 @@ fn forked(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
     settle(&mut told)?;
     write(&mapping, page, 100);
-    let child = Child::spawn(|| {
-        let Ok(mut own) = Told::start(&mapping, page, Options::WRITTEN) else {
-            return ExitCode::FAILURE;
-        };
-        write(&mapping, 2 * page, 200);
-        let told = own
-            .collect()
-            .is_ok_and(|own| own.are("in the child", &[2], |why| !why.is_absent()));
-        ExitCode(u8::from(
-            !told || !holds(&mapping, page, &[(1, 100), (2, 200)]),
-        ))
-    })
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let Ok(mut own) = Told::start(&mapping, page, Options::WRITTEN) else {
+                return ExitCode::FAILURE;
+            };
+            write(&mapping, 2 * page, 200);
+            let told = own
+                .collect()
+                .is_ok_and(|own| own.are("in the child", &[2], |why| !why.is_absent()));
+            ExitCode(u8::from(
+                !told || !holds(&mapping, page, &[(1, 100), (2, 200)]),
+            ))
+        })
+        .map_err(Error::call("fork"))?;
     let status = child.wait().map_err(Error::call("wait"))?;
     let before = told.collect()?.are("before", &[1], Why::is_written);
     write(&mapping, 3 * page, 300);
@@ -613,14 +615,16 @@ fn refused(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mapping = map(page, Sharing::Private)?;
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let (wait, go) = file::pipe().map_err(Error::call("pipe"))?;
-    let child = Child::spawn(|| {
-        let _ = file::read(&wait, &mut [0]);
-        write(&mapping, 9 * page, 900);
-        let _ = file::write(&writer, b".");
-        let _ = file::read(&wait, &mut [0]);
-        ExitCode::SUCCESS
-    })
-    .map_err(Error::call("fork"))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let _ = file::read(&wait, &mut [0]);
+            write(&mapping, 9 * page, 900);
+            let _ = file::write(&writer, b".");
+            let _ = file::read(&wait, &mut [0]);
+            ExitCode::SUCCESS
+        })
+        .map_err(Error::call("fork"))?;
     let other = Tracker::new(
         child.pid(),
         range(mapping.address(), PAGES, page),

@@ -15,7 +15,7 @@ use tablewalk_bins::random::Random;
 use tablewalk_bins::swap::Swap;
 use tablewalk_dirty::{Options, Tracker, Why};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::Child;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, file, process};
@@ -341,7 +341,8 @@ impl Looks {
 
 /// A process that has more memory than there is, again and again.
 fn hog(size: usize) -> Result<Child, Errno> {
-    Child::spawn(|| {
+    // SAFETY: the child uses nothing of its parent's.
+    unsafe { Fork::promised() }.spawn(|| {
         // If one has to die, this.
         let score = file::open(c"/proc/self/oom_score_adj", file::O_WRONLY);
         let _ = score.and_then(|file| file::write(&file, b"1000"));
