@@ -1,7 +1,7 @@
 //! `kinds`: one page of each kind, held against pagemap and smaps, or shown by `pt`.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(unsafe_code, reason = "touches the pages that it makes")]
 
 use core::ffi::CStr;

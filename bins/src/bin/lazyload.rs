@@ -1,7 +1,7 @@
 //! `lazyload`: a file as memory, of which nothing is read before it is touched.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 use core::ffi::CStr;
 use core::ops::Range;

@@ -4,7 +4,7 @@
 //! or the same ones by a signal; they take pages that the kernel gave out before, and write their entries.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 use core::ops::Range;
 

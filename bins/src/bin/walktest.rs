@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 use tablewalk_bins::compare::compare_all;
 use tablewalk_bins::error::Error;

@@ -1,7 +1,7 @@
 //! `init`: process 1. Runs the programs, reports in KTAP, and ends the machine.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 mod command_line;
 mod console;

@@ -1,7 +1,7 @@
 //! `moved`: pages whose entries were moved are pages like any other.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(
     unsafe_code,
     reason = "reads and writes memory of a pager, and gives advice about it"

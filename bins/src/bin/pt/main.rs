@@ -1,7 +1,7 @@
 //! `pt`: shows, translates, searches, compares and saves page tables, those of a process or of a file.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 mod attributes;
 mod command;

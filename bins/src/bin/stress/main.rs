@@ -4,7 +4,7 @@
 //! and saves what they held; a count that is wrong at the end was lost on the way.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(unsafe_code, reason = "counters in the pages of a pager")]
 
 mod kills;
