@@ -41,6 +41,7 @@
 
 mod entries;
 mod error;
+mod round;
 mod run;
 mod tracker;
 
