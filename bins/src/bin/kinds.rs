@@ -406,7 +406,7 @@ fn attributes(
         Kind::Invalid => tablewalk_walker::Access::default(),
         _ => Permissions::new(descriptor, limits).el0,
     };
-    let present = linux.is_present(descriptor);
+    let present = linux.is_present(descriptor, level);
     let letters = [
         ('A', descriptor.is_accessed()),
         ('D', linux.is_dirty(descriptor)),

@@ -64,7 +64,7 @@ impl Attributes<'_> {
             | u16::from(descriptor.is_guarded()) << 6
             | u16::from(valid && !descriptor.is_not_global()) << 7
             | u16::from(linux.is_uffd_wp(descriptor)) << 8;
-        let bits = if linux.is_present(descriptor) {
+        let bits = if linux.is_present(descriptor, self.level) {
             bits
         } else {
             0

@@ -68,7 +68,7 @@ fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64
             descriptor: run.descriptor,
             limits: run.limits,
         };
-        let present = format.linux.is_present(run.descriptor);
+        let present = format.linux.is_present(run.descriptor, run.level);
         let valid = run.descriptor.is_valid();
         let wanted = match what {
             What::WritableExecutable => {
@@ -150,7 +150,7 @@ fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> 
     let mut count = 0;
     let changed = for_each_run(subject, Merge::Frames, options, &mut |run| {
         let descriptor = run.descriptor;
-        if format.linux.is_present(descriptor) && !format.linux.is_special(descriptor) {
+        if format.linux.is_present(descriptor, run.level) && !format.linux.is_special(descriptor) {
             let place = runs.get_mut(count).ok_or(memory(Errno::ENOMEM))?;
             *place = [run.frame(&format).0, run.address.0, run.pages(&format)];
             count += 1;
