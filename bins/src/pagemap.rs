@@ -1,4 +1,4 @@
-//! `/proc/<pid>/pagemap` and `/proc/<pid>/maps`: the kernel's own account of an address space.
+//! `/proc/<pid>/pagemap`, `/proc/<pid>/maps` and `/proc/kpageflags`: the kernel's own account of an address space.
 //!
 //! Format: `Documentation/admin-guide/mm/pagemap.rst` and `Documentation/filesystems/proc.rst`.
 
@@ -126,6 +126,36 @@ impl Pagemap {
     /// Eight bytes for each page.
     const fn offset(&self, address: u64) -> u64 {
         (address >> self.page_shift) * 8
+    }
+}
+
+/// An open `/proc/kpageflags`: what the kernel says of frames.
+#[derive(Debug)]
+pub struct FrameFlags(OwnedFd);
+
+impl FrameFlags {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// As open(2): `EACCES` or `EPERM` for others than root, `ENOENT` without `CONFIG_PROC_PAGE_MONITOR`.
+    pub fn open() -> Result<Self, Errno> {
+        file::open(c"/proc/kpageflags", O_RDONLY).map(Self)
+    }
+
+    /// Whether the frame is that of zeros, or one of the huge page of zeros, which has no mark in its
+    /// entries: `KPF_ZERO_PAGE` of `include/uapi/linux/kernel-page-flags.h`. One system call.
+    ///
+    /// # Errors
+    ///
+    /// As pread(2); `ENODATA` for a frame that is no memory.
+    pub fn is_zeros(&self, frame: u64) -> Result<bool, Errno> {
+        const ZERO_PAGE: u64 = 1 << 24;
+        let mut bytes = [0; 8];
+        match file::pread(&self.0, &mut bytes, frame.saturating_mul(8))? {
+            8 => Ok(u64::from_ne_bytes(bytes) & ZERO_PAGE != 0),
+            _ => Err(Errno::ENODATA),
+        }
     }
 }
 

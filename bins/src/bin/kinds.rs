@@ -197,6 +197,14 @@ const KINDS: &[Kinds] = &[
         },
     },
     Kinds {
+        name: "the huge page of zeros",
+        make: huge_zeros,
+        expected: Expected {
+            word: "block",
+            ..page("r-- A", &[("Rss", 0), ("Anonymous", 0)])
+        },
+    },
+    Kinds {
         name: "in swap",
         make: |context| {
             let specimen = anonymous(context, Protection::READ_WRITE, true)?;
@@ -377,6 +385,33 @@ fn look(
         met = false;
     }
     Ok(met && agrees(format, level, descriptor, witness))
+}
+
+/// Two blocks that were read and not written. That they have one frame is what the kernel says.
+fn huge_zeros(context: &Context) -> Result<Specimen, Errno> {
+    let block = context.page * (context.page / 8);
+    let mapping = Mapping::reserve(3 * block, Protection::READ_WRITE)?;
+    mapping.advise(0..3 * block, Advice::HugePage)?;
+    let address = usize::try_from(mapping.address()).map_err(|_| Errno::EOVERFLOW)?;
+    let offset = address.next_multiple_of(block) - address;
+    let first = Specimen { mapping, offset };
+    first.read();
+    let second = Specimen {
+        offset: offset + block,
+        ..first
+    };
+    second.read();
+    let pagemap = Pagemap::open(process::pid(), context.format.geometry.page_shift())?;
+    let entry = |offset: usize| pagemap.entry((address + offset) as u64);
+    let last = entry(offset + block - context.page)?.frame();
+    if entry(offset)?.frame() != entry(offset + block)?.frame() || last == entry(offset)?.frame() {
+        // Without huge pages each is the small page of zeros.
+        return Err(Errno::ENODEV);
+    }
+    Ok(Specimen {
+        offset,
+        mapping: second.mapping,
+    })
 }
 
 /// What the descriptor is, in the words of [`Expected`].
