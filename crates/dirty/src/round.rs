@@ -146,14 +146,14 @@ mod tests {
             self.entries[page].fetch_and(!READ_ONLY, Ordering::Relaxed);
         }
 
-        fn collect(&self, flush: Result<(), Errno>) -> Result<Vec<Range<u64>>, Errno> {
+        fn collect(&self, flush: Result<(), Errno>) -> Result<Vec<(u64, u64)>, Errno> {
             let round = Round {
                 entries: &self.entries,
                 told: &self.told,
                 dirty: DIRTY,
             };
             let mut runs = Vec::new();
-            round.collect(|| flush, &mut |run| runs.push(run))?;
+            round.collect(|| flush, &mut |run| runs.push((run.start, run.end)))?;
             Ok(runs)
         }
     }
@@ -167,10 +167,13 @@ mod tests {
         for page in [62, 63, 64, 129] {
             pages.write(page);
         }
-        assert_eq!(pages.collect(Ok(())).unwrap(), [5..6, 62..65, 129..130]);
+        assert_eq!(
+            pages.collect(Ok(())).unwrap(),
+            [(5, 6), (62, 65), (129, 130)]
+        );
         assert_eq!(pages.collect(Ok(())), Ok(Vec::new()));
         pages.write(63);
-        assert_eq!(pages.collect(Ok(())).unwrap(), [63..64]);
+        assert_eq!(pages.collect(Ok(())).unwrap(), [(63, 64)]);
     }
 
     #[test]
@@ -181,7 +184,7 @@ mod tests {
         pages.write(8);
         assert_eq!(pages.collect(Err(Errno::EINTR)), Err(Errno::EINTR));
         // Its entry is clean, and a TLB may have it writable still: it is flushed again, and told.
-        assert_eq!(pages.collect(Ok(())).unwrap(), [7..9]);
+        assert_eq!(pages.collect(Ok(())).unwrap(), [(7, 9)]);
         assert_eq!(pages.collect(Ok(())), Ok(Vec::new()));
     }
 
@@ -198,14 +201,14 @@ mod tests {
             round.collect(|| Ok(()), &mut |_| panic!("as a test wants it"))
         }));
         assert!(heard.is_err());
-        assert_eq!(pages.collect(Ok(())).unwrap(), [7..8]);
+        assert_eq!(pages.collect(Ok(())).unwrap(), [(7, 8)]);
     }
 
     #[test]
     fn an_entry_without_a_page_is_told_and_stays_as_it_is() {
         let pages = Pages::new();
         pages.entries[3].store(0, Ordering::Relaxed);
-        assert_eq!(pages.collect(Ok(())).unwrap(), [3..4]);
+        assert_eq!(pages.collect(Ok(())).unwrap(), [(3, 4)]);
         assert_eq!(pages.entries[3].load(Ordering::Relaxed), 0);
     }
 

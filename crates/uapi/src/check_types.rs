@@ -93,3 +93,12 @@ check_struct!(uffd_msg, size 32, align 1, {
 static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefault.flags), 8);
 static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefault.address), 16);
 static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefault.feat), 24);
+
+// What threads share.
+static_assertions::assert_impl_all!(crate::Mapping: Send, Sync);
+static_assertions::assert_impl_all!(crate::file::OwnedFd: Send, Sync);
+static_assertions::assert_impl_all!(crate::file::BorrowedFd<'static>: Send, Sync);
+static_assertions::assert_impl_all!(crate::userfault::Userfault: Send, Sync);
+static_assertions::assert_impl_all!(crate::Errno: Send, Sync);
+// What a handler is told is of the thread that was interrupted.
+static_assertions::assert_not_impl_any!(crate::signal::FaultContext<'static>: Send, Sync);

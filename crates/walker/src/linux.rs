@@ -297,7 +297,6 @@ const fn field(descriptor: Descriptor, shift: u8, bits: u8) -> u64 {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a panic fails the test")]
 mod tests {
     use super::*;
 
