@@ -9,9 +9,8 @@ use core::ffi::CStr;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{
-    O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
+    O_CLOEXEC, O_EXCL, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
 };
-use linux_raw_sys::ioctl::TCSBRK;
 
 use crate::errno::Errno;
 use crate::syscall::{Argument, int};
@@ -138,6 +137,24 @@ pub fn write_to(fd: i32, bytes: &[u8]) -> Result<usize, Errno> {
     unsafe { syscall!(sys::__NR_write, fd, bytes.as_ptr(), bytes.len()) }
 }
 
+/// fcntl(2), `F_GETFD`: whether descriptor number `fd` is open.
+#[must_use]
+pub fn is_open(fd: i32) -> bool {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_fcntl, fd, sys::F_GETFD) }.is_ok()
+}
+
+/// openat(2) of `path` for good, under the lowest number that is free, kept over execve(2): for
+/// descriptors 0 to 2. The number.
+///
+/// # Errors
+///
+/// As open(2).
+pub fn open_for_good(path: &CStr, flags: u32) -> Result<i32, Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_openat, sys::AT_FDCWD, path.as_ptr(), flags, 0_u32) }.map(int)
+}
+
 /// pipe2(2), close-on-exec: the end to read from and the end to write to.
 ///
 /// # Errors
@@ -159,16 +176,6 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 pub fn duplicate_to(fd: &OwnedFd, to: i32) -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_dup3, fd, to, 0_u32) }.map(drop)
-}
-
-/// tcdrain(3): waits until the terminal at descriptor number `fd` has sent all that was written.
-///
-/// # Errors
-///
-/// `ENOTTY` if it is no terminal.
-pub fn drain_terminal(fd: i32) -> Result<(), Errno> {
-    // SAFETY: touches no memory.
-    unsafe { syscall!(sys::__NR_ioctl, fd, TCSBRK, 1_usize) }.map(drop)
 }
 
 /// mkdirat(2) from the current folder.

@@ -23,6 +23,8 @@ pub struct Events(i16);
 impl Events {
     /// `POLLIN`: there is something to read.
     pub const READABLE: Self = Self(sys::POLLIN as i16);
+    /// `POLLOUT`: there is room to write.
+    pub const WRITABLE: Self = Self(sys::POLLOUT as i16);
     /// `POLLERR`: an error; always asked for.
     pub const ERROR: Self = Self(sys::POLLERR as i16);
     /// `POLLHUP`: the other end is closed; always asked for.
@@ -88,4 +90,22 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<usize, 
             0_usize
         )
     }
+}
+
+/// ppoll(2) of descriptor number `fd`, which the program was started with: waits until it has room for
+/// more bytes or an error to tell; false if the time-out was up first.
+///
+/// # Errors
+///
+/// As poll(2).
+pub fn wait_until_writable(fd: i32, timeout: Option<Duration>) -> Result<bool, Errno> {
+    let mut fds = [PollFd(
+        sys::pollfd {
+            fd,
+            events: Events::WRITABLE.0,
+            revents: 0,
+        },
+        PhantomData,
+    )];
+    poll(&mut fds, timeout).map(|ready| ready > 0)
 }

@@ -4,7 +4,7 @@ use tablewalk_rt::process::Child;
 use tablewalk_rt::{ExitCode, println, semihosting};
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::system::{self, Reboot};
-use tablewalk_uapi::{file, signal};
+use tablewalk_uapi::{signal, terminal};
 
 use crate::command_line::CommandLine;
 use crate::led::Led;
@@ -39,7 +39,7 @@ impl End {
 /// Ends the machine as the command line says.
 pub(crate) fn end(line: &CommandLine<'_>, led: Option<&Led>, status: ExitCode) -> ! {
     // What was printed has left the machine when the power goes. No terminal: nothing to wait for.
-    let _ = file::drain_terminal(1);
+    let _ = terminal::drain(1);
     system::sync();
     if let Some(led) = led {
         led.show(status);
