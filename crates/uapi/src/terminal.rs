@@ -48,8 +48,17 @@ pub fn keep_going(fd: i32) -> Result<(), Errno> {
     // SAFETY: the kernel reads the struct.
     unsafe { syscall!(sys::__NR_ioctl, fd, ioctl::TCSETS, ptr::from_ref(&settings)) }?;
     // TCOON starts only what TCOOFF has stopped: drivers/tty/tty_ioctl.c, n_tty_ioctl_helper().
-    // SAFETY: touches no memory.
-    unsafe { syscall!(sys::__NR_ioctl, fd, ioctl::TCXONC, TCOOFF) }?;
+    stop(fd)?;
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_ioctl, fd, ioctl::TCXONC, TCOON) }.map(drop)
+}
+
+/// tcflow(3), `TCOOFF`: stops output to the terminal until somebody starts it.
+///
+/// # Errors
+///
+/// `ENOTTY` if it is no terminal.
+pub fn stop(fd: i32) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_ioctl, fd, ioctl::TCXONC, TCOOFF) }.map(drop)
 }
