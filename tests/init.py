@@ -307,8 +307,9 @@ class Machine:
         """Boots; what is wrong."""
         base = f"{LOGS}/{case.name}"
         words = case.words if isinstance(case.words, bytes) else case.words.encode()
+        # Whatever ends this script ends QEMU.
         command = [
-            "qemu-system-aarch64", "-M", "virt,acpi=off", "-cpu", "cortex-a72", "-smp", "1", "-m", "256",
+            "setpriv", "--pdeathsig", "TERM", "qemu-system-aarch64", "-M", "virt,acpi=off", "-cpu", "cortex-a72", "-smp", "1", "-m", "256",
             "-nic", "none", "-nographic", "-no-reboot",
             "-kernel", self.bare if case.bare else self.image, "-initrd", f"{LOGS}/{case.initrd}",
             "-append", case.kernel.encode("utf-8", "surrogateescape") + b" panic=-1 -- " + words,

@@ -22,7 +22,7 @@ unruly swap       makes a swap area of the RAM disk, where it is in use";
 const ORPHANS: u32 = 3_000;
 
 /// Most of them that may wait to be reaped at a time: init needs a CPU for it.
-const MOST_ZOMBIES: u64 = 50;
+const MOST_ZOMBIES: u64 = 500;
 
 fn main(mut args: Args) -> ExitCode {
     let result = match args.next() {
