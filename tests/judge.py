@@ -14,7 +14,8 @@ import subprocess
 import sys
 
 # What a kernel in trouble prints, whatever stands before it in the line. The messages of its sources are
-# those of kernel-messages.txt; this is what they have in common, and what is printed at other levels.
+# those of kernel-messages.txt, which tests/kernel-messages makes; this is what they have in common, and what
+# is printed at other levels.
 TROUBLE = re.compile(
     r"BUG:|BUG at|BUG \S+ \(|WARNING:|Bad page|Bad rss-counter|Oops|Kernel panic|Unable to handle kernel"
     r"|KASAN:|KCSAN:|UBSAN:|KFENCE:|kmemleak: [0-9]+ new|kmemleak: Cannot|INFO: task|rcu:.*stall"
