@@ -4,8 +4,8 @@
 
 use linux_raw_sys::general::{
     __kernel_timespec, __user_cap_data_struct, __user_cap_header_struct, iovec, kernel_sigaction,
-    kernel_sigset_t, pollfd, uffd_msg, uffdio_api, uffdio_copy, uffdio_range, uffdio_register,
-    uffdio_zeropage,
+    kernel_sigset_t, pollfd, termios, uffd_msg, uffdio_api, uffdio_copy, uffdio_range,
+    uffdio_register, uffdio_zeropage,
 };
 use linux_raw_sys::system::new_utsname;
 
@@ -27,6 +27,9 @@ macro_rules! check_struct {
     };
 }
 
+check_struct!(termios, size 36, align 4, {
+    c_iflag: 0, c_oflag: 4, c_cflag: 8, c_lflag: 12, c_line: 16, c_cc: 17
+});
 check_struct!(ExposePgtblArgs, size 32, align 8, { pid: 0, remap_vaddr: 8, pfn: 16, level: 24 });
 check_struct!(ExposePgtblInfo, size 56, align 8, {
     size: 0, page_shift: 4, va_bits: 8, levels: 12, root_entries: 16, oa_bits: 20, mair: 24,

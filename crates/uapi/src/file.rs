@@ -10,9 +10,8 @@ use core::marker::PhantomData;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{
-    O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
+    O_CLOEXEC, O_EXCL, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
 };
-use linux_raw_sys::ioctl::TCSBRK;
 
 use crate::errno::Errno;
 use crate::syscall::{Argument, int};
@@ -59,6 +58,14 @@ impl BorrowedFd<'static> {
     pub const STDOUT: Self = Self(1, PhantomData);
     /// Standard error, as [`BorrowedFd::STDOUT`].
     pub const STDERR: Self = Self(2, PhantomData);
+}
+
+impl BorrowedFd<'_> {
+    /// The number.
+    #[must_use]
+    pub const fn number(&self) -> i32 {
+        self.0
+    }
 }
 
 impl Argument for BorrowedFd<'_> {
@@ -173,6 +180,24 @@ pub fn write_to(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     unsafe { syscall!(sys::__NR_write, fd, bytes.as_ptr(), bytes.len()) }
 }
 
+/// fcntl(2), `F_GETFD`: whether descriptor number `fd` is open.
+#[must_use]
+pub fn is_open(fd: i32) -> bool {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_fcntl, fd, sys::F_GETFD) }.is_ok()
+}
+
+/// openat(2) of `path` for good, under the lowest number that is free, kept over execve(2): for
+/// descriptors 0 to 2. The number.
+///
+/// # Errors
+///
+/// As open(2).
+pub fn open_for_good(path: &CStr, flags: u32) -> Result<i32, Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_openat, sys::AT_FDCWD, path.as_ptr(), flags, 0_u32) }.map(int)
+}
+
 /// pipe2(2), close-on-exec: the end to read from and the end to write to.
 ///
 /// # Errors
@@ -194,16 +219,6 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 pub fn duplicate_to(fd: &OwnedFd, to: &mut OwnedFd) -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_dup3, fd, &*to, 0_u32) }.map(drop)
-}
-
-/// tcdrain(3): waits until the terminal `fd` has sent all that was written.
-///
-/// # Errors
-///
-/// `ENOTTY` if it is no terminal.
-pub fn drain_terminal(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: touches no memory.
-    unsafe { syscall!(sys::__NR_ioctl, fd, TCSBRK, 1_usize) }.map(drop)
 }
 
 /// mkdirat(2) from the current folder.

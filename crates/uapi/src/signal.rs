@@ -17,6 +17,8 @@ use crate::errno::Errno;
 pub enum Signal {
     /// An access that the hardware or userfaultfd refused.
     Bus = sys::SIGBUS,
+    /// A child has ended or stopped.
+    Child = sys::SIGCHLD,
     /// Lets a stopped process go on.
     Continue = sys::SIGCONT,
     /// Ends a process at once.

@@ -7,12 +7,14 @@ mod command_line;
 mod console;
 mod ending;
 mod indented;
+mod kernel_line;
 mod led;
 mod mounts;
+mod orphans;
 mod path;
 mod run;
 
-use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_rt::{Args, ExitCode, console as rt_console, println};
 use tablewalk_uapi::process;
 
 use crate::command_line::{CommandLine, CommandLineError};
@@ -48,6 +50,7 @@ fn main(args: Args) -> ExitCode {
         println!("{HELP}");
         return ExitCode::USAGE;
     }
+    rt_console::never_give_up();
     let mounts = mounts::mount_what_is_missing();
     let output = Output::open();
     for failure in mounts {
@@ -72,6 +75,7 @@ fn prepare<'a>(
     led: &mut Option<Led>,
     args: Args,
 ) -> Result<(), CommandLineError<'a>> {
+    let given = kernel_line::check();
     let parsed = line.parse(args);
     let opened = match line.led {
         Some(name) => Led::open(name)
@@ -80,5 +84,5 @@ fn prepare<'a>(
         None => Ok(()),
     };
     // The LED shows what else is wrong.
-    parsed.and(opened)
+    given.and(parsed).and(opened)
 }
