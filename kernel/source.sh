@@ -1,10 +1,12 @@
-# What the scripts beside it share: the kernel source, and the series that is for it. To be sourced.
+# What the scripts beside it share: the kernel source, the series that is for it, and where what is built
+# stays. To be sourced by a script that has set `here`, the folder of this file.
 
 source=${KERNEL_SRC:-/usr/src/linux-source-6.1.tar.xz}
+# A shell knows where the user is at home without the variable.
+cache=${TABLEWALK_CACHE:-${XDG_CACHE_HOME:-${HOME:-$(unset HOME; echo ~)}/.cache}/tablewalk}
 
 # unpack FOLDER: copies the source, a folder or a tar archive, into it.
 unpack() {
-	[ -e "$source" ] || { echo "no kernel source at $source (KERNEL_SRC)" >&2; return 1; }
 	if [ -f "$source" ]; then
 		tar -C "$1" --strip-components=1 -xf "$source"
 	else
@@ -13,15 +15,21 @@ unpack() {
 	fi
 }
 
-# series: prints the patches for that version of the source, in order.
+# series: prints the patches for the version of the source, in order.
 series() {
 	local makefile version
+	[ -e "$source" ] || { echo "no kernel source at $source (KERNEL_SRC)" >&2; return 1; }
 	if [ -f "$source" ]; then
-		makefile=$(tar --wildcards --no-wildcards-match-slash --occurrence=1 -xOf "$source" '*/Makefile')
+		makefile=$(tar --wildcards --no-wildcards-match-slash --occurrence=1 -xOf "$source" '*/Makefile' \
+			2>/dev/null) || makefile=
 	else
-		makefile=$(cat "$source/Makefile")
-	fi || return 1
+		makefile=$(cat "$source/Makefile" 2>/dev/null) || makefile=
+	fi
 	version=$(awk '$1 == "VERSION" { v = $3 } $1 == "PATCHLEVEL" { print v "." $3; exit }' <<<"$makefile")
+	if [ -z "$version" ]; then
+		echo "$source is no kernel tree, nor a tar archive of one (KERNEL_SRC)" >&2
+		return 1
+	fi
 	ls "$here/patches/$version"/*.patch 2>/dev/null && return
 	echo "no series for Linux $version; there is: $(ls "$here/patches" | xargs)" >&2
 	return 1
