@@ -15,8 +15,8 @@ unpack() {
 	fi
 }
 
-# series: prints the patches for the version of the source, in order.
-series() {
+# version: prints that of the source, as 6.1.
+version() {
 	local makefile version
 	[ -e "$source" ] || { echo "no kernel source at $source (KERNEL_SRC)" >&2; return 1; }
 	if [ -f "$source" ]; then
@@ -26,11 +26,27 @@ series() {
 		makefile=$(cat "$source/Makefile" 2>/dev/null) || makefile=
 	fi
 	version=$(awk '$1 == "VERSION" { v = $3 } $1 == "PATCHLEVEL" { print v "." $3; exit }' <<<"$makefile")
-	if [ -z "$version" ]; then
-		echo "$source is no kernel tree, nor a tar archive of one (KERNEL_SRC)" >&2
-		return 1
-	fi
+	[ -n "$version" ] && echo "$version" && return
+	echo "$source is no kernel tree, nor a tar archive of one (KERNEL_SRC)" >&2
+	return 1
+}
+
+# series: prints the patches for the version of the source, in order.
+series() {
+	local version
+	version=$(version) || return 1
 	ls "$here/patches/$version"/*.patch 2>/dev/null && return
 	echo "no series for Linux $version; there is: $(ls "$here/patches" | xargs)" >&2
 	return 1
+}
+
+# fragments VERSION NAME…: prints the files of fragments of the configuration, in order. Beside NAME.config
+# there may be NAME-VERSION.config, for options that other versions lack.
+fragments() {
+	local version=$1 name
+	shift
+	for name in "$@"; do
+		ls "$here/config/$name.config" || return 1
+		ls "$here/config/$name-$version.config" 2>/dev/null || true
+	done
 }
