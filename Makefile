@@ -14,6 +14,9 @@ FRAGMENTS_nothp := base 4k39 nothp
 FRAGMENTS_hostile := base 4k39 thp hostile
 FRAGMENTS_kinds := base 4k39 thp kinds init
 FRAGMENTS_bare := base 4k39 bare
+# A later version, for which there is a series too, from Debian's backport. Not of KERNEL_SRC.
+FRAGMENTS_6.12 := base 4k39 thp hostile
+SOURCE_6.12 := /usr/src/linux-source-6.12.tar.xz
 # For measurements.
 FRAGMENTS_speed := base 4k39 thp speed
 # For images: one kernel for all boards, and the smallest one, for virt.
@@ -47,7 +50,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
-.PHONY: small keys dist dist-again boards
+.PHONY: setup-6.12 small keys dist dist-again boards
 .PHONY: series-check check-config headers examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests package judge-tests
 
@@ -124,14 +127,22 @@ kernel: $(addprefix kernel-,$(VARIANTS))
 # one, and brings what comes with a kernel.
 kernel-%: setup
 	@mkdir -p build
-	@kernel=$$(kernel/build $(FRAGMENTS_$*)) && \
+	@kernel=$$($(if $(SOURCE_$*),KERNEL_SRC=$(SOURCE_$*)) kernel/build $(FRAGMENTS_$*)) && \
 	cp "$$kernel/Image" build/Image.$*.new && mv build/Image.$*.new build/Image-$* && \
 	cp "$$kernel/config" build/config-$* && \
 	echo "kernel: build/Image-$* from $$kernel" && \
 	if [ $* = $(firstword $(VARIANTS)) ]; then \
 		ln -f build/Image-$* build/Image && cp "$$kernel/selftest" build/ && \
 		rm -rf build/tools && cp -r "$$kernel/tools" build/; \
+	elif [ -n "$(SOURCE_$*)" ]; then \
+		cp "$$kernel/selftest" build/selftest-$* && \
+		rm -rf build/tools-$* && cp -r "$$kernel/tools" build/tools-$*; \
 	fi
+
+# Its selftest and KTAP parser are its own.
+kernel-6.12: setup-6.12
+setup-6.12: setup
+	@scripts/setup 6.12
 
 initramfs: programs
 	@mkdir -p build
