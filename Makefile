@@ -79,7 +79,7 @@ help:
 	@echo '  ptview      build/ptview: makes pictures of what pt has saved or printed'
 	@echo '  pictures    boots a process worth seeing, and tries its pictures in Chromium'
 	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds, -bare for'
-	@echo '              tests'
+	@echo '              tests; kernel-6.12 is a later one'
 	@echo '  programs    the programs, and what is promised of their ELF files'
 	@echo '  initramfs   build/initramfs.cpio.gz'
 	@echo '  setup       install missing Debian packages, or say how to'
