@@ -57,7 +57,7 @@ impl Output {
         {
             let _ = file::duplicate_to(&fd, 1);
         }
-        // Whatever programs have left the terminal like.
+        // A program may have stopped the terminal, or set IXON again.
         let _ = terminal::keep_going(1);
         println!("tablewalk: {word}");
         if self == Self::Console {
