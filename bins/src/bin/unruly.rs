@@ -17,16 +17,16 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 unruly shout      prints without pause
 unruly haunt      leaves an orphan that does, and ends
-unruly orphans    makes 3,000 orphans, and looks how many are not reaped
+unruly orphans    makes 1,000 orphans, and looks how many are not reaped
 unruly stop       stops the console, and prints more than the kernel keeps for it
 unruly forge      prints lines with characters that look like the end of one
 unruly swap       makes a swap area of the RAM disk, where it is in use";
 
 /// How many orphans.
-const ORPHANS: u32 = 3_000;
+const ORPHANS: u32 = 1_000;
 
 /// Most of them that may wait to be reaped at a time: init needs a CPU for it.
-const MOST_ZOMBIES: u64 = 500;
+const MOST_ZOMBIES: u64 = 200;
 
 fn main(mut args: Args) -> ExitCode {
     let result = match args.next() {

@@ -62,7 +62,7 @@ impl Output {
         {
             let _ = replace(&fd, 1);
         }
-        // Whatever programs have left the terminal like.
+        // A program may have stopped the terminal, or set IXON again.
         let _ = terminal::keep_going(BorrowedFd::STDOUT);
         println!("tablewalk: {word}");
         if self == Self::Console {

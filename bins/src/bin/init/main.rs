@@ -14,7 +14,8 @@ mod orphans;
 mod path;
 mod run;
 
-use tablewalk_rt::{Args, ExitCode, console as rt_console, println};
+use tablewalk_rt::console::never_give_up;
+use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::process;
 
 use crate::command_line::{CommandLine, CommandLineError};
@@ -50,7 +51,7 @@ fn main(args: Args) -> ExitCode {
         println!("{HELP}");
         return ExitCode::USAGE;
     }
-    rt_console::never_give_up();
+    never_give_up();
     let mounts = mounts::mount_what_is_missing();
     let output = Output::open();
     for failure in mounts {
