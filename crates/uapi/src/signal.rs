@@ -5,6 +5,7 @@
 use core::ffi::{c_int, c_void};
 use core::mem::{size_of, transmute};
 use core::ptr;
+use core::time::Duration;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::siginfo_t;
@@ -25,6 +26,10 @@ pub enum Signal {
     Segv = sys::SIGSEGV,
     /// Stops a process at once.
     Stop = sys::SIGSTOP,
+    /// Ends a process whose terminal is gone.
+    Hangup = sys::SIGHUP,
+    /// Ends a process at the terminal's Ctrl-C.
+    Interrupt = sys::SIGINT,
     /// Asks a process to end.
     Term = sys::SIGTERM,
     /// For the program to use.
@@ -219,6 +224,60 @@ impl FaultContext<'_> {
             records = records.get(size.max(8)..).filter(|_| size != 0)?;
         }
     }
+}
+
+/// rt_sigprocmask(2): the calling thread, and the children that it makes, get none of `signals` from now
+/// on; they wait.
+///
+/// # Errors
+///
+/// None that is documented.
+pub fn block(signals: &[Signal]) -> Result<(), Errno> {
+    let set = set_of(signals);
+    let old: *mut u64 = ptr::null_mut();
+    // SAFETY: the kernel reads one word.
+    unsafe {
+        syscall!(
+            sys::__NR_rt_sigprocmask,
+            sys::SIG_BLOCK,
+            ptr::from_ref(&set),
+            old,
+            size_of::<u64>()
+        )
+    }
+    .map(drop)
+}
+
+/// rt_sigtimedwait(2): waits up to `time` for one of `signals`, which are blocked, and takes it; its number,
+/// or none.
+///
+/// # Errors
+///
+/// As sigtimedwait(2), but for `EAGAIN`; `EINTR` if another signal was handled.
+pub fn wait_for(signals: &[Signal], time: Duration) -> Result<Option<u32>, Errno> {
+    let set = set_of(signals);
+    let time = crate::time::timespec(time);
+    let info: *mut siginfo_t = ptr::null_mut();
+    // SAFETY: the kernel reads a word and the time.
+    let found = unsafe {
+        syscall!(
+            sys::__NR_rt_sigtimedwait,
+            ptr::from_ref(&set),
+            info,
+            ptr::from_ref(&time),
+            size_of::<u64>()
+        )
+    };
+    match found {
+        Ok(signal) => Ok(u32::try_from(signal).ok()),
+        Err(Errno::EAGAIN) => Ok(None),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn set_of(signals: &[Signal]) -> u64 {
+    let bits = signals.iter().map(|&signal| 1 << (signal as u32 - 1));
+    bits.fold(0, |set, bit: u64| set | bit)
 }
 
 /// ppoll(2) of nothing, for ever: returns when a signal was handled.
