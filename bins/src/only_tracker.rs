@@ -3,13 +3,13 @@
 
 use core::ffi::CStr;
 
-use heapless::{CString, String, format};
+use heapless::{String, format};
 use tablewalk_dirty::What;
 use tablewalk_uapi::file::{self, O_RDONLY};
 use tablewalk_uapi::{Errno, process, remap};
 
 use crate::lines::parse_number;
-use crate::pagemap::{PATH, proc_path};
+use crate::pagemap::proc_path;
 
 /// Bytes of a folder, or of a file, that are read at a time.
 const CHUNK: usize = 1024;
@@ -23,7 +23,9 @@ const CHUNK: usize = 1024;
 /// the other if both have the process.
 #[derive(Debug)]
 pub struct OnlyTracker {
-    name: String<64>,
+    name: [u8; 16],
+    /// The name that the process had before, and has again afterwards.
+    before: [u8; 16],
     /// The number of the caller in `/proc`, which need not be of its own namespace.
     own: u64,
 }
@@ -41,18 +43,19 @@ impl OnlyTracker {
         };
         // Nine digits are all but the uppermost bits of a frame of 4 KiB with 52-bit addresses.
         let frame = remap::path(pid, 0)?.root_pfn & 0xf_ffff_ffff;
-        let name: String<64> = format!("{what}@{frame:x}").map_err(|_| Errno::ENAMETOOLONG)?;
-        let mut string = CString::<PATH>::new();
-        string
-            .extend_from_bytes(name.as_bytes())
-            .map_err(|_| Errno::ENAMETOOLONG)?;
+        let text: String<64> = format!("{what}@{frame:x}").map_err(|_| Errno::ENAMETOOLONG)?;
+        let mut name = [0; 16];
+        for (to, from) in name.iter_mut().zip(text.bytes()) {
+            *to = from;
+        }
         let mut buffer = [0; CHUNK];
         let stat = read_stat(c"/proc/self/stat", &mut buffer)?;
         let own = stat.split(|&byte| byte == b' ').next();
         let own = own.and_then(|digits| parse_number(digits, 10));
         let own = own.ok_or(Errno::EINVAL)?;
-        process::set_thread_name(&string)?;
-        Ok(Self { name, own })
+        let before = process::thread_name();
+        process::set_thread_name(&name)?;
+        Ok(Self { name, before, own })
     }
 
     /// Checks that no other process has the name. Three system calls for each process.
@@ -115,10 +118,18 @@ impl OnlyTracker {
         let name = name
             .and_then(|start| stat.get(start + 1..))
             .unwrap_or_default();
-        match name.strip_prefix(self.name.as_bytes()) {
+        let own = self.name.split(|&byte| byte == 0).next();
+        match own.and_then(|own| name.strip_prefix(own)) {
             Some([b')', b' ', state, ..]) => !matches!(state, b'Z' | b'X'),
             _ => false,
         }
+    }
+}
+
+impl Drop for OnlyTracker {
+    fn drop(&mut self) {
+        // Nothing can be wrong with a name that the kernel gave.
+        let _ = process::set_thread_name(&self.before);
     }
 }
 

@@ -10,22 +10,24 @@
 
 use core::time::Duration;
 
-use heapless::Vec;
+use heapless::{CString, Vec};
 use tablewalk_bins::error::Error;
 use tablewalk_bins::lines::{for_each_line, parse_number, parse_range};
 use tablewalk_bins::memory::{room, write};
+use tablewalk_bins::only_tracker::OnlyTracker;
 use tablewalk_bins::pagemap::proc_path;
 use tablewalk_bins::random::Random;
 use tablewalk_bins::swap::Swap;
 use tablewalk_bins::{cli, prerequisite};
-use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker};
+use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker, What};
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::process::Fork;
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::poll::{Events, PollFd, poll};
 use tablewalk_uapi::process::{self, kill, read_memory};
-use tablewalk_uapi::signal::Signal;
+use tablewalk_uapi::signal::{self, Signal};
 use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
 use tablewalk_uapi::{Errno, Mapping, Sharing, time};
 use tablewalk_walker::VirtualAddress;
@@ -34,9 +36,11 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: checkpoint [--rounds N] [--interval MS] [PID]
-Saves the memory that process PID can write to /tmp/checkpoint, while it runs: all of
-it, then in each round what was written since. Stops it for the last round, rebuilds
-its memory from the increments, compares the two byte for byte, and lets it go on.
+Saves the memory that process PID can write to a file without a name in /tmp, while it
+runs: all of it, then in each round what was written since. Stops it for the last
+round, rebuilds its memory from the increments, compares the two byte for byte, and
+lets it go on, also if it is killed itself.
+One checkpoint or `pt dirty` at a time for a process: it refuses if /proc shows another.
 Without PID, processes of its own that write, discard and move their memory.
   --rounds N     rounds before the last (20)
   --interval MS  time between them (10)
@@ -58,6 +62,14 @@ const OWN: &[Case<Plan, Error>] = &[
     Case {
         name: "the same while its pages go to swap and come back",
         run: |plan| plan.save_own(true),
+    },
+    Case {
+        name: "a process that another program tracks is refused until that has ended",
+        run: |_| tracked_twice(),
+    },
+    Case {
+        name: "a process that was stopped goes on when the checkpointer is killed",
+        run: |_| killed_while_stopped(),
     },
 ];
 
@@ -126,60 +138,113 @@ impl Plan {
                 }
             })
             .map_err(Error::call("fork"))?;
-        file::read(&reader, &mut [0]).map_err(Error::call("pipe"))?;
+        // Only the child has one now, so that its end is seen.
+        drop(writer);
+        if file::read(&reader, &mut [0]).map_err(Error::call("pipe"))? == 0 {
+            return Err(Error::Call("subject", Errno::ECHILD));
+        }
         self.save(child.pid())
     }
 
     fn save(&self, pid: i32) -> Result<Verdict, Error> {
         let mut checkpoint = Checkpoint::create(pid)?;
+        let only = only_tracker(pid)?;
         let first = checkpoint.round(true)?;
         for _ in 1..self.rounds {
             // Not woken before: there is no signal handler.
             let _ = time::sleep(self.interval);
             checkpoint.round(false)?;
+            only.check().map_err(Error::call(TRACKED))?;
         }
         let increments = checkpoint.saved - first;
-        stop(pid)?;
-        let last = checkpoint.round(false);
-        let same = last.and_then(|last| {
-            println!(
-                "# saved: all {} KiB, then {} KiB in {} rounds, {} KiB while stopped",
-                first >> 10,
-                increments >> 10,
-                self.rounds - 1,
-                last >> 10
-            );
-            checkpoint.compare()
-        });
-        kill(pid, Signal::Continue).map_err(Error::call("SIGCONT"))?;
-        file::remove(PATH).map_err(Error::call("/tmp/checkpoint"))?;
-        Ok((same? && first > 0).into())
+        let _stopped = Stopped::stop(pid)?;
+        let last = checkpoint.round(false)?;
+        println!(
+            "# saved: all {} KiB, then {} KiB in {} rounds, {} KiB while stopped",
+            first >> 10,
+            increments >> 10,
+            self.rounds - 1,
+            last >> 10
+        );
+        Ok((checkpoint.compare()? && first > 0).into())
     }
+}
+
+/// What was being done when another tracker was found.
+const TRACKED: &str = "another pt or checkpoint may track the process";
+
+/// That the caller is the only one to track the process, as far as can be seen.
+fn only_tracker(pid: i32) -> Result<OnlyTracker, Error> {
+    let only = OnlyTracker::announce(pid, What::Written).map_err(Error::call("process"))?;
+    only.check().map_err(Error::call(TRACKED))?;
+    Ok(only)
+}
+
+/// A process that is stopped, and goes on when this is dropped or the caller ends, however it does.
+struct Stopped {
+    pid: i32,
+    /// Waits for the end of the caller. Killed when this is dropped.
+    _guard: Child,
+}
+
+impl Stopped {
+    /// Stops a process.
+    fn stop(pid: i32) -> Result<Self, Error> {
+        let own = process::pidfd_open(process::pid()).map_err(Error::call("pidfd_open"))?;
+        // SAFETY: the child uses a descriptor and a number.
+        let guard = unsafe { Fork::promised() }
+            .spawn(|| match guard(pid, &own) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(_) => ExitCode::FAILURE,
+            })
+            .map_err(Error::call("fork"))?;
+        let stopped = Self { pid, _guard: guard };
+        stop(pid)?;
+        Ok(stopped)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // One that is no more needs nothing.
+        let _ = kill(self.pid, Signal::Continue);
+    }
+}
+
+/// Lets the process go on when the one of `parent` ends.
+fn guard(pid: i32, parent: &OwnedFd) -> Result<(), Errno> {
+    // It outlives its parent, and the Ctrl-C that ends that: SIGCONT does nothing to one that runs.
+    signal::block(&[Signal::Hangup, Signal::Interrupt, Signal::Term])?;
+    process::set_parent_death_signal(Signal::Continue)?;
+    process::set_thread_name(b"guard\0\0\0\0\0\0\0\0\0\0\0")?;
+    poll(&mut [PollFd::new(parent, Events::READABLE)], None)?;
+    kill(pid, Signal::Continue)
 }
 
 /// Stops a process; its threads are stopped when `/proc` says so.
 fn stop(pid: i32) -> Result<(), Error> {
     kill(pid, Signal::Stop).map_err(Error::call("SIGSTOP"))?;
-    let path = proc_path(pid, "status").map_err(Error::call("/proc"))?;
-    loop {
-        let (mut stopped, mut ended) = (false, false);
-        for_each_line(&path, &mut |line| {
-            stopped |= line.starts_with(b"State:\tT");
-            ended |= line.starts_with(b"State:\tZ") || line.starts_with(b"State:\tX");
-            Ok(())
-        })
-        .map_err(Error::call("/proc/PID/status"))?;
-        if stopped {
-            return Ok(());
-        }
-        if ended {
-            return Err(Error::Call("process has ended", Errno::ESRCH));
-        }
+    while !is_stopped(pid)? {
         process::yield_now();
     }
+    Ok(())
 }
 
-const PATH: &core::ffi::CStr = c"/tmp/checkpoint";
+/// Whether the process is stopped, as `/proc` says it.
+fn is_stopped(pid: i32) -> Result<bool, Error> {
+    let path = proc_path(pid, "status").map_err(Error::call("/proc"))?;
+    let (mut stopped, mut ended) = (false, false);
+    for_each_line(&path, &mut |line| {
+        stopped |= line.starts_with(b"State:\tT");
+        ended |= line.starts_with(b"State:\tZ") || line.starts_with(b"State:\tX");
+        Ok(())
+    })
+    .map_err(Error::call("/proc/PID/status"))?;
+    if ended {
+        return Err(Error::Call("process has ended", Errno::ESRCH));
+    }
+    Ok(stopped)
+}
 
 /// A mapping that can be written.
 #[derive(Clone, Copy)]
@@ -232,11 +297,9 @@ struct Checkpoint {
 
 impl Checkpoint {
     fn create(pid: i32) -> Result<Self, Error> {
-        // That of a run which was killed.
-        let _ = file::remove(PATH);
         Ok(Self {
             pid,
-            file: file::create(PATH, 0o600).map_err(Error::call("/tmp/checkpoint"))?,
+            file: file::create_unnamed(c"/tmp", 0o600).map_err(Error::call("a file in /tmp"))?,
             saved: 0,
         })
     }
@@ -328,9 +391,9 @@ impl Checkpoint {
             zeros: bytes.is_none(),
         };
         for part in [&record.to_bytes()[..], bytes.unwrap_or_default()] {
-            let written = file::write(&self.file, part).map_err(Error::call("/tmp/checkpoint"))?;
+            let written = file::write(&self.file, part).map_err(Error::call("the file in /tmp"))?;
             if written != part.len() {
-                return Err(Error::Call("/tmp/checkpoint", Errno::ENOSPC));
+                return Err(Error::Call("the file in /tmp", Errno::ENOSPC));
             }
             self.saved += written as u64;
         }
@@ -339,7 +402,6 @@ impl Checkpoint {
 
     /// Rebuilds each mapping that there is now from the file, and compares it with what it holds.
     fn compare(&self) -> Result<bool, Error> {
-        let file = file::open(PATH, O_RDONLY).map_err(Error::call("/tmp/checkpoint"))?;
         let (mut bytes, mut wrong) = (0, 0);
         for area in self.areas()? {
             let range = VirtualAddress(area.start)..VirtualAddress(area.end);
@@ -351,7 +413,7 @@ impl Checkpoint {
             }
             let size = usize::try_from(area.end - area.start).unwrap_or(0);
             let image = room(size).map_err(Error::call("mmap"))?;
-            rebuild(&file, &area, image)?;
+            rebuild(&self.file, &area, image)?;
             bytes += image.len();
             wrong += self.differences(&area, image)?;
         }
@@ -402,7 +464,7 @@ fn rebuild(file: &OwnedFd, area: &Area, image: &mut [u8]) -> Result<(), Error> {
                 let read = file::pread(file, part, offset + (start - record.start))
                     .map_err(Error::call("pread"))?;
                 if read != part.len() {
-                    return Err(Error::Call("/tmp/checkpoint", Errno::ENODATA));
+                    return Err(Error::Call("the file in /tmp", Errno::ENODATA));
                 }
             }
         }
@@ -420,8 +482,9 @@ fn subject(swapped: bool, ready: &OwnedFd) -> Result<(), Errno> {
     let shared = Mapping::anonymous(SIZE / 4, Protection::READ_WRITE, Sharing::Shared)?;
     let mut moving = private(SIZE / 4)?;
     // Not larger than the file.
-    let file = file::open(c"/init", O_RDONLY)?;
+    let file = file::open(c"/proc/self/exe", O_RDONLY)?;
     let of_file = Mapping::file(&file, 0, 16 << 10, Protection::READ_WRITE, Sharing::Private)?;
+    let _of_long_path = of_long_path()?;
     // Some of it, so that the rest is absent.
     for mapping in [&base, &huge, &shared, &moving] {
         for offset in (0..mapping.size() / 2).step_by(4096) {
@@ -450,4 +513,115 @@ fn subject(swapped: bool, ready: &OwnedFd) -> Result<(), Errno> {
             _ => time::sleep(Duration::from_micros(500))?,
         }
     }
+}
+
+/// A mapping of a file whose path, in `/proc/PID/maps`, is longer than a line that is read at once.
+fn of_long_path() -> Result<Mapping, Errno> {
+    const FOLDERS: usize = 5;
+    let mut path = CString::<2048>::new();
+    let mut lengths = [0; FOLDERS];
+    let add = |path: &mut CString<2048>, bytes: &[u8]| {
+        let added = path.extend_from_bytes(bytes);
+        added.map_err(|_| Errno::ENAMETOOLONG)
+    };
+    add(&mut path, b"/tmp")?;
+    for length in &mut lengths {
+        add(&mut path, b"/")?;
+        add(&mut path, &[b'x'; 250])?;
+        file::make_folder(&path, 0o700)?;
+        *length = path.as_bytes().len();
+    }
+    let mut file = path.clone();
+    add(&mut file, b"/file")?;
+    file::write(&file::create(&file, 0o600)?, &[1; 4096])?;
+    let fd = file::open(&file, O_RDONLY)?;
+    let mapping = Mapping::file(&fd, 0, 4096, Protection::READ_WRITE, Sharing::Private)?;
+    // The mapping keeps the path.
+    file::remove(&file)?;
+    for &length in lengths.iter().rev() {
+        let mut folder = CString::<2048>::new();
+        add(
+            &mut folder,
+            path.as_bytes().get(..length).unwrap_or_default(),
+        )?;
+        file::remove_folder(&folder)?;
+    }
+    Ok(mapping)
+}
+
+/// A process that does nothing until it is killed.
+fn idler() -> Result<Child, Error> {
+    // SAFETY: the child uses nothing of its parent's.
+    unsafe { Fork::promised() }
+        .spawn(|| {
+            loop {
+                signal::pause();
+            }
+        })
+        .map_err(Error::call("fork"))
+}
+
+/// Two trackers of one process: the second is refused while the first is there.
+fn tracked_twice() -> Result<Verdict, Error> {
+    let idler = idler()?;
+    let pid = idler.pid();
+    let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+    // SAFETY: the child uses a number and a pipe.
+    let first = unsafe { Fork::promised() }
+        .spawn(|| {
+            let only = OnlyTracker::announce(pid, What::Written);
+            if only.is_ok() && file::write(&writer, b".").is_ok() {
+                signal::pause();
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
+    drop(writer);
+    file::read(&reader, &mut [0]).map_err(Error::call("pipe"))?;
+    let call = Error::call("announce");
+    let second = OnlyTracker::announce(pid, What::Written).map_err(&call)?;
+    let refused = second.check() == Err(Errno::EBUSY);
+    // What is accessed is another thing, and so is another process.
+    drop(second);
+    let accessed = OnlyTracker::announce(pid, What::Accessed)
+        .map_err(&call)?
+        .check();
+    let other = OnlyTracker::announce(0, What::Written)
+        .map_err(&call)?
+        .check();
+    // Ended, and not waited for: a zombie tracks nothing.
+    kill(first.pid(), Signal::Kill).map_err(Error::call("kill"))?;
+    process::wait_without_reaping(first.pid()).map_err(Error::call("wait"))?;
+    let alone = OnlyTracker::announce(pid, What::Written)
+        .map_err(&call)?
+        .check();
+    println!("# refused {refused}, accessed {accessed:?}, other {other:?}, alone {alone:?}");
+    Ok((refused && [accessed, other, alone] == [Ok(()); 3]).into())
+}
+
+/// A checkpointer is killed while its process is stopped.
+fn killed_while_stopped() -> Result<Verdict, Error> {
+    let idler = idler()?;
+    let pid = idler.pid();
+    let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+    // SAFETY: the child uses a number and a pipe.
+    let checkpointer = unsafe { Fork::promised() }
+        .spawn(|| {
+            let stopped = Stopped::stop(pid);
+            if stopped.is_ok() && file::write(&writer, b".").is_ok() {
+                signal::pause();
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
+    drop(writer);
+    if file::read(&reader, &mut [0]).map_err(Error::call("pipe"))? == 0 {
+        return Err(Error::Call("stop", Errno::ECHILD));
+    }
+    let before = is_stopped(pid)?;
+    kill(checkpointer.pid(), Signal::Kill).map_err(Error::call("kill"))?;
+    while is_stopped(pid)? {
+        process::yield_now();
+    }
+    Ok(before.into())
 }

@@ -244,13 +244,13 @@ pub fn thread_name() -> [u8; 16] {
     name
 }
 
-/// prctl(2), `PR_SET_NAME`: names the calling thread; of the name, 15 bytes are kept.
+/// prctl(2), `PR_SET_NAME`: names the calling thread, by the bytes before the first NUL; at most 15.
 ///
 /// # Errors
 ///
 /// None that is documented.
-pub fn set_thread_name(name: &CStr) -> Result<(), Errno> {
-    // SAFETY: the kernel reads a string that ends in NUL.
+pub fn set_thread_name(name: &[u8; 16]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads at most 15 bytes (`kernel/sys.c`, `PR_SET_NAME`).
     unsafe { syscall!(sys::__NR_prctl, PR_SET_NAME, name.as_ptr()) }.map(drop)
 }
 

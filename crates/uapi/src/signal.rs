@@ -5,7 +5,6 @@
 use core::ffi::{c_int, c_void};
 use core::mem::{size_of, transmute};
 use core::ptr;
-use core::time::Duration;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::siginfo_t;
@@ -233,7 +232,8 @@ impl FaultContext<'_> {
 ///
 /// None that is documented.
 pub fn block(signals: &[Signal]) -> Result<(), Errno> {
-    let set = set_of(signals);
+    let bits = signals.iter().map(|&signal| 1 << (signal as u32 - 1));
+    let set = bits.fold(0, |set, bit: u64| set | bit);
     let old: *mut u64 = ptr::null_mut();
     // SAFETY: the kernel reads one word.
     unsafe {
@@ -246,38 +246,6 @@ pub fn block(signals: &[Signal]) -> Result<(), Errno> {
         )
     }
     .map(drop)
-}
-
-/// rt_sigtimedwait(2): waits up to `time` for one of `signals`, which are blocked, and takes it; its number,
-/// or none.
-///
-/// # Errors
-///
-/// As sigtimedwait(2), but for `EAGAIN`; `EINTR` if another signal was handled.
-pub fn wait_for(signals: &[Signal], time: Duration) -> Result<Option<u32>, Errno> {
-    let set = set_of(signals);
-    let time = crate::time::timespec(time);
-    let info: *mut siginfo_t = ptr::null_mut();
-    // SAFETY: the kernel reads a word and the time.
-    let found = unsafe {
-        syscall!(
-            sys::__NR_rt_sigtimedwait,
-            ptr::from_ref(&set),
-            info,
-            ptr::from_ref(&time),
-            size_of::<u64>()
-        )
-    };
-    match found {
-        Ok(signal) => Ok(u32::try_from(signal).ok()),
-        Err(Errno::EAGAIN) => Ok(None),
-        Err(errno) => Err(errno),
-    }
-}
-
-fn set_of(signals: &[Signal]) -> u64 {
-    let bits = signals.iter().map(|&signal| 1 << (signal as u32 - 1));
-    bits.fold(0, |set, bit: u64| set | bit)
 }
 
 /// ppoll(2) of nothing, for ever: returns when a signal was handled.
