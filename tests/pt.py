@@ -446,18 +446,16 @@ RUNS = [
 
 
 def boots():
-    """The runs in groups for one command line each."""
-    group, words = [], 0
+    """The runs in groups for one command line each. A file is there in the boot that wrote it."""
+    (save,) = [run for run in RUNS if run[0] == "pt save 1 /tmp/x --json"]
+    group = []
     for run in RUNS:
-        needed = len(run[0].split()) + 1
-        if words + needed > WORDS:
+        more = [save] if "/tmp/x" in run[0] and save not in (*group, run) else []
+        more.append(run)
+        if sum(len(words.split()) + 1 for words, _, _ in group + more) > WORDS:
             yield group
-            # A file is there in the boot that wrote it.
-            again = [RUNS[[words for words, _, _ in RUNS].index("pt save 1 /tmp/x --json")]]
-            group = again if "/tmp/x" in run[0] else []
-            words = sum(len(run[0].split()) + 1 for run in group)
-        group.append(run)
-        words += needed
+            group, more = [], [save, run] if "/tmp/x" in run[0] and run != save else [run]
+        group += more
     yield group
 
 

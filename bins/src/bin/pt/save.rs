@@ -68,13 +68,16 @@ pub(crate) struct Saved {
     pub(crate) bytes: u64,
 }
 
+/// What takes a piece, with its offset.
+type Put<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>;
+
 /// Writes the dump in pieces, each with its offset; without the mappings if `text` is empty.
 #[inline(never)]
 pub(crate) fn write_all(
     subject: &mut Subject,
     text: &[u8],
     options: &Options,
-    put: &mut dyn FnMut(u64, &[u8]) -> Result<(), Error>,
+    put: Put<'_>,
 ) -> Result<Saved, Error> {
     let put = &mut |offset, bytes: &[u8]| put(offset, bytes);
     let mut writer = DumpWriter::new(subject.format, subject.pid());
