@@ -3,9 +3,10 @@
 
 usage: tests/pt.py IMAGE INITRAMFS
 
-Every command is run as columns, which must fit 80 of them, and as JSON lines, which must parse and
-have the members that docs/json.md has, no more and no fewer. Errors are provoked; the exit status and
-the words of each are checked. The last line is `N runs as expected`, or the first that was not.
+Some files are made here: dumps with names and entries that no boot makes. Every command is run as
+columns, which must fit 80 of them, and as JSON lines, which must parse and have the members that
+docs/json.md has, no more and no fewer. Errors are provoked; the exit status and the words of each are
+checked. The last line is `N runs as expected`, or the first that was not.
 """
 
 import gzip

@@ -6,7 +6,7 @@
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 mod ends;
 mod increments;

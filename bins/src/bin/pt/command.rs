@@ -28,8 +28,8 @@ Shows page tables: those of process TARGET, a number or `self`, or of a file tha
                                 pages that are written, every second, for ever
   idle PID [--interval MS] [--count N]
                                 pages that are used, and so which are not
-                                (dirty and idle: one pt or checkpoint at a time for a
-                                process, or EBUSY, as far as /proc shows the others)
+                                (both: EBUSY beside another pt or checkpoint that
+                                tracks the process, as far as /proc shows it)
   stat TARGET                   numbers by level, size, permission, memory type
   verify PID                    compares every page with pagemap; 1 if any differs
   save PID FILE                 writes all tables to FILE, which must not exist

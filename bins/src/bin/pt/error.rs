@@ -92,13 +92,13 @@ impl fmt::Display for Error {
             }
             Self::NoTables(pid) => write!(
                 f,
-                "process {} has no user tables: {}: a kernel thread, ended, or no process",
+                "process {} has no user tables: {}",
                 pid.cast_unsigned(),
                 Errno::ESRCH
             ),
             Self::Tracked(pid) => write!(
                 f,
-                "process {}: {}: another pt or checkpoint tracks it, and each would take the other's pages",
+                "process {}: {}: another pt or checkpoint tracks it",
                 pid.cast_unsigned(),
                 Errno::EBUSY
             ),

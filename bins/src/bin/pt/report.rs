@@ -40,7 +40,7 @@ pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
             geometry.levels()
         );
         if tag != 0 {
-            println!("# --range: the top byte, tag {tag:#x}, is no part of an address");
+            println!("# tag {tag:#x} of --range");
         }
     }
 }
