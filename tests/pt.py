@@ -189,7 +189,8 @@ def stat(run, schema):
     levels = [thing for thing in things if thing["type"] == "level"]
     pages = [thing for thing in things if thing["type"] == "pages"]
     check(total["tables"] == sum(level["tables"] for level in levels), things)
-    check(total["pages"] == sum(level["leaves"] for level in levels), things)
+    leaves = sum(level["leaves"] * level["entry_size"] for level in levels)
+    check(total["pages"] * 4096 == total["mapped_bytes"] == leaves, things)
     for by in ("el0", "memory"):
         numbers = [thing["pages"] for thing in pages if thing["by"] == by]
         check(sum(numbers) == total["pages"] > 20, by, numbers)
@@ -214,6 +215,13 @@ def find_dirty(run, schema):
     """Dirty pages, and no others."""
     ranges = run.only(schema, "range")
     check(len(ranges) >= 4 and all("dirty" in thing["flags"] for thing in ranges), ranges)
+
+
+def find_block(run, schema):
+    """The two blocks of zeros that `kinds` has read."""
+    ranges = run.only(schema, "range")
+    check(ranges and all(thing["kind"] == "block" for thing in ranges), ranges)
+    check(sum(thing["pages"] for thing in ranges) == 1024, ranges)
 
 
 def find_frame(run, schema):
@@ -372,7 +380,7 @@ RUNS = [
     ("kinds find --wx --json", 0, find_wx),
     ("kinds find --dirty --json", 0, find_dirty),
     ("kinds find --young --json", 0, lambda run, schema: check(run.only(schema, "range"))),
-    ("kinds find --block --json", 0, nothing),
+    ("kinds find --block --json", 0, find_block),
     ("kinds find --frame 9000 --json", 0, find_frame),
     ("kinds find --alias --json", 0, find_alias),
     ("kinds translate 400000 0x7000000000 --json", 0, translate),
