@@ -10,6 +10,9 @@ use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 
 use crate::lines::{for_each_line, parse_range};
 
+/// Longest path of a file that the programs are given.
+pub const PATH: usize = 256;
+
 /// What pagemap says of one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PagemapEntry(u64);
@@ -182,7 +185,7 @@ pub fn for_each_mapping(
 /// # Errors
 ///
 /// `ENAMETOOLONG` for more than 63 bytes.
-pub fn proc_path(pid: i32, name: &str) -> Result<CString<64>, Errno> {
+pub fn proc_path(pid: i32, name: &str) -> Result<CString<PATH>, Errno> {
     let path: String<64> =
         format!("/proc/{}/{name}", pid.cast_unsigned()).map_err(|_| Errno::ENAMETOOLONG)?;
     let mut string = CString::new();

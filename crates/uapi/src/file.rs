@@ -10,7 +10,7 @@ use core::marker::PhantomData;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{
-    O_CLOEXEC, O_EXCL, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
+    O_CLOEXEC, O_EXCL, O_NOCTTY, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
 };
 
 use crate::errno::Errno;
@@ -122,6 +122,50 @@ pub fn remove(path: &CStr) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_unlinkat, sys::AT_FDCWD, path.as_ptr(), 0_u32) }.map(drop)
 }
 
+/// Gives the file at `from` the name `to`, which is not there yet: renameat2(2) with `RENAME_NOREPLACE`,
+/// and link(2) on file systems that lack it.
+///
+/// # Errors
+///
+/// As rename(2): `EEXIST` if there is a file at `to`.
+pub fn rename_new(from: &CStr, to: &CStr) -> Result<(), Errno> {
+    let (from, to) = (from.as_ptr(), to.as_ptr());
+    let here = sys::AT_FDCWD;
+    let flags = sys::RENAME_NOREPLACE;
+    // SAFETY: the kernel reads strings that end in NUL.
+    let renamed = unsafe { syscall!(sys::__NR_renameat2, here, from, here, to, flags) };
+    if renamed != Err(Errno::EINVAL) {
+        return renamed.map(drop);
+    }
+    // SAFETY: as above.
+    unsafe { syscall!(sys::__NR_linkat, here, from, here, to, 0_u32) }?;
+    // SAFETY: as above.
+    unsafe { syscall!(sys::__NR_unlinkat, here, from, 0_u32) }.map(drop)
+}
+
+/// A file without a name in the folder `path`, to read and write, which is gone when it is closed: open(2)
+/// with `O_TMPFILE`.
+///
+/// # Errors
+///
+/// As open(2): `EOPNOTSUPP` on a file system that has no such files.
+pub fn create_unnamed(path: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
+    let flags = sys::O_TMPFILE | O_RDWR | O_CLOEXEC;
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_openat, sys::AT_FDCWD, path.as_ptr(), flags, mode) }
+        .map(OwnedFd::from_return_value)
+}
+
+/// getdents64(2): entries of a folder, each a `struct linux_dirent64`; the number of bytes, 0 at the end.
+///
+/// # Errors
+///
+/// As getdents(2).
+pub fn read_folder(fd: &OwnedFd, bytes: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes to the slice only.
+    unsafe { syscall!(sys::__NR_getdents64, fd, bytes.as_mut_ptr(), bytes.len()) }
+}
+
 /// pwrite(2); the number of bytes.
 ///
 /// # Errors
@@ -219,6 +263,17 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
 pub fn duplicate_to(fd: &OwnedFd, to: &mut OwnedFd) -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_dup3, fd, &*to, 0_u32) }.map(drop)
+}
+
+/// Removes the folder at `path`, which is empty: rmdir(2).
+///
+/// # Errors
+///
+/// As rmdir(2).
+pub fn remove_folder(path: &CStr) -> Result<(), Errno> {
+    let flags = sys::AT_REMOVEDIR;
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_unlinkat, sys::AT_FDCWD, path.as_ptr(), flags) }.map(drop)
 }
 
 /// mkdirat(2) from the current folder.

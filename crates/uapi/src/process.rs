@@ -9,7 +9,7 @@ use core::ffi::{CStr, c_char};
 use core::ptr;
 
 use linux_raw_sys::general as sys;
-use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_PDEATHSIG};
+use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_NAME, PR_SET_PDEATHSIG};
 
 use crate::errno::Errno;
 use crate::file::OwnedFd;
@@ -262,6 +262,16 @@ pub fn thread_name() -> [u8; 16] {
     // SAFETY: the kernel writes sixteen bytes.
     let _ = unsafe { syscall!(sys::__NR_prctl, PR_GET_NAME, name.as_mut_ptr()) };
     name
+}
+
+/// prctl(2), `PR_SET_NAME`: names the calling thread, by the bytes before the first NUL; at most 15.
+///
+/// # Errors
+///
+/// None that is documented.
+pub fn set_thread_name(name: &[u8; 16]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads at most 15 bytes (`kernel/sys.c`, `PR_SET_NAME`).
+    unsafe { syscall!(sys::__NR_prctl, PR_SET_NAME, name.as_ptr()) }.map(drop)
 }
 
 /// process_vm_readv(2): reads the memory of process `pid` at `address`; the number of bytes.

@@ -27,6 +27,10 @@ pub enum Signal {
     Segv = sys::SIGSEGV,
     /// Stops a process at once.
     Stop = sys::SIGSTOP,
+    /// Ends a process whose terminal is gone.
+    Hangup = sys::SIGHUP,
+    /// Ends a process at the terminal's Ctrl-C.
+    Interrupt = sys::SIGINT,
     /// Asks a process to end.
     Term = sys::SIGTERM,
     /// For the program to use.
@@ -221,6 +225,29 @@ impl FaultContext<'_> {
             records = records.get(size.max(8)..).filter(|_| size != 0)?;
         }
     }
+}
+
+/// rt_sigprocmask(2): the calling thread, and the children that it makes, get none of `signals` from now
+/// on; they wait.
+///
+/// # Errors
+///
+/// None that is documented.
+pub fn block(signals: &[Signal]) -> Result<(), Errno> {
+    let bits = signals.iter().map(|&signal| 1 << (signal as u32 - 1));
+    let set = bits.fold(0, |set, bit: u64| set | bit);
+    let old: *mut u64 = ptr::null_mut();
+    // SAFETY: the kernel reads one word.
+    unsafe {
+        syscall!(
+            sys::__NR_rt_sigprocmask,
+            sys::SIG_BLOCK,
+            ptr::from_ref(&set),
+            old,
+            size_of::<u64>()
+        )
+    }
+    .map(drop)
 }
 
 /// ppoll(2) of nothing, for ever: returns when a signal was handled.

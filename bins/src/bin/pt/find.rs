@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::json::Json;
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::report::{self, Range, vmas};
+use crate::report::{self, vmas};
 use crate::subject::Subject;
 use crate::walk;
 
@@ -81,14 +81,7 @@ fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64
             What::Frame(_) | What::Alias => false,
         };
         if wanted {
-            while vmas.next_if(|vma| vma.end <= run.address.0).is_some() {}
-            let range = Range {
-                run,
-                start: run.address.0,
-                end: run.end(&format).0,
-                vma: vmas.peek().filter(|vma| vma.start <= run.address.0),
-            };
-            report::print_range(&format, &range, options);
+            report::print_run(&format, run, &mut vmas, options);
         }
         Ok(())
     })

@@ -5,4 +5,5 @@
 
 mod errors;
 mod fixture;
+mod outputs;
 mod pages;
