@@ -22,7 +22,7 @@ def run(*command, cwd=CHECKOUT, **variables):
     environment |= variables
     environment = {name: value for name, value in environment.items() if value is not None}
     done = subprocess.run(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, text=True, check=False,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
     return done.returncode, done.stdout
 
 
