@@ -16,7 +16,9 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::random::Random;
 use tablewalk_bins::{cli, frames, prerequisite};
-use tablewalk_pager::{Clock, Counts, Delivery, Neighbours, Options, Pager, Policy, Sequential};
+use tablewalk_pager::{
+    Clock, Counts, Delivery, Neighbours, Options, Pager, Policy, Refusal, Sequential,
+};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::memory::Protection;
@@ -167,7 +169,7 @@ impl Paging<'_> {
 }
 
 impl Policy for Paging<'_> {
-    fn fill(&self, page: usize, bytes: &mut [u8]) {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         bytes.fill(0xa5);
         let count = self
             .word(page)
@@ -179,6 +181,7 @@ impl Policy for Paging<'_> {
             *last = page.to_ne_bytes();
         }
         self.clock.mapped(1);
+        Ok(bytes.len())
     }
 
     fn around(&self, page: usize) -> Range<usize> {
