@@ -13,7 +13,8 @@ use crate::worker::Resolved;
 use crate::{Child, Delivery, Pager, PagerError, Policy, Worker};
 
 impl<P: Policy> Worker<'_, P> {
-    /// Resolves faults until [`Pager::stop`]. Forked children get `forked`, see [`Pager::serve_child`].
+    /// Resolves faults until [`Pager::stop`]. Forked children are given to `forked`, which hands each to a
+    /// thread that calls [`Pager::serve_child`], and returns soon: faults wait for it.
     ///
     /// Whatever ends it, an error or a panic of the policy too, the threads whose faults it has read try
     /// their accesses again: another handler hears of them, or the next one that is started.
@@ -59,14 +60,14 @@ impl<P: Policy> Worker<'_, P> {
             .space
             .read(messages, &mut |layout, change| pager.note(layout, change))
             .map_err(PagerError::call("userfaultfd"))?;
-        let resolved = self.resolve_all(&mut batch);
+        // First: a policy that panics must not cost a child its pages.
         batch.hand_over(&mut |space| {
             add(&pager.counters.events, 1);
             forked(Child::new(space));
         });
-        drop(batch);
+        self.resolve_all(&mut batch)?;
         pager.refill_if_low();
-        resolved
+        Ok(())
     }
 
     /// Resolves faults that were read together, and wakes as few times as possible.

@@ -15,6 +15,7 @@ use crate::scene::{
 
 /// A fork in a process with many threads: the child does nothing but `body`.
 fn fork(body: impl FnOnce() -> bool) -> i32 {
+    // SAFETY: the child does nothing that needs another thread.
     match unsafe { process::fork() }.unwrap() {
         Some(pid) => pid,
         None => process::exit(i32::from(!body())),
@@ -26,14 +27,10 @@ fn ended_well(pid: i32) {
     assert_eq!(status, process::Status::Exited(0));
 }
 
+type Handler = thread::JoinHandle<Result<(), tablewalk_pager::PagerError>>;
+
 /// A pager, its handler, and the children of the process.
-fn parent(
-    pages: usize,
-) -> (
-    Arc<Pager<Numbers>>,
-    thread::JoinHandle<Result<(), tablewalk_pager::PagerError>>,
-    mpsc::Receiver<Child>,
-) {
+fn parent(pages: usize) -> (Arc<Pager<Numbers>>, Handler, mpsc::Receiver<Child>) {
     let pager = pager(pages, Delivery::Threads, Numbers);
     let (sender, children) = mpsc::channel();
     let shared = Arc::clone(&pager);
