@@ -43,7 +43,7 @@ impl<P: Policy> Worker<'_, P> {
             if !events.is_empty() {
                 self.handle_some(&mut messages, forked)?;
             }
-            if !stop.is_empty() && pager.stop.take().map_err(PagerError::call("eventfd"))? {
+            if !stop.is_empty() && pager.stop.take() {
                 return self.settle();
             }
         }

@@ -79,6 +79,7 @@ mod pool;
 mod refill;
 mod signal;
 mod space;
+mod stop;
 mod worker;
 
 use core::ops::Range;
@@ -88,7 +89,6 @@ use tablewalk_live::{flush, format};
 use tablewalk_uapi::file::O_NONBLOCK;
 use tablewalk_uapi::memory::{Advice, Protection, munmap};
 use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_TAKE};
-use tablewalk_uapi::semaphore::Semaphore;
 use tablewalk_uapi::userfault::{
     UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_REMOVE,
     UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_SIGBUS, Userfault,
@@ -105,6 +105,7 @@ use crate::layout::Layout;
 pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
 use crate::pool::Ring;
 use crate::space::Space;
+use crate::stop::Stops;
 use crate::worker::LEAVES;
 pub use crate::worker::Worker;
 
@@ -146,7 +147,7 @@ pub struct Pager<P> {
     format: Option<Format>,
     space: Space,
     /// How many handlers are to end.
-    stop: Semaphore,
+    stop: Stops,
     /// A byte that is 1, and 0 in a forked child.
     owner: Mapping,
     ring: Ring,
@@ -235,7 +236,7 @@ impl<P: Policy> Pager<P> {
                 Layout::new(start, region as u64, page_shift),
                 page_shift,
             ),
-            stop: Semaphore::new().map_err(PagerError::call("eventfd"))?,
+            stop: Stops::new().map_err(PagerError::call("pipe"))?,
             owner: mark_owner(1 << page_shift)?,
             ring: Ring::new(options.frames as u64),
             gate: Gate::new(),
@@ -330,8 +331,7 @@ impl<P: Policy> Pager<P> {
     /// them: whoever has started their threads does. May be called by several at once, and any number of
     /// times.
     pub fn stop(&self, handlers: usize) {
-        // The count would have to pass 2⁶⁴ − 2.
-        let _ = self.stop.add(handlers as u64);
+        self.stop.add(handlers as u64);
     }
 
     /// The addresses of the slots of the pool: for tests, which ask who has a frame.

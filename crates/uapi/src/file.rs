@@ -179,9 +179,23 @@ pub fn write_to(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
 ///
 /// As pipe(2).
 pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    pipe_with(0)
+}
+
+/// As [`pipe`]; neither end ever waits.
+///
+/// # Errors
+///
+/// As pipe(2).
+pub fn pipe_without_waiting() -> Result<(OwnedFd, OwnedFd), Errno> {
+    pipe_with(O_NONBLOCK)
+}
+
+fn pipe_with(flags: u32) -> Result<(OwnedFd, OwnedFd), Errno> {
     let mut ends = [0_i32; 2];
+    let flags = flags | O_CLOEXEC;
     // SAFETY: the kernel writes two numbers.
-    unsafe { syscall!(sys::__NR_pipe2, ends.as_mut_ptr(), O_CLOEXEC) }?;
+    unsafe { syscall!(sys::__NR_pipe2, ends.as_mut_ptr(), flags) }?;
     let [reader, writer] = ends;
     Ok((OwnedFd(reader), OwnedFd(writer)))
 }

@@ -53,7 +53,6 @@ pub mod poll;
 pub mod process;
 pub mod raw;
 pub mod remap;
-pub mod semaphore;
 pub mod signal;
 pub mod system;
 pub mod time;
