@@ -62,24 +62,31 @@
 #![no_std]
 #![expect(unsafe_code, reason = "moves page-table entries")]
 
-#[cfg(test)]
+#[cfg(any(test, loom))]
 extern crate std;
 
+#[cfg(not(loom))]
+mod check_shared;
 mod child;
 mod counts;
 mod error;
-mod gate;
 mod handled;
 mod handler;
 mod kernel;
 mod layout;
+#[cfg(test)]
+#[cfg(loom)]
+mod models;
 mod moving;
+mod mutex;
 mod policy;
 mod pool;
 mod refill;
+mod rwlock;
 mod signal;
 mod space;
 mod stop;
+mod sync;
 mod worker;
 
 use core::ops::Range;
@@ -100,10 +107,10 @@ pub use crate::child::Child;
 use crate::counts::Counters;
 pub use crate::counts::Counts;
 pub use crate::error::PagerError;
-use crate::gate::Gate;
 use crate::layout::Layout;
 pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
 use crate::pool::Ring;
+use crate::rwlock::RwLock;
 use crate::space::Space;
 use crate::stop::Stops;
 use crate::worker::LEAVES;
@@ -151,7 +158,14 @@ pub struct Pager<P> {
     /// A byte that is 1, and 0 in a forked child.
     owner: Mapping,
     ring: Ring,
-    gate: Gate,
+    /// Between the moment that a page is found missing and the one at which it is there, nobody
+    ///
+    /// - takes pages back: otherwise it could come, be written, go, and come again with what it held before;
+    /// - has the kernel copy a page: it looks whether the entry is empty and writes it then, and only its
+    ///   own lock makes one of the two.
+    ///
+    /// So who moves entries holds this for reading, and who does either holds it for writing.
+    map_lock: RwLock,
     /// Whether entries may be moved still.
     moving: AtomicBool,
     /// A bit for each worker.
@@ -239,7 +253,7 @@ impl<P: Policy> Pager<P> {
             stop: Stops::new().map_err(PagerError::call("pipe"))?,
             owner: mark_owner(1 << page_shift)?,
             ring: Ring::new(options.frames as u64),
-            gate: Gate::new(),
+            map_lock: RwLock::new(),
             workers: AtomicU64::new(0),
             counters: Counters::default(),
         };
@@ -311,7 +325,7 @@ impl<P: Policy> Pager<P> {
         if range.start > range.end || range.end > self.size() {
             return Err(refused);
         }
-        let _alone = self.gate.be_alone();
+        let _lock = self.map_lock.write();
         let layout = self.space.lock();
         let address = |offset: usize| self.address() + offset as u64;
         if !layout.is_original(

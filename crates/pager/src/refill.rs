@@ -118,7 +118,7 @@ impl<P: Policy> Pager<P> {
             if room.is_empty() {
                 break;
             }
-            let _alone = self.gate.be_alone();
+            let _lock = self.map_lock.write();
             let (count, seen) = self.take_some(refill, next..end, room)?;
             taken += count;
             next = seen;

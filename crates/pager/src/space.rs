@@ -1,7 +1,6 @@
 //! An address space whose faults are resolved: that of the pager, or that of a forked child.
 
-use core::cell::UnsafeCell;
-use core::ops::{Deref, DerefMut, Range};
+use core::ops::Range;
 
 use heapless::Vec;
 use tablewalk_uapi::memory::{Protection, mprotect};
@@ -9,8 +8,8 @@ use tablewalk_uapi::userfault::{Event, Messages, UFFD_PAGEFAULT_FLAG_WRITE, User
 use tablewalk_uapi::{Errno, Mapping, process};
 
 use crate::Delivery;
-use crate::gate::{Alone, Gate};
 use crate::layout::{Layout, Place};
+use crate::mutex::{Mutex, MutexGuard};
 use crate::policy::{Policy, Refusal};
 
 /// Events that are read together.
@@ -52,33 +51,7 @@ pub(crate) struct Space {
     uffd: Userfault,
     page_shift: u32,
     delivery: Delivery,
-    lock: Gate,
-    layout: UnsafeCell<Layout>,
-}
-
-// SAFETY: the layout is accessed by whoever holds the lock, which one does at a time.
-unsafe impl Sync for Space {}
-
-/// The layout, locked.
-pub(crate) struct Locked<'s> {
-    layout: &'s UnsafeCell<Layout>,
-    _lock: Alone<'s>,
-}
-
-impl Deref for Locked<'_> {
-    type Target = Layout;
-
-    fn deref(&self) -> &Layout {
-        // SAFETY: the lock is held as long as this value lives.
-        unsafe { &*self.layout.get() }
-    }
-}
-
-impl DerefMut for Locked<'_> {
-    fn deref_mut(&mut self) -> &mut Layout {
-        // SAFETY: as above, and this value is borrowed alone.
-        unsafe { &mut *self.layout.get() }
-    }
+    layout: Mutex<Layout>,
 }
 
 impl Space {
@@ -93,8 +66,7 @@ impl Space {
             uffd,
             page_shift,
             delivery,
-            lock: Gate::new(),
-            layout: UnsafeCell::new(layout),
+            layout: Mutex::new(layout),
         }
     }
 
@@ -102,11 +74,8 @@ impl Space {
         &self.uffd
     }
 
-    pub(crate) fn lock(&self) -> Locked<'_> {
-        Locked {
-            _lock: self.lock.be_alone(),
-            layout: &self.layout,
-        }
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Layout> {
+        self.layout.lock()
     }
 
     /// Reads what has come, and takes note of it; `changed` is told of each change, in order, under the

@@ -180,7 +180,7 @@ impl<P: Policy> Worker<'_, P> {
     /// As [`Worker::move_or_refill`], with the frames that there are.
     fn move_around(&mut self, page: usize, write: bool) -> Option<Range<usize>> {
         let pager = self.pager;
-        let _moving = pager.gate.move_entries();
+        let _lock = pager.map_lock.read();
         let wanted = self.around(page);
         // Still: somebody who was alone may have ended it.
         let movable = self.movable.as_mut().filter(|_| pager.moves())?;
@@ -244,7 +244,7 @@ impl<P: Policy> Worker<'_, P> {
     /// Has the kernel make the page of a fault, and wake those that wait for it.
     fn have_provided(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
-        let _alone = pager.gate.be_alone();
+        let _lock = pager.map_lock.write();
         let done = pager
             .space
             .provide(&pager.policy, fault, &mut self.scratch)
