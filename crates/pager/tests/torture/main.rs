@@ -1,5 +1,6 @@
 //! The torture of the pager on a host, where the kernel copies. `TORTURE_SECONDS` says for how long (20),
-//! `TORTURE_SEED` where to begin.
+//! `TORTURE_SEED` where to begin, and `TORTURE_PATIENCE` how many seconds a thread may wait (1): on a
+//! machine that is busy with other things, more.
 
 #![allow(missing_docs, reason = "tests")]
 #![allow(
@@ -49,6 +50,7 @@ fn variable(name: &str) -> Option<u64> {
 #[test]
 fn nothing_hangs_and_no_page_is_wrong() {
     let length = Duration::from_secs(variable("TORTURE_SECONDS").unwrap_or(20));
+    let patience = u32::try_from(variable("TORTURE_PATIENCE").unwrap_or(1)).unwrap();
     let mut seed = variable("TORTURE_SEED").unwrap_or(1);
     // Those on purpose are not worth a line each.
     std::panic::set_hook(Box::new(|info| {
@@ -69,6 +71,7 @@ fn nothing_hangs_and_no_page_is_wrong() {
                 remaps,
                 seed,
                 length: Duration::from_millis(500),
+                patience,
             };
             assert!(run(&Host, round).unwrap(), "{round:?}");
             seed += 1;

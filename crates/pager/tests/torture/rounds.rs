@@ -37,8 +37,8 @@ const MOVED: usize = 16;
 const PAGES: usize = STILL + MOVED;
 const FAULTERS: usize = 4;
 const HANDLERS: usize = 3;
-/// Looks of the watchdog that a wait may last: a second and more.
-const LOOKS: u32 = 100;
+/// Looks of the watchdog in a second, or somewhat more.
+const LOOKS_A_SECOND: u32 = 100;
 
 /// A round: how faults are delivered, and whether parts are moved by mremap(2).
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +47,8 @@ pub(crate) struct Round {
     pub(crate) remaps: bool,
     pub(crate) seed: u64,
     pub(crate) length: Duration,
+    /// Seconds that a thread may wait.
+    pub(crate) patience: u32,
 }
 
 /// A xorshift generator.
@@ -178,6 +180,11 @@ pub(crate) fn run<M: Machine>(machine: &M, round: Round) -> Result<bool, PagerEr
         wrong: AtomicU64::new(0),
         done: AtomicU64::new(0),
     };
+    if round.remaps {
+        // What is moved while entries are moved is lost: from now on the kernel copies.
+        let all = 0..scene.pager.size();
+        scene.pager.protect(all, Protection::READ_WRITE)?;
+    }
     machine.run(THREADS, &|number| scene.thread(number));
     let (done, wrong) = (
         scene.done.load(Ordering::Relaxed),
@@ -439,6 +446,17 @@ impl<M: Machine> Scene<'_, M> {
         }
     }
 
+    /// A thread has waited for too long: does it wait for ever?
+    fn give_up(&self, number: usize, wait: &AtomicU32) -> ! {
+        self.is_wrong("a thread waits", (number, self.pager.counts()));
+        let begun = self.done.load(Ordering::Relaxed);
+        let _ = time::sleep(Duration::from_secs(5));
+        let goes_on = wait.load(Ordering::Relaxed) <= 1;
+        let done = self.done.load(Ordering::Relaxed) - begun;
+        self.is_wrong("has it gone on, and what was done", (goes_on, done));
+        process::exit(1)
+    }
+
     /// Ends the round when it is time, and the process when somebody waits for too long.
     fn watch(&self) {
         let start = time::monotonic().unwrap_or_default();
@@ -451,9 +469,8 @@ impl<M: Machine> Scene<'_, M> {
             }
             for (number, wait) in self.waits.iter().enumerate() {
                 let looks = wait.load(Ordering::Relaxed);
-                if looks > LOOKS {
-                    self.is_wrong("a thread waits", (number, self.pager.counts()));
-                    process::exit(1);
+                if looks > self.round.patience.saturating_mul(LOOKS_A_SECOND) {
+                    self.give_up(number, wait);
                 }
                 // Unless it has gone on meanwhile.
                 let _ = wait.compare_exchange(
