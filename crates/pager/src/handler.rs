@@ -29,9 +29,7 @@ impl<P: Policy> Worker<'_, P> {
         if pager.options.delivery != Delivery::Threads {
             return Err(PagerError::Delivery);
         }
-        if !pager.is_owner() {
-            return Err(PagerError::Forked);
-        }
+        pager.check_owner()?;
         let mut messages = Messages::<EVENTS>::new();
         loop {
             let mut fds = [

@@ -33,8 +33,8 @@
 //! a part that `mremap` moves, into up to 32 pieces; a page of a piece beyond them is refused
 //! ([`Refusal::Never`]). What `mremap` adds to the region or leaves behind is zeros.
 //!
-//! With signals, nobody hears of `mremap`, and the kernel has zeros at the new place; a system call that
-//! touches a page which is not there fails with `EFAULT`.
+//! With signals, nobody hears of `mremap` or `munmap`, so that neither may be done: the kernel would have
+//! zeros at the new place. A system call that touches a page which is not there fails with `EFAULT`.
 //!
 //! # Which waits end
 //!
@@ -318,9 +318,10 @@ impl<P: Policy> Pager<P> {
     ///
     /// # Errors
     ///
-    /// [`PagerError::Call`]; `EINVAL` for a range that is not inside the region, or of which a part was
+    /// [`PagerError::Forked`], [`PagerError::Call`]; `EINVAL` for a range that is not inside the region, or of which a part was
     /// moved.
     pub fn protect(&self, range: Range<usize>, protection: Protection) -> Result<(), PagerError> {
+        self.check_owner()?;
         let refused = PagerError::Call("mprotect", Errno::EINVAL);
         if range.start > range.end || range.end > self.size() {
             return Err(refused);
@@ -357,8 +358,15 @@ impl<P: Policy> Pager<P> {
 
     /// Whether this process has made the pager, and is not a child.
     fn is_owner(&self) -> bool {
-        // SAFETY: a byte of a mapping.
-        unsafe { self.owner.as_ptr().read_volatile() == 1 }
+        is_marked(&self.owner)
+    }
+
+    fn check_owner(&self) -> Result<(), PagerError> {
+        if self.is_owner() {
+            Ok(())
+        } else {
+            Err(PagerError::Forked)
+        }
     }
 
     /// The address of page `page` of the region, unless that was moved.
@@ -478,6 +486,11 @@ fn mark_owner(page: usize) -> Result<Mapping, PagerError> {
     Ok(owner)
 }
 
+fn is_marked(owner: &Mapping) -> bool {
+    // SAFETY: the first byte of a mapping.
+    unsafe { owner.as_ptr().read_volatile() == 1 }
+}
+
 /// A distance in memory that is mapped.
 #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
 const fn offset_of(distance: u64) -> usize {
@@ -486,8 +499,7 @@ const fn offset_of(distance: u64) -> usize {
 
 impl<P> Drop for Pager<P> {
     fn drop(&mut self) {
-        // SAFETY: a byte of a mapping.
-        if unsafe { self.owner.as_ptr().read_volatile() } != 1 {
+        if !is_marked(&self.owner) {
             // The userfaultfd watches the parent's region, and a child has other things where the pool was.
             return;
         }

@@ -48,9 +48,15 @@ impl<'t> Places<'t> {
         }
     }
 
-    /// Pages that are left, at most.
-    pub(crate) fn left(&self) -> usize {
-        self.pages.len()
+    /// Pages that are left and have no frame.
+    pub(crate) fn empty(&self) -> usize {
+        let mut left = self.entries;
+        let mut count = 0;
+        while let Some((entry, rest)) = left.split_first() {
+            count += usize::from(entry.is_empty());
+            left = rest;
+        }
+        count
     }
 
     /// Maps the frame of zeros where nothing is; how often.

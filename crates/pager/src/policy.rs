@@ -6,7 +6,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// What a pager is to do. Pages are numbered from the start of the region.
 ///
 /// The methods are called from handler threads or, with signals, from the threads that fault, several
-/// at a time; they touch no page of the region.
+/// at a time, with locks of the pager held; they touch no page of the region, and call nothing of the
+/// pager.
 pub trait Policy: Sync {
     /// Whether every page is zeros at first: [`Policy::fill`] is not called then. Always the same.
     fn zeros(&self) -> bool {

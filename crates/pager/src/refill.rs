@@ -101,8 +101,9 @@ impl<P: Policy> Pager<P> {
     ///
     /// # Errors
     ///
-    /// [`PagerError::Tables`], [`PagerError::Call`].
+    /// [`PagerError::Forked`], [`PagerError::Tables`], [`PagerError::Call`].
     pub fn take_back(&self, pages: Range<usize>) -> Result<u64, PagerError> {
+        self.check_owner()?;
         match self.ring.refill() {
             Some(refill) => self.take_back_into(&refill, pages),
             None => Ok(0),

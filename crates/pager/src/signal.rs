@@ -48,9 +48,7 @@ impl<P: Policy> Worker<'_, P> {
         if self.pager.options.delivery != Delivery::Signals {
             return Err(PagerError::Delivery);
         }
-        if !self.pager.is_owner() {
-            return Err(PagerError::Forked);
-        }
+        self.pager.check_owner()?;
         let _stack = Stack::install(ptr::from_mut(self).cast(), resolve::<P>)?;
         // SAFETY: the handler touches nothing but workers, each of which is borrowed alone by a call of
         // this function, and what the interrupted access waits for.

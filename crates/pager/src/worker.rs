@@ -68,8 +68,10 @@ impl<P: Policy> Pager<P> {
     ///
     /// # Errors
     ///
-    /// [`PagerError::Workers`] if there are 64; [`PagerError::Tables`], [`PagerError::Call`].
+    /// [`PagerError::Workers`] if there are 64; [`PagerError::Forked`] in a child of the process that made
+    /// the pager; [`PagerError::Tables`], [`PagerError::Call`].
     pub fn worker(&self) -> Result<Worker<'_, P>, PagerError> {
+        self.check_owner()?;
         let scratch = Mapping::reserve(self.page_size(), Protection::READ_WRITE)
             .map_err(PagerError::call("mmap"))?;
         let movable = match &self.format {
@@ -200,7 +202,8 @@ impl<P: Policy> Worker<'_, P> {
         for pages in [page..wanted.end, wanted.start..page] {
             let mut places = places(pages);
             while places.next_empty().is_some() {
-                let most = places.left() as u64;
+                // No more than are needed: a slot that keeps its page costs when it is refilled.
+                let most = places.empty() as u64;
                 let Some(claim) = pager.ring.claim(self.number, most) else {
                     break;
                 };
@@ -302,7 +305,9 @@ impl<P: Policy> Worker<'_, P> {
     /// # Errors
     ///
     /// [`PagerError::Call`]: the first one; the other runs of pages were adopted all the same.
+    /// [`PagerError::Forked`] in a child of the process that made the pager.
     pub fn settle(&mut self) -> Result<(), PagerError> {
+        self.pager.check_owner()?;
         let mut result = Ok(());
         for run in &mut self.pending {
             result = result.and(adopt(self.pager, run));
@@ -313,8 +318,9 @@ impl<P: Policy> Worker<'_, P> {
 
 impl<P: Policy> Drop for Worker<'_, P> {
     fn drop(&mut self) {
-        // In a child the tables are not there.
         if !self.pager.is_owner() {
+            // A child has other things where the tables were.
+            core::mem::forget(self.movable.take());
             return;
         }
         // The region is gone, or was moved: the pages are safe where they are.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use tablewalk_pager::{Child, Delivery, Pager, Policy, Refusal};
+use tablewalk_pager::{Child, Delivery, Pager, PagerError, Policy, Refusal};
 use tablewalk_uapi::memory::{self, Advice, Protection};
 use tablewalk_uapi::{Mapping, process};
 
@@ -27,7 +27,7 @@ fn ended_well(pid: i32) {
     assert_eq!(status, process::Status::Exited(0));
 }
 
-type Handler = thread::JoinHandle<Result<(), tablewalk_pager::PagerError>>;
+type Handler = thread::JoinHandle<Result<(), PagerError>>;
 
 /// A pager, its handler, and the children of the process.
 fn parent(pages: usize) -> (Arc<Pager<Numbers>>, Handler, mpsc::Receiver<Child>) {
@@ -119,11 +119,23 @@ fn nothing_is_resolved_by_a_child() {
     let _alone = alone();
     let (pager, handler, children) = parent(4);
     let shared = Arc::clone(&pager);
+    let page = pager.page_size();
     let pid = in_time("fork", move || {
-        fork(|| {
-            let mut worker = shared.worker().unwrap();
-            worker.handle(&mut drop) == Err(tablewalk_pager::PagerError::Forked)
-        })
+        let mut worker = shared.worker().unwrap();
+        let pid = fork(|| {
+            let refused = [
+                worker.handle(&mut drop),
+                worker.settle(),
+                shared.worker().map(drop),
+                shared.take_back(0..4).map(drop),
+                shared.protect(0..page, Protection::NONE),
+            ];
+            refused
+                .iter()
+                .all(|result| *result == Err(PagerError::Forked))
+        });
+        drop(worker);
+        pid
     });
     drop(children.recv().unwrap());
     ended_well(pid);
