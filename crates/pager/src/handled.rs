@@ -47,13 +47,14 @@ impl Handled {
     /// As [`tablewalk_uapi::signal::handle`].
     pub(crate) unsafe fn by(handler: Handler) -> Result<Self, PagerError> {
         let _busy = Busy::new();
-        let call = PagerError::call("sigaction");
-        // SAFETY: the caller's.
-        let before =
-            unsafe { replace_action(Signal::Bus, &Action::apart(handler)) }.map_err(call)?;
-        // Somebody may have put another handler there meanwhile: that is the one to pass signals on to.
+        let before = Action::current(Signal::Bus).map_err(PagerError::call("sigaction"))?;
+        // Others may have put a handler there since the last time: that is the one to pass signals on to,
+        // from the first one on.
         if !before.is(handler) {
             BEFORE.save(&before);
+            // SAFETY: the caller's.
+            unsafe { replace_action(Signal::Bus, &Action::apart(handler)) }
+                .map_err(PagerError::call("sigaction"))?;
         }
         USERS.fetch_add(1, Ordering::Relaxed);
         Ok(Self(handler))

@@ -79,7 +79,8 @@ pub enum Refusal {
     /// Not now: the access is tried again, and [`Policy::fill`] is asked again.
     Again,
     /// Never: the access gets `SIGBUS`, or `EFAULT` in a system call, as beyond the end of a file. With
-    /// [`Delivery::Threads`](crate::Delivery::Threads) on Linux before 6.6 it gets `SIGSEGV`. The page stays like that.
+    /// [`Delivery::Threads`](crate::Delivery::Threads) on Linux before 6.6 it gets `SIGSEGV`, if no thread moves the page
+    /// meanwhile. The page stays like that.
     Never,
 }
 

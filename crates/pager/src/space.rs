@@ -96,10 +96,13 @@ impl Space {
             }
         };
         // Each has its owner before anything is done: a descriptor that nobody closes keeps a child waiting.
-        let events: Vec<Event, EVENTS> = events.collect();
-        for event in events {
-            batch.note(event, &mut layout, changed);
-        }
+        let mut unread = Unread {
+            events: events.collect::<Vec<_, EVENTS>>().into_iter(),
+            batch: &mut batch,
+            layout: &mut layout,
+        };
+        unread.note_all(changed);
+        drop(unread);
         Ok(batch)
     }
 
@@ -225,6 +228,27 @@ pub(crate) struct Batch<'s> {
     /// The layout at the first fork, and what was done from then on.
     before: Option<Layout>,
     told: Vec<Told, EVENTS>,
+}
+
+/// Events that were read, and of which note is taken: of each, also where a policy panics at one.
+struct Unread<'b, 's> {
+    events: heapless::vec::IntoIter<Event, EVENTS, usize>,
+    batch: &'b mut Batch<'s>,
+    layout: &'b mut Layout,
+}
+
+impl Unread<'_, '_> {
+    fn note_all(&mut self, changed: &mut dyn FnMut(&Layout, &Change)) {
+        while let Some(event) = self.events.next() {
+            self.batch.note(event, self.layout, changed);
+        }
+    }
+}
+
+impl Drop for Unread<'_, '_> {
+    fn drop(&mut self) {
+        self.note_all(&mut |_, _| {});
+    }
 }
 
 /// Something that a child may have to know.

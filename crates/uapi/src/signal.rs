@@ -81,14 +81,22 @@ pub fn restore_default(signal: Signal) -> Result<(), Errno> {
 ///
 /// As [`handle`], for the handler of the action.
 pub unsafe fn replace_action(signal: Signal, action: &Action) -> Result<Action, Errno> {
+    // SAFETY: the handler is the caller's promise.
+    unsafe { exchange_action(signal, &action.0) }
+}
+
+unsafe fn exchange_action(
+    signal: Signal,
+    new: *const sys::kernel_sigaction,
+) -> Result<Action, Errno> {
     let mut old = Action::DEFAULT;
     let size = size_of::<sys::kernel_sigset_t>();
-    // SAFETY: the kernel reads one action and writes the other; the handler is the caller's promise.
+    // SAFETY: the kernel reads one action, if any, and writes the other; the rest is the caller's promise.
     unsafe {
         syscall!(
             sys::__NR_rt_sigaction,
             signal as u32,
-            ptr::from_ref(&action.0),
+            new,
             ptr::from_mut(&mut old.0),
             size
         )
@@ -111,6 +119,16 @@ impl Action {
         sa_restorer: None,
         sa_mask: sys::kernel_sigset_t { sig: [0] },
     });
+
+    /// rt_sigaction(2): what is done at `signal` now.
+    ///
+    /// # Errors
+    ///
+    /// None that is documented for a valid signal.
+    pub fn current(signal: Signal) -> Result<Self, Errno> {
+        // SAFETY: nothing is changed.
+        unsafe { exchange_action(signal, ptr::null()) }
+    }
 
     /// `handler` runs, on the alternate stack of the thread, if it has one.
     #[must_use]

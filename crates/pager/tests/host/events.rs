@@ -288,6 +288,76 @@ impl Policy for Anonymous {
     }
 }
 
+/// Panics when it hears of a discard.
+struct Panics;
+
+impl Policy for Panics {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        Ok(write_number(page, bytes))
+    }
+
+    fn hears_of_discards(&self) -> bool {
+        true
+    }
+
+    fn discarded(&self, _: std::ops::Range<usize>) {
+        panic!("on purpose");
+    }
+}
+
+/// Starts a thread, and returns when it waits for something.
+fn start_waiting<R: Send + 'static>(
+    body: impl FnOnce() -> R + Send + 'static,
+) -> thread::JoinHandle<R> {
+    let (sender, tid) = mpsc::channel();
+    let thread = thread::spawn(move || {
+        sender.send(process::tid()).unwrap();
+        body()
+    });
+    let stat = format!("/proc/self/task/{}/stat", tid.recv().unwrap());
+    in_time("a thread that is to wait", move || {
+        // Interruptible for a page, not for an event.
+        let waits = |stat: &str| stat.contains(") S ") || stat.contains(") D ");
+        while !waits(&std::fs::read_to_string(&stat).unwrap()) {
+            thread::yield_now();
+        }
+    });
+    thread
+}
+
+#[test]
+fn what_was_read_with_a_discard_is_not_lost_when_the_policy_panics() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Panics);
+    let page = pager.page_size();
+    let shared = Arc::clone(&pager);
+    // The event of the discard comes first, and what was moved is read with it.
+    let adviser = start_waiting(move || {
+        // SAFETY: nobody relies on the contents.
+        unsafe { memory::madvise(shared.as_ptr().cast(), page, Advice::DontNeed) }.unwrap();
+    });
+    let place = Mapping::reserve(2 * page, Protection::NONE).unwrap();
+    let to = place.as_ptr().expose_provenance();
+    std::mem::forget(place);
+    let from = pager.as_ptr().wrapping_add(4 * page).expose_provenance();
+    let mover = start_waiting(move || {
+        let flags = memory::MREMAP_MAYMOVE | memory::MREMAP_FIXED;
+        let [from, place] = [from, to].map(ptr::with_exposed_provenance_mut);
+        // SAFETY: the pages are looked for where they are then.
+        unsafe { memory::mremap(from, 2 * page, 2 * page, flags, place) }.unwrap();
+        word_at(to + page)
+    });
+    let shared = Arc::clone(&pager);
+    let reader = start_waiting(move || word(&shared, 2));
+    let first = handle(&pager);
+    assert!(in_time("the panic", || first.join()).is_err());
+    let second = handle(&pager);
+    in_time("madvise", || adviser.join().unwrap());
+    assert_eq!(in_time("a moved page", || mover.join().unwrap()), 6);
+    assert_eq!(in_time("a read", || reader.join().unwrap()), 3);
+    stop(&pager, vec![second]);
+}
+
 #[test]
 fn discarded_pages_hold_what_the_policy_says() {
     let _alone = alone();

@@ -12,10 +12,7 @@ use crate::scene::{Numbers, alone, in_time, pager, word, write_number};
 
 /// The handler of SIGBUS and the alternate stack of this thread, as addresses.
 fn state() -> (String, Option<(*mut u8, u64)>) {
-    // SAFETY: put back at once.
-    let action = unsafe { replace_action(Signal::Bus, &Action::DEFAULT) }.unwrap();
-    // SAFETY: as it was.
-    unsafe { replace_action(Signal::Bus, &action) }.unwrap();
+    let action = Action::current(Signal::Bus).unwrap();
     (
         format!("{action:?}"),
         AlternateStack::current().unwrap().bytes(),
@@ -101,6 +98,7 @@ fn a_signal_that_is_not_ours_is_passed_on() {
     });
     assert_eq!(found, Ok(2));
     assert_eq!(PASSED_ON.load(Ordering::Relaxed), 1);
+    assert!(Action::current(Signal::Bus).unwrap().is(note));
     process::kill_thread(process::pid(), process::tid(), Signal::Bus).unwrap();
     assert_eq!(PASSED_ON.load(Ordering::Relaxed), 2);
     // SAFETY: as it was.
