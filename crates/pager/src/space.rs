@@ -239,7 +239,7 @@ struct Unread<'b, 's> {
 
 impl Unread<'_, '_> {
     fn note_all(&mut self, changed: &mut dyn FnMut(&Layout, &Change)) {
-        while let Some(event) = self.events.next() {
+        for event in self.events.by_ref() {
             self.batch.note(event, self.layout, changed);
         }
     }
