@@ -16,7 +16,7 @@ use tablewalk_bins::memory::{read, words_room, write};
 use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::{cli, frames, prerequisite};
-use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy};
+use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy, Refusal};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println, thread};
 use tablewalk_uapi::file::{self, O_NONBLOCK};
@@ -148,11 +148,12 @@ impl Policy for Marks {
         self.zeros
     }
 
-    fn fill(&self, page: usize, bytes: &mut [u8]) {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         bytes.fill(0);
         if let Some(place) = bytes.get_mut(MARK_OFFSET..MARK_OFFSET + 8) {
             place.copy_from_slice(&mark(page).to_ne_bytes());
         }
+        Ok(bytes.len())
     }
 
     fn around(&self, page: usize) -> Range<usize> {

@@ -248,9 +248,23 @@ pub fn open_for_good(path: &CStr, flags: u32) -> Result<i32, Errno> {
 ///
 /// As pipe(2).
 pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    pipe_with(0)
+}
+
+/// As [`pipe`]; neither end ever waits.
+///
+/// # Errors
+///
+/// As pipe(2).
+pub fn pipe_without_waiting() -> Result<(OwnedFd, OwnedFd), Errno> {
+    pipe_with(O_NONBLOCK)
+}
+
+fn pipe_with(flags: u32) -> Result<(OwnedFd, OwnedFd), Errno> {
     let mut ends = [0_i32; 2];
+    let flags = flags | O_CLOEXEC;
     // SAFETY: the kernel writes two numbers.
-    unsafe { syscall!(sys::__NR_pipe2, ends.as_mut_ptr(), O_CLOEXEC) }?;
+    unsafe { syscall!(sys::__NR_pipe2, ends.as_mut_ptr(), flags) }?;
     let [reader, writer] = ends;
     Ok((OwnedFd(reader), OwnedFd(writer)))
 }
