@@ -1,10 +1,9 @@
 //! Children that have inherited the region.
 
 use tablewalk_uapi::file::OwnedFd;
-use tablewalk_uapi::poll::{Events, PollFd, poll};
-use tablewalk_uapi::userfault::Messages;
 use tablewalk_uapi::{Errno, Mapping, memory::Protection};
 
+use crate::events::{Events, Messages, PollFd, poll};
 use crate::space::{Batch, EVENTS, Provided, Space, retry};
 use crate::{Pager, PagerError, Policy};
 

@@ -3,10 +3,8 @@
 use core::ops::Range;
 use core::sync::atomic::Ordering;
 
-use tablewalk_uapi::poll::{Events, PollFd, poll};
-use tablewalk_uapi::userfault::Messages;
-
 use crate::counts::add;
+use crate::events::{Events, Messages, PollFd, poll};
 use crate::layout::Layout;
 use crate::space::{Batch, Change, EVENTS, retry};
 use crate::worker::Resolved;

@@ -70,6 +70,7 @@ mod check_shared;
 mod child;
 mod counts;
 mod error;
+mod events;
 mod handled;
 mod handler;
 mod kernel;
@@ -98,7 +99,7 @@ use tablewalk_uapi::memory::{Advice, Protection, munmap};
 use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_TAKE};
 use tablewalk_uapi::userfault::{
     UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_REMOVE,
-    UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_SIGBUS, Userfault,
+    UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_SIGBUS,
 };
 use tablewalk_uapi::{Errno, Mapping};
 use tablewalk_walker::{Format, Level, VirtualAddress};
@@ -107,6 +108,7 @@ pub use crate::child::Child;
 use crate::counts::Counters;
 pub use crate::counts::Counts;
 pub use crate::error::PagerError;
+use crate::events::Userfault;
 use crate::layout::Layout;
 pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
 use crate::pool::Ring;

@@ -3,6 +3,7 @@
 //! Each model is small, and has the product's own code in it. `MUTANTS` are mistakes that the code makes
 //! where the variable of that name says so: a model that does not find its own has not looked.
 
+mod handler;
 mod mutex;
 mod ring;
 mod rwlock;
@@ -21,8 +22,12 @@ const PREEMPTIONS: usize = 3;
 
 /// Runs `threads` in all orders.
 fn check(threads: impl Fn() + Sync + Send + 'static) {
+    check_with(PREEMPTIONS, threads);
+}
+
+fn check_with(preemptions: usize, threads: impl Fn() + Sync + Send + 'static) {
     let mut model = Builder::new();
-    model.preemption_bound = model.preemption_bound.or(Some(PREEMPTIONS));
+    model.preemption_bound = model.preemption_bound.or(Some(preemptions));
     let begin = Instant::now();
     let orders = Arc::new(AtomicUsize::new(0));
     let counted = orders.clone();
@@ -45,6 +50,11 @@ const RING: [&str; 3] = [
     "ring::refills_beside_each_other",
 ];
 const LOCK: &str = "rwlock::two_readers_beside_a_writer";
+const HANDLER: [&str; 3] = [
+    "handler::a_handler_that_fails_beside_another",
+    "handler::a_page_that_the_kernel_does_not_make_at_first",
+    "handler::two_handlers_that_are_stopped_one_by_one",
+];
 const MUTEX: &str = "mutex::two_threads";
 
 /// The mutants, with the model that finds each, and what that says.
@@ -73,6 +83,14 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("mutex: relaxed lock after a wait", MUTEX, RACE),
     ("mutex: relaxed unlock", MUTEX, RACE),
     ("mutex: no wake", MUTEX, DEADLOCK),
+    ("batch: no wake when it is dropped", HANDLER[0], DEADLOCK),
+    (
+        "handler: no wake after a page was not made",
+        HANDLER[1],
+        DEADLOCK,
+    ),
+    ("stop: one ends all", HANDLER[2], DEADLOCK),
+    ("stop: no second look", HANDLER[2], DEADLOCK),
 ];
 
 /// Runs the model of each mutant in a process of its own: a failure ends that.

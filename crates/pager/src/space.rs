@@ -4,13 +4,15 @@ use core::ops::Range;
 
 use heapless::Vec;
 use tablewalk_uapi::memory::{Protection, mprotect};
-use tablewalk_uapi::userfault::{Event, Messages, UFFD_PAGEFAULT_FLAG_WRITE, Userfault, Waking};
+use tablewalk_uapi::userfault::UFFD_PAGEFAULT_FLAG_WRITE;
 use tablewalk_uapi::{Errno, Mapping, process};
 
 use crate::Delivery;
+use crate::events::{Event, Messages, Userfault, Waking};
 use crate::layout::{Layout, Place};
 use crate::mutex::{Mutex, MutexGuard};
 use crate::policy::{Policy, Refusal};
+use crate::sync::mutant;
 
 /// Events that are read together.
 pub(crate) const EVENTS: usize = 64;
@@ -335,6 +337,9 @@ impl<'s> Batch<'s> {
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
+        if mutant("batch: no wake when it is dropped") {
+            return;
+        }
         for fault in &self.faults {
             // There is nobody to tell, and nothing else to be done.
             let page = 1 << self.space.page_shift;

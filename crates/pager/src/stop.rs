@@ -1,9 +1,9 @@
 //! How handlers are told to end.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::file::{self, OwnedFd};
+
+use crate::events::{OwnedFd, pipe_without_waiting, read, write};
+use crate::sync::{AtomicU64, Ordering, mutant};
 
 /// How many handlers are to end, and a descriptor that is readable while any are. Not an eventfd, which
 /// small kernels have not.
@@ -16,7 +16,7 @@ pub(crate) struct Stops {
 
 impl Stops {
     pub(crate) fn new() -> Result<Self, Errno> {
-        let (reader, writer) = file::pipe_without_waiting()?;
+        let (reader, writer) = pipe_without_waiting()?;
         Ok(Self {
             count: AtomicU64::new(0),
             reader,
@@ -40,7 +40,8 @@ impl Stops {
     /// Whether the caller is to end: one fewer is then.
     pub(crate) fn take(&self) -> bool {
         loop {
-            let one_fewer = |count: u64| count.checked_sub(1);
+            let fewer = u64::from(!mutant("stop: one ends all"));
+            let one_fewer = |count: u64| (count != 0).then(|| count - fewer);
             let taken = self
                 .count
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_fewer);
@@ -48,11 +49,8 @@ impl Stops {
                 return true;
             }
             // Nobody waits for it in vain any more.
-            while matches!(
-                file::read(&self.reader, &mut [0; 64]),
-                Ok(_) | Err(Errno::EINTR)
-            ) {}
-            if self.count.load(Ordering::SeqCst) == 0 {
+            while matches!(read(&self.reader, &mut [0; 64]), Ok(_) | Err(Errno::EINTR)) {}
+            if mutant("stop: no second look") || self.count.load(Ordering::SeqCst) == 0 {
                 return false;
             }
             // Counted meanwhile; what was read may have been that one's.
@@ -62,11 +60,12 @@ impl Stops {
 
     fn make_readable(&self) {
         // A pipe that is full is readable.
-        while file::write(&self.writer, &[0]) == Err(Errno::EINTR) {}
+        while write(&self.writer, &[0]) == Err(Errno::EINTR) {}
     }
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use tablewalk_uapi::poll::{Events, PollFd, poll};
 

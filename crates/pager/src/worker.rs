@@ -13,6 +13,7 @@ use crate::kernel;
 use crate::moving::{Moved, Places};
 use crate::pool::WORKERS;
 use crate::space::{Fault, Provided};
+use crate::sync::mutant;
 use crate::{LEAF, Pager, PagerError, Policy};
 
 /// Leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
@@ -254,6 +255,7 @@ impl<P: Policy> Worker<'_, P> {
             .map_err(PagerError::call("UFFDIO_COPY"))?;
         match done {
             Provided::Page => add(&pager.counters.fallbacks, 1),
+            Provided::Again if mutant("handler: no wake after a page was not made") => {}
             Provided::Again => {
                 let end = fault.address + pager.page_size() as u64;
                 let woken = pager.space.wake(fault.address..end);
