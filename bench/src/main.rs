@@ -7,6 +7,7 @@
 mod dirty;
 mod dumps;
 mod faults;
+mod readers;
 
 use core::hint::black_box;
 
@@ -29,7 +30,7 @@ use tablewalk_walker::{
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: bench [calls | dumps | faults | dirty]
+Usage: bench [calls | dumps | faults | readers | dirty]
 Counts what operations cost, or one kind of them, in ticks of the virtual counter: instructions, where
 QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
 
@@ -42,10 +43,11 @@ const REPEATS: u64 = 1000;
 /// A part of the measurement, and its name.
 type Part = (&'static str, fn() -> Result<(), Error>);
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("calls", measure_all_calls),
     ("dumps", || dumps::measure(live_page_size()?)),
     ("faults", faults::measure),
+    ("readers", readers::measure),
     ("dirty", dirty::measure),
 ];
 
