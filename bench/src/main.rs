@@ -1,13 +1,12 @@
 //! `bench`: instructions per operation, beside the kernel's own ways, in one boot.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(unsafe_code, reason = "maps tables over a page of its own")]
 
 mod dirty;
 mod dumps;
 mod faults;
-mod readers;
 
 use core::hint::black_box;
 
@@ -30,7 +29,7 @@ use tablewalk_walker::{
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: bench [calls | dumps | faults | readers | dirty]
+Usage: bench [calls | dumps | faults | dirty]
 Counts what operations cost, or one kind of them, in ticks of the virtual counter: instructions, where
 QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
 
@@ -43,11 +42,10 @@ const REPEATS: u64 = 1000;
 /// A part of the measurement, and its name.
 type Part = (&'static str, fn() -> Result<(), Error>);
 
-const PARTS: [Part; 5] = [
+const PARTS: [Part; 4] = [
     ("calls", measure_all_calls),
     ("dumps", || dumps::measure(live_page_size()?)),
     ("faults", faults::measure),
-    ("readers", readers::measure),
     ("dirty", dirty::measure),
 ];
 
