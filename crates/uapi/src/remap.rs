@@ -155,7 +155,7 @@ pub struct ExposePgtblTable {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExposePgtblRange {
-    /// Bytes of this struct that the caller knows.
+    /// Bytes of this struct that the caller knows, a page at most.
     pub size: u32,
     /// In: pages to be replaced, or places. Out: tables mapped, of which each took the next page, or
     /// places that have a page now.
@@ -190,8 +190,9 @@ pub unsafe fn remap_page_table_raw(args: *mut c_void) -> Result<(), Errno> {
 ///
 /// # Errors
 ///
-/// `EFAULT`, `EINVAL`, `EPERM`, `ESRCH`, `ENOENT`, `ENOMEM`, `EAGAIN`, `EINTR` as documented with
-/// the call; `ENOSYS` from a kernel without it.
+/// `EFAULT`, `EINVAL`, `EPERM`, `ESRCH`, `ENOENT`, `ENOMEM`, `EAGAIN`, `EINTR`, `E2BIG`, `EACCES` as
+/// documented with the call; `ENOSYS` from a kernel without it. Tables that are mapped count as locked
+/// memory: `ENOMEM` beyond `RLIMIT_MEMLOCK` without `CAP_IPC_LOCK`.
 ///
 /// # Safety
 ///
@@ -367,7 +368,8 @@ pub unsafe fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
 ///
 /// # Errors
 ///
-/// As [`adopt`].
+/// As [`adopt`]; `EINVAL` also where huge pages are not kept out (`MADV_NOHUGEPAGE`), and `EPERM` without
+/// `CAP_IPC_LOCK`, since pages that are lent are locked in memory.
 ///
 /// # Safety
 ///
@@ -389,7 +391,9 @@ pub unsafe fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
 /// # Errors
 ///
 /// As [`remap_page_table`]; `EINVAL` where either side is not private anonymous memory, for no pages or
-/// places, for overlapping ones and ones with other permissions; `ENOENT` where a place has no table.
+/// places, for overlapping ones, ones with other permissions and ones that were never one mapping, and for
+/// places where huge pages are not kept out (`MADV_NOHUGEPAGE`); `ENOENT` where a place has no table;
+/// `EPERM` without `CAP_IPC_LOCK`; `EFAULT`, with nothing moved, if `places` cannot be written.
 ///
 /// # Safety
 ///

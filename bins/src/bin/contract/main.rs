@@ -7,6 +7,8 @@
 #![cfg_attr(not(test), no_main)]
 
 mod arguments;
+mod lent;
+mod limits;
 mod mappings;
 mod pages;
 mod targets;
@@ -41,8 +43,10 @@ fn main(args: Args) -> ExitCode {
                 targets::TESTS,
                 mappings::TESTS,
                 pages::TESTS,
+                limits::TESTS,
                 track::TESTS,
                 trees::TESTS,
+                lent::TESTS,
             ],
         ),
         Err(status) => status,

@@ -29,7 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-fn private(size: usize) -> Result<Mapping, Errno> {
+pub(crate) fn private(size: usize) -> Result<Mapping, Errno> {
     let mapping = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private)?;
     mapping.base_pages_only()?;
     Ok(mapping)
@@ -91,7 +91,7 @@ fn in_one_table(page: usize) -> Result<Mapping, Errno> {
 }
 
 /// Memory of 16 pages with a table: the numbers of the first ones are written, `full` is not empty.
-fn pages_and_places(page: usize, pages: usize, full: usize) -> Result<Mapping, Errno> {
+pub(crate) fn pages_and_places(page: usize, pages: usize, full: usize) -> Result<Mapping, Errno> {
     let memory = in_one_table(page)?;
     memory.advise(0..16 * page, Advice::PopulateWrite)?;
     memory.advise(0..16 * page, Advice::DontNeed)?;
@@ -209,7 +209,7 @@ fn take_refuses(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         ),
         expect_error(
             "a place without a table",
-            take_into(at(0)..at(2), far, 1),
+            take_into(sparse.address()..sparse.address() + page as u64, far, 1),
             Errno::ENOENT,
         ),
         expect_error("no struct", raw(8, 0), Errno::EFAULT),
@@ -231,19 +231,19 @@ fn take_refuses(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 /// The call, on pages of these tests alone, or on no memory.
-fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
+pub(crate) fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
     // SAFETY: nobody has a reference to what the tests of this file name.
     unsafe { page::call(pid, remap_vaddr, pfn, level) }
 }
 
 /// ADOPT of pages whose entries nobody moves.
-fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
+pub(crate) fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
     // SAFETY: as the first line says.
     unsafe { remap::adopt(pid, address, pages) }
 }
 
 /// LEND of pages that are adopted, or unmapped, where they are.
-fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
+pub(crate) fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
     // SAFETY: as the first line says.
     unsafe { remap::lend(pid, address, pages) }
 }

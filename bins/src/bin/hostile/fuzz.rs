@@ -122,6 +122,7 @@ impl Places {
         let data = shared(data_size + page, Protection::READ_WRITE)?;
         data.protect(data_size..data_size + page, Protection::NONE)?;
         let private = Mapping::anonymous(data_size, Protection::READ_WRITE, Sharing::Private)?;
+        private.base_pages_only()?;
         for offset in (0..data_size).step_by(page) {
             tablewalk_bins::memory::write(&private, offset, 1);
         }

@@ -10,8 +10,8 @@ use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::credentials::{
-    CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO, keep_capabilities, set_capabilities,
-    set_dumpable, set_gids, set_groups, set_uids,
+    CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO, keep_capabilities,
+    set_capabilities, set_dumpable, set_gids, set_groups, set_uids,
 };
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::Protection;
@@ -65,6 +65,8 @@ pub(crate) const fn set(capabilities: &[u32]) -> u64 {
 
 pub(crate) const ADMIN: u64 = set(&[CAP_SYS_ADMIN]);
 pub(crate) const RAW_IO: u64 = set(&[CAP_SYS_RAWIO]);
+/// What lending pages needs beside the rest.
+pub(crate) const LOCK: u64 = set(&[CAP_IPC_LOCK]);
 pub(crate) const PTRACE: u64 = set(&[CAP_SYS_PTRACE]);
 
 /// `CAP_LAST_CAP` of 6.1, `CAP_CHECKPOINT_RESTORE`.
@@ -81,6 +83,7 @@ pub(crate) struct Expected {
     pub(crate) path: bool,
     pub(crate) writable: bool,
     pub(crate) flush: bool,
+    pub(crate) lend: bool,
 }
 
 impl Expected {
@@ -92,6 +95,7 @@ impl Expected {
             path: permitted,
             writable: permitted,
             flush: permitted,
+            lend: permitted,
         }
     }
 }
@@ -140,7 +144,7 @@ pub(crate) fn holds(
                 Err(Errno::EINVAL) => Ok(()),
                 result => result.map(drop),
             },
-            expected.writable,
+            expected.lend,
         ),
         (
             "TAKE",
@@ -148,7 +152,7 @@ pub(crate) fn holds(
                 Err(Errno::EINVAL) => Ok(()),
                 result => result.map(drop),
             },
-            expected.writable,
+            expected.lend,
         ),
         (
             "TRACK",
@@ -233,6 +237,7 @@ fn each_single(context: &mut Context) -> Result<Verdict, Error> {
         let expected = if capability == CAP_SYS_ADMIN {
             Expected {
                 writable: false,
+                lend: false,
                 ..Expected::every(true)
             }
         } else {
@@ -247,16 +252,19 @@ fn each_single(context: &mut Context) -> Result<Verdict, Error> {
 }
 
 fn all_needed(context: &mut Context) -> Result<Verdict, Error> {
-    let become_it = || become_user(1000, ADMIN | RAW_IO);
     let everything = Expected::every(true);
-    holds(
-        &context.info,
-        "SYS_ADMIN, SYS_RAWIO",
-        &become_it,
-        0,
-        everything,
+    let but_lending = Expected {
+        lend: false,
+        ..everything
+    };
+    let info = &context.info;
+    let writer = || become_user(1000, ADMIN | RAW_IO);
+    let lender = || become_user(1000, ADMIN | RAW_IO | LOCK);
+    Ok(
+        (holds(info, "SYS_ADMIN, SYS_RAWIO", &writer, 0, but_lending)?
+            && holds(info, "the same and IPC_LOCK", &lender, 0, everything)?)
+        .into(),
     )
-    .map(Verdict::from)
 }
 
 fn other_user(context: &mut Context) -> Result<Verdict, Error> {
@@ -267,13 +275,18 @@ fn other_user(context: &mut Context) -> Result<Verdict, Error> {
     };
     let but_writing = Expected {
         writable: false,
+        lend: false,
         ..Expected::every(true)
     };
     let mut met = true;
     for (who, capabilities, expected) in [
         ("SYS_ADMIN, SYS_RAWIO", ADMIN | RAW_IO, only_info),
         ("SYS_ADMIN, SYS_PTRACE", ADMIN | PTRACE, but_writing),
-        ("all three", ADMIN | PTRACE | RAW_IO, Expected::every(true)),
+        (
+            "all four",
+            ADMIN | PTRACE | RAW_IO | LOCK,
+            Expected::every(true),
+        ),
         (
             "SYS_PTRACE, SYS_RAWIO",
             PTRACE | RAW_IO,
@@ -287,7 +300,7 @@ fn other_user(context: &mut Context) -> Result<Verdict, Error> {
 }
 
 fn not_dumpable(context: &mut Context) -> Result<Verdict, Error> {
-    let become_it = || become_user(1000, ADMIN | RAW_IO);
+    let become_it = || become_user(1000, ADMIN | RAW_IO | LOCK);
     let dumpable = process_of(1000, true)?;
     let hidden = process_of(1000, false)?;
     let only_info = Expected {

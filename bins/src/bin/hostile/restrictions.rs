@@ -7,7 +7,7 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_WRONLY};
 use tablewalk_uapi::system::mount;
 
-use crate::privileges::{ADMIN, Expected, PTRACE, RAW_IO, become_user, holds, process_of};
+use crate::privileges::{ADMIN, Expected, LOCK, PTRACE, RAW_IO, become_user, holds, process_of};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -39,14 +39,15 @@ const READING: Expected = Expected {
     read_only: true,
     path: true,
     writable: false,
+    lend: false,
     flush: false,
 };
 
 fn scope(context: &mut Context, scope: &[u8], root_may: bool) -> Result<Verdict, Error> {
     let info = &context.info;
     let target = process_of(1000, true)?;
-    let as_user = || become_user(1000, ADMIN | RAW_IO);
-    let as_tracer = || become_user(1000, ADMIN | RAW_IO | PTRACE);
+    let as_user = || become_user(1000, ADMIN | RAW_IO | LOCK);
+    let as_tracer = || become_user(1000, ADMIN | RAW_IO | LOCK | PTRACE);
     let as_root = || Ok(());
     let everything = Expected::every(true);
     let mut met = true;
@@ -91,6 +92,7 @@ fn lockdown(context: &mut Context, level: &[u8]) -> Result<Verdict, Error> {
     file::write(&file, level).map_err(Error::call("lockdown"))?;
     let but_writing = Expected {
         writable: false,
+        lend: false,
         ..Expected::every(true)
     };
     Ok((met && holds(info, "root", &as_root, 0, but_writing)?).into())
