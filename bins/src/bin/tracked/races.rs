@@ -112,6 +112,7 @@ impl Disk {
             let first = usize::try_from(random.below(self.pages() as u64)).unwrap_or(0);
             let part = first * self.page..SIZE;
             self.begun.store(done + 1, Ordering::Release);
+            spin(&mut random);
             if let Err(errno) = self.transfer(constants::__NR_pread64, part, done % PICTURES) {
                 println!("# O_DIRECT: {errno}");
             }
@@ -144,6 +145,13 @@ impl Disk {
             let _ = read(&self.memory, number * self.page);
         }
         Ok(())
+    }
+}
+
+/// Sometimes the read comes first, sometimes `collect`, and often both at once.
+fn spin(random: &mut Random) {
+    for _ in 0..random.below(8000) {
+        core::hint::spin_loop();
     }
 }
 
@@ -187,9 +195,7 @@ fn rounds(disk: &Disk, rounds: u32, sharing: Sharing, seed: u64) -> Result<Found
         }
         disk.started.fetch_add(1, Ordering::Release);
         disk.wait(&disk.begun);
-        for _ in 0..random.below(20_000) {
-            core::hint::spin_loop();
-        }
+        spin(&mut random);
         tracker.collect(|_| {})?;
         disk.words(behind);
         disk.wait(&disk.done);
