@@ -36,6 +36,8 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// Bytes that one read of the device writes.
 const SIZE: usize = 512 << 10;
+/// Its pages, at most.
+const PIECES: usize = SIZE >> 12;
 /// Pictures of the memory that the device holds, one behind the other.
 const PICTURES: u64 = 7;
 
@@ -71,8 +73,8 @@ impl Disk {
             for number in 0..disk.pages() {
                 write(&disk.memory, number * page, picture + 1);
             }
-            disk.transfer(constants::__NR_pwrite64, 0..SIZE, picture)
-                .map_err(Error::call("pwrite"))?;
+            disk.transfer(constants::__NR_pwritev, 0, picture)
+                .map_err(Error::call("pwritev"))?;
         }
         Ok(disk)
     }
@@ -81,22 +83,24 @@ impl Disk {
         SIZE / self.page
     }
 
-    /// Reads or writes a part of a picture by `O_DIRECT`.
-    fn transfer(
-        &self,
-        number: u32,
-        part: core::ops::Range<usize>,
-        picture: u64,
-    ) -> Result<(), Errno> {
+    /// Reads or writes the pages from `first` on, of a picture, by `O_DIRECT`; the last page first: a look
+    /// that goes the other way meets it in between.
+    fn transfer(&self, number: u32, first: usize, picture: u64) -> Result<(), Errno> {
+        let mut pieces = heapless::Vec::<[u64; 2], PIECES>::new();
+        for page in (first..self.pages()).rev() {
+            let address = self.memory.address() + (page * self.page) as u64;
+            // There are not more pages than room.
+            let _room = pieces.push([address, self.page as u64]);
+        }
         let arguments = [
             self.fd.number().cast_unsigned().into(),
-            self.memory.address() + part.start as u64,
-            part.len() as u64,
-            picture * SIZE as u64 + part.start as u64,
+            pieces.as_ptr().expose_provenance() as u64,
+            pieces.len() as u64,
+            picture * SIZE as u64,
             0,
             0,
         ];
-        // SAFETY: inside the mapping, which is only ever used as single words.
+        // SAFETY: pieces of the mapping, which is only ever used as single words.
         unsafe { raw::call(number, arguments) }.map(drop)
     }
 
@@ -110,10 +114,9 @@ impl Disk {
                 continue;
             }
             let first = usize::try_from(random.below(self.pages() as u64)).unwrap_or(0);
-            let part = first * self.page..SIZE;
             self.begun.store(done + 1, Ordering::Release);
             spin(&mut random);
-            if let Err(errno) = self.transfer(constants::__NR_pread64, part, done % PICTURES) {
+            if let Err(errno) = self.transfer(constants::__NR_preadv, first, done % PICTURES) {
                 println!("# O_DIRECT: {errno}");
             }
             done += 1;
