@@ -44,15 +44,16 @@ impl Why {
     }
 
     /// The page went to swap before anybody knew whether it had been written, or is on its way to another
-    /// frame. Of shared memory: there is a page, and no entry that knows of it. It is told once; where
-    /// there is no table for entries, as long as that is so.
+    /// frame. Of shared memory: there is a page, and no entry that knows of it. It is told until it is
+    /// mapped, or, in swap, until it has left the swap cache.
     #[must_use]
     pub const fn is_away(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_AWAY != 0
     }
 
     /// Somebody has a reference to the page besides its mappings, as I/O under way has; a page that has
-    /// just come is on a list of the kernel's for a while, too. It is told until nobody has.
+    /// just come is on a list of the kernel's for a while, too. It is told until nobody has. A huge page
+    /// that is mapped more than once, after fork or as shared memory, is always told.
     #[must_use]
     pub const fn is_busy(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_BUSY != 0

@@ -31,7 +31,7 @@ pub const EXPOSE_PGTBL_RUN_WRITTEN: u32 = 0x1;
 pub const EXPOSE_PGTBL_RUN_ACCESSED: u32 = 0x2;
 /// Bit of the kind: the entry is new, so nothing is known.
 pub const EXPOSE_PGTBL_RUN_NEW: u32 = 0x4;
-/// Bit of the kind: in swap, or moving, and nothing is known.
+/// Bit of the kind: in swap, moving, or shared memory that is not mapped, and nothing is known.
 pub const EXPOSE_PGTBL_RUN_AWAY: u32 = 0x8;
 /// Bit of the kind: I/O may be under way, which writes the page without its entry.
 pub const EXPOSE_PGTBL_RUN_BUSY: u32 = 0x10;
@@ -86,7 +86,8 @@ pub struct ExposePgtblTrack {
 
 /// Asks which pages of process `pid` (0: the caller) in `range` were written or accessed, as `mode` says:
 /// how many of `runs` are filled, at most [`EXPOSE_PGTBL_TRACK_MOST`], and the address to go on at, the
-/// end of the range if nothing is left. One system call.
+/// end of the range if nothing is left; a call returns earlier for signals and for those who wait to change
+/// mappings. One system call. Nothing is lost by a call that fails.
 ///
 /// # Errors
 ///

@@ -413,7 +413,7 @@ fn run(tracked: &mut Tracked, sharing: Sharing, pressed: bool) -> Result<Verdict
     let whole = journal.is_whole();
     report(&counts, plan);
     let [none, written, _, away, ..] = counts.unwritten;
-    // Of shared memory pagemap says so of markers: pages that are not mapped, in swap or not.
+    // Of shared memory pagemap knows only what is mapped.
     let gone = counts.in_swap > 0 || away > 0;
     let right = counts.missed == 0 && counts.late == 0 && none == 0 && written == 0;
     Ok((right && whole && counts.told > 0 && (!pressed || gone)).into())

@@ -9,6 +9,8 @@
 
 mod causes;
 mod journal;
+mod races;
+mod references;
 mod told;
 
 use tablewalk_bins::error::Error;
@@ -21,10 +23,12 @@ use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: tracked [causes | calm | pressure] [--rounds N] [--pages N] [--threads N]
+Usage: tracked [causes | references | races | calm | pressure] [--rounds N] [--pages N] [--threads N]
                [--seed N]
 Tracks pages that are written, and holds what is told against what was done.
   causes        one case for each thing that writes a page or changes an entry
+  references    writes by references that outlive an entry, calls that end early
+  races         a device writes pages that another process maps and unmaps
   calm          threads write random pages and keep a journal; each round is
                 held against it
   pressure      the same, while reclaim takes the pages to swap and back
@@ -67,7 +71,13 @@ fn main(mut args: Args) -> ExitCode {
         info,
         journal: plan,
     };
-    let groups = [causes::TESTS, journal::CALM, journal::PRESSURE];
+    let groups = [
+        causes::TESTS,
+        references::TESTS,
+        races::TESTS,
+        journal::CALM,
+        journal::PRESSURE,
+    ];
     match group {
         Some(group) => ktap::run(&mut tracked, &[group]),
         None => ktap::run(&mut tracked, &groups),
@@ -80,6 +90,8 @@ fn parse(plan: &mut journal::Plan, args: &mut Args) -> Result<Option<&'static [T
         let mut number = |most| cli::number(args, HELP, argument, most);
         match argument {
             "causes" => group = Some(causes::TESTS),
+            "references" => group = Some(references::TESTS),
+            "races" => group = Some(races::TESTS),
             "calm" => group = Some(journal::CALM),
             "pressure" => group = Some(journal::PRESSURE),
             "--rounds" => plan.rounds = number(1_000_000)?,
