@@ -162,8 +162,10 @@ fn no_news(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let take_by = |pfn| call(0, at(8), pfn, EXPOSE_PGTBL_TAKE);
     let array = ptr::from_ref(&no_array).expose_provenance() as u64;
     let lend_args = read_only(info, [0, at(0), 2, EXPOSE_PGTBL_LEND.into()])?;
-    // SAFETY: the page is not unmapped; the struct in it asks for pages of this test alone.
-    let by_args = unsafe { call_at(lend_args.mapping().as_ptr()) };
+    // SAFETY: the page is read, and not mapped over.
+    let mapping = unsafe { lend_args.mapping() };
+    // SAFETY: the struct in it asks for pages of this test alone.
+    let by_args = unsafe { call_at(mapping.as_ptr()) };
     let refused = all(&[
         expect_error("an array", take_by(array), Errno::EFAULT),
         expect_error("a struct", take_by(no_struct.address()), Errno::EFAULT),
