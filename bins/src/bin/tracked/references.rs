@@ -100,7 +100,8 @@ fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
                 *first = 77_u64.to_ne_bytes();
             }
             let data = data.get(..page).unwrap_or_default();
-            let copied = faults.copy(source.address(), data, Waking::Wake);
+            // SAFETY: a page of the mapping, which is missing.
+            let copied = unsafe { faults.copy(source.address(), data, Waking::Wake) };
             copied.map_err(Error::call("UFFDIO_COPY"))?;
             result
         },
