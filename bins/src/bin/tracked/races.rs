@@ -254,5 +254,8 @@ fn run(tracked: &mut Tracked, sharing: Sharing) -> Result<Verdict, Error> {
         found.changed,
         found.missed
     );
-    Ok((found.missed == 0 && found.changed > 0).into())
+    // On one CPU a read is hardly ever interrupted.
+    let raced =
+        found.changed > 0 || process::cpus().map_err(Error::call("sched_getaffinity"))? == 1;
+    Ok((found.missed == 0 && found.told > 0 && raced).into())
 }

@@ -197,7 +197,7 @@ fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
         };
         // SAFETY: the kernel fills what it can write: `track` and `room`.
         let result = unsafe { remap_page_table(&mut args) };
-        let again = told.collect()?.has(3);
+        let again = told.collect()?.are("again", &[3], Why::is_new);
         println!("# {result:?}, told again: {again}");
         met &= result == Err(Errno::EFAULT) && again;
         // The array is good from now on, and the struct is not.
