@@ -20,7 +20,8 @@ use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR};
 use tablewalk_uapi::memory::{Advice, Protection};
-use tablewalk_uapi::remap::ExposePgtblInfo;
+use tablewalk_uapi::process::Status;
+use tablewalk_uapi::remap::{ExposePgtblInfo, path};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
 use tablewalk_walker::{Geometry, Level, Translation, VirtualAddress, Visit, Walk, translate};
 
@@ -52,6 +53,10 @@ const TESTS: &[Case<ExposePgtblInfo, Error>] = &[
     Case {
         name: "a transparent huge page is a block, and split it is not",
         run: transparent,
+    },
+    Case {
+        name: "memory is there while another process looks and it is collapsed and split",
+        run: collapsing,
     },
     Case {
         name: "a table that a huge page of shared memory replaces reads as all invalid",
@@ -345,6 +350,78 @@ fn transparent(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     println!("# levels: {block:?}, then {split:?}");
     let still = compare_all(process::pid(), false)?;
     Ok((block == Some(Level::L2) && split == Some(Level::L3) && whole && still).into())
+}
+
+/// Pages of private memory that become a block and pages again. The kernel empties the entry of the table
+/// while it copies the pages (`collapse_huge_page`); nobody else can see that, as faults wait.
+fn collapsing(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
+    const ROUNDS: u32 = 200;
+    let size = geometry_of(info)?.entry_size(Level::L2);
+    if size > 64 << 20 {
+        return Ok(Verdict::Skip("a huge page takes 512 MiB here"));
+    }
+    let page = 1_usize << info.page_shift;
+    let bytes = usize::try_from(size).map_err(|_| Error::Call("mmap", Errno::ENOMEM))?;
+    let mapping = Mapping::anonymous(2 * bytes, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    let start = mapping.address().next_multiple_of(size);
+    let offset = usize::try_from(start - mapping.address()).unwrap_or(0);
+    // SAFETY: the child has a copy of memory, and touches nothing else.
+    let child = unsafe { Fork::promised() }
+        .spawn(
+            || match collapse_and_split(&mapping, offset, bytes, page, ROUNDS) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(errno) => {
+                    println!("# MADV_COLLAPSE: {errno}");
+                    ExitCode::FAILURE
+                }
+            },
+        )
+        .map_err(Error::call("fork"))?;
+    let (mut blocks, mut tables, mut none) = (0, 0, 0);
+    while child.is_running().map_err(Error::call("wait"))? {
+        let Ok(path) = path(child.pid(), start) else {
+            continue;
+        };
+        match path.desc.get(2) {
+            Some(0) | None if blocks + tables > 0 => none += 1,
+            Some(descriptor) if descriptor & 3 == 3 => tables += 1,
+            Some(descriptor) if descriptor & 3 == 1 => blocks += 1,
+            _ => {}
+        }
+    }
+    let status = child.wait().map_err(Error::call("wait"))?;
+    println!("# {blocks} times a block, {tables} a table, {none} nothing");
+    match status {
+        Status::Exited(1) => Ok(Verdict::Skip("no huge pages of private memory")),
+        Status::Exited(0) => Ok((none == 0 && blocks > 0 && tables > 0).into()),
+        _ => Ok(false.into()),
+    }
+}
+
+/// Lets all pages of the block at `offset` become one, and pages again, `rounds` times.
+fn collapse_and_split(
+    mapping: &Mapping,
+    offset: usize,
+    bytes: usize,
+    page: usize,
+    rounds: u32,
+) -> Result<(), Errno> {
+    let block = offset..offset + bytes;
+    for at in block.clone().step_by(page) {
+        write(mapping, at, 1);
+    }
+    for _ in 0..rounds {
+        match mapping.advise(block.clone(), Advice::Collapse) {
+            Ok(()) | Err(Errno::EAGAIN) => {}
+            Err(errno) => return Err(errno),
+        }
+        // One page with another protection: no block can have it.
+        for protection in [Protection::READ, Protection::READ_WRITE] {
+            mapping.protect(offset..offset + page, protection)?;
+        }
+    }
+    Ok(())
 }
 
 /// A huge page of shared memory that is mapped by pages becomes a block again: the kernel frees the table
