@@ -52,13 +52,16 @@ BIN := $(CURDIR)/target/$(TARGET)/release
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
 .PHONY: setup-6.12 small keys dist dist-again boards
 .PHONY: series-check check-config headers examples lava neighbours trinity fuzz ptview pictures
-.PHONY: check format lint documentation host-tests package judge-tests
+.PHONY: check format lint documentation host-tests loom miri package judge-tests output-tests
 
 help:
 	@echo 'Targets'
 	@echo '  run         set up, build and boot the demo; the exit status is the verdict'
 	@echo '  test        set up, build, check, and boot everything on every kernel variant'
-	@echo '  check       format, lint, documentation, host-tests, package, judge-tests: no boot'
+	@echo '  check       format, lint, documentation, host-tests, loom, package, judge-tests,'
+	@echo '              output-tests: no boot'
+	@echo '  loom        models of what the threads of a pager share, and mutants that must fail'
+	@echo '  miri        tests of the walker and of the ring under Miri, for those who have it'
 	@echo '  matrix      every group of tests on every geometry, as a table'
 	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
 	@echo '  small       build/small.Image.gz: one file of the smallest kernel and every program'
@@ -89,6 +92,9 @@ help:
 	@echo '  JOBS        parallel jobs of the kernel build [one per CPU]'
 	@echo '  TABLEWALK_CACHE  where built kernels are kept [~/.cache/tablewalk]'
 	@echo '  TIMEOUT     seconds until a boot counts as hung [300]'
+	@echo 'Variables of host-tests'
+	@echo '  TORTURE_SECONDS TORTURE_SEED TORTURE_PATIENCE  how long the pager is tortured, from which'
+	@echo '              random number on, seconds after which a wait has failed [20 1 1]'
 	@echo 'Variables of matrix and sanitize'
 	@echo '  ROUNDS CALLS  races and kills, rounds of the journal; random calls [200 100000; 1000 200000]'
 	@echo '  KILLS         processes with a pager that are killed [100; 10000]'
@@ -114,6 +120,7 @@ programs: setup
 	tests/check-elf 65536 $(BIN)/{uffd,contract}
 	tests/check-elf 81920 $(BIN)/pt
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
+	tests/check-elf 32768 $(BIN)/unruly
 
 # As fast as the crates can be, not as small.
 SPEED := $(CURDIR)/target/$(TARGET)/speed
@@ -174,7 +181,7 @@ run: $(if $(IMAGE),,kernel-thp) initramfs
 	@read -ra words <<<"$$RUN"; \
 	$(if $(IMAGE),KUNIT=) tests/boot run "$${IMAGE:-build/Image}" build/initramfs.cpio.gz "$${words[@]}"
 
-check: format lint documentation host-tests package judge-tests
+check: format lint documentation host-tests loom package judge-tests output-tests
 
 format: setup
 	$(CARGO) fmt --check
@@ -199,7 +206,24 @@ fuzz: setup
 	@PATH=$(RUST_PATH):$$PATH tests/fuzz "$${SECONDS_EACH:-60}"
 
 judge-tests: setup
-	python3 -B -m unittest --quiet tests/test_judge.py tests/test_check_config.py tests/test_make.py
+	python3 -B -m unittest --quiet tests/test_judge.py tests/test_kernel_messages.py tests/test_boot.py \
+		tests/test_check_config.py tests/test_make.py
+
+# What a program does whose output is not taken, under QEMU's emulation of processes.
+output-tests: programs
+	python3 -B -m unittest --quiet tests/test_output.py
+
+# A folder of its own: the flags are for every crate.
+loom: setup
+	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CURDIR)/target/loom \
+		$(CARGO) test --quiet --locked --profile loom -p tablewalk-pager --lib models::
+
+# Needs a nightly toolchain with Miri, which Debian has not. What makes system calls is left out: Miri
+# knows no userfaultfd and no assembly.
+miri:
+	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked -p tablewalk-walker --lib
+	MIRIFLAGS=-Zmiri-many-seeds=0..16 cargo +nightly miri test --locked -p tablewalk-pager --lib \
+		pool::tests layout::tests
 
 test:
 	@MAKE='$(MAKE)' tests/all $(BIN)

@@ -100,7 +100,8 @@ fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
                 *first = 77_u64.to_ne_bytes();
             }
             let data = data.get(..page).unwrap_or_default();
-            let copied = faults.copy(source.address(), data, Waking::Wake);
+            // SAFETY: a page of the mapping, which is missing.
+            let copied = unsafe { faults.copy(source.address(), data, Waking::Wake) };
             copied.map_err(Error::call("UFFDIO_COPY"))?;
             result
         },
@@ -196,7 +197,7 @@ fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
         };
         // SAFETY: the kernel fills what it can write: `track` and `room`.
         let result = unsafe { remap_page_table(&mut args) };
-        let again = told.collect()?.has(3);
+        let again = told.collect()?.are("again", &[3], Why::is_new);
         println!("# {result:?}, told again: {again}");
         met &= result == Err(Errno::EFAULT) && again;
         // The array is good from now on, and the struct is not.
