@@ -10,8 +10,9 @@ use tablewalk_uapi::credentials::{CAP_SYS_ADMIN, CAP_SYS_RAWIO, set_capabilities
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::raw::{call as system_call, constants};
 use tablewalk_uapi::remap::{
-    EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE,
-    ExposePgtblInfo, ExposePgtblTable, path, take,
+    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH,
+    EXPOSE_PGTBL_RANGE, ExposePgtblArgs, ExposePgtblInfo, ExposePgtblTable, path,
+    remap_page_table_raw, take,
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
@@ -25,6 +26,18 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "tables that are mapped count as locked memory: ENOMEM beyond the limit",
         run: locked_memory,
+    },
+    Case {
+        name: "a table that is replaced makes room for another below the limit",
+        run: replaced,
+    },
+    Case {
+        name: "tables count once where mlockall locks what is mapped later",
+        run: locked_later,
+    },
+    Case {
+        name: "a call that is refused leaves what the next one reads",
+        run: refused_again,
     },
     Case {
         name: "LEND and TAKE without CAP_IPC_LOCK: EPERM",
@@ -77,6 +90,82 @@ fn locked_memory(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         expect("one page of locked memory", limited, Ok(0)),
         expect("none, with CAP_IPC_LOCK", unlimited, Ok(0)),
     ])
+}
+
+/// As many tables as the limit permits: each can be replaced, by itself and by others, again and again.
+fn replaced(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    let size = page_size(info) as u64;
+    // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
+    let limited = in_child(unsafe { Fork::promised() }, || {
+        let slots = Page::several(info, Protection::READ_WRITE, 2)?;
+        let more = Page::writable(info)?;
+        limit_locked(2 * size)?;
+        without_ipc_lock()?;
+        let map = |address| call(0, address, 0, 0).map(drop);
+        let (first, second) = (slots.address(), slots.address() + size);
+        for address in [first, second, first, first, second] {
+            map(address)?;
+        }
+        // What was replaced was given back once, not twice.
+        if !expect_error("one more", map(more.address()), Errno::ENOMEM) {
+            return Err(Errno::EIO);
+        }
+        map(first)
+    });
+    all(&[expect("two slots", limited, Ok(0))])
+}
+
+fn locked_later(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    /// `MCL_FUTURE` of linux/mman.h.
+    const FUTURE: u64 = 2;
+    let size = page_size(info) as u64;
+    // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
+    let limited = in_child(unsafe { Fork::promised() }, || {
+        let slot = Page::writable(info)?;
+        limit_locked(size)?;
+        without_ipc_lock()?;
+        // SAFETY: changes how later mappings are made, by which nobody has a reference yet.
+        unsafe { system_call(constants::__NR_mlockall, [FUTURE, 0, 0, 0, 0, 0]) }?;
+        slot.map(0, 0, 0)?;
+        slot.map(0, 0, 0).map(drop)
+    });
+    all(&[expect("one page of locked memory", limited, Ok(0))])
+}
+
+/// By address, and by range: `ENOMEM` for want of locked memory, after the answer was known.
+fn refused_again(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
+    let limited = in_child(unsafe { Fork::promised() }, || {
+        let slots = Page::several(info, Protection::READ_WRITE, 2)?;
+        let start = slots.address();
+        limit_locked(0)?;
+        without_ipc_lock()?;
+        let mut args = ExposePgtblArgs {
+            pid: 0,
+            remap_vaddr: start,
+            pfn: start,
+            level: 3 | EXPOSE_PGTBL_ADDR,
+        };
+        // SAFETY: replaces a page of its own.
+        let by_address = unsafe { remap_page_table_raw((&raw mut args).cast()) };
+        let mut tables = [ExposePgtblTable::default(); 2];
+        let mut asked = range(start, start + 1, &mut tables);
+        // SAFETY: as many pages as elements.
+        let by_range = unsafe { slots.map_range(0, 3, &mut asked) };
+        let met = [
+            expect_error("by address", by_address, Errno::ENOMEM),
+            expect("the address", Ok(args.pfn), Ok(start)),
+            expect_error("by range", by_range, Errno::ENOMEM),
+            expect("where it starts", Ok(asked.start), Ok(start)),
+            expect("how many", Ok(asked.count.into()), Ok(2)),
+        ];
+        if met == [true; 5] {
+            Ok(())
+        } else {
+            Err(Errno::EIO)
+        }
+    });
+    all(&[expect("no locked memory", limited, Ok(0))])
 }
 
 fn no_ipc_lock(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {

@@ -55,6 +55,10 @@ pub(crate) const TESTS: &[Test] = &[
         run: moved,
     },
     Case {
+        name: "mremap in a child of what was tracked in its parent",
+        run: moved_in_child,
+    },
+    Case {
         name: "protection does not matter",
         run: protected,
     },
@@ -375,6 +379,30 @@ fn moved(tracked: &mut Tracked) -> Result<Verdict, Error> {
     settle(&mut told)?;
     let settled = told.collect()?.none("afterwards");
     Ok((all_told && settled && holds(&target, page, &[])).into())
+}
+
+/// A child has the marks of its parent: of what it moves, they say nothing.
+fn moved_in_child(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let target = map(page, Sharing::Private)?;
+    settle(&mut Told::start(&mapping, page, Options::WRITTEN)?)?;
+    // SAFETY: the child has a copy of memory, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let Ok(target) = mapping.move_onto(target) else {
+                return ExitCode::FAILURE;
+            };
+            let all = range(target.address(), PAGES, page);
+            let mut pages = 0;
+            let told = Tracker::new(0, all, Options::WRITTEN)
+                .collect(|run| pages += (run.end.0 - run.start.0) / page as u64);
+            tablewalk_rt::println!("# {pages} pages told");
+            ExitCode(u8::from(told.is_err() || pages != PAGES as u64))
+        })
+        .map_err(Error::call("fork"))?;
+    let status = child.wait().map_err(Error::call("wait"))?;
+    Ok((status == Status::Exited(0)).into())
 }
 
 fn protected(tracked: &mut Tracked) -> Result<Verdict, Error> {

@@ -5,12 +5,14 @@
 #![no_std]
 #![cfg_attr(not(test), no_main)]
 
+mod huge;
+
 use heapless::{CString, String, format};
 use tablewalk_bins::compare::compare_all;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect};
 use tablewalk_bins::lines::parse_number;
-use tablewalk_bins::memory::{read, write};
+use tablewalk_bins::memory::write;
 use tablewalk_bins::page::Page;
 use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::{cli, prerequisite};
@@ -19,10 +21,10 @@ use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR};
-use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::ExposePgtblInfo;
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
-use tablewalk_walker::{Geometry, Level, Translation, VirtualAddress, Visit, Walk, translate};
+use tablewalk_walker::{Geometry, Level, VirtualAddress, Visit, Walk, translate};
 
 tablewalk_rt::program!(main);
 
@@ -49,14 +51,6 @@ const TESTS: &[Case<ExposePgtblInfo, Error>] = &[
         name: "pages of hugetlbfs of every size are where pagemap says",
         run: hugetlb,
     },
-    Case {
-        name: "a transparent huge page is a block, and split it is not",
-        run: transparent,
-    },
-    Case {
-        name: "a table that a huge page of shared memory replaces reads as all invalid",
-        run: collapsed,
-    },
 ];
 
 fn main(args: Args) -> ExitCode {
@@ -64,7 +58,7 @@ fn main(args: Args) -> ExitCode {
         return status;
     }
     match prerequisite::info("blocks") {
-        Ok(mut info) => ktap::run(&mut info, &[TESTS]),
+        Ok(mut info) => ktap::run(&mut info, &[TESTS, huge::TESTS]),
         Err(status) => status,
     }
 }
@@ -310,101 +304,4 @@ fn one_size(geometry: &Geometry, shift: u32) -> Result<bool, Error> {
     );
     let whole = compare_all(process::pid(), false)?;
     Ok(entries == expected && expected.is_multiple_of(run.min(expected)) && wrong == 0 && whole)
-}
-
-fn transparent(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
-    let geometry = geometry_of(info)?;
-    if file::open(c"/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY).is_err() {
-        return Ok(Verdict::Skip("no transparent huge pages"));
-    }
-    let size = geometry.entry_size(Level::L2);
-    if size > 64 << 20 {
-        return Ok(Verdict::Skip("a huge page takes 512 MiB here"));
-    }
-    let bytes = usize::try_from(2 * size).map_err(|_| Error::Call("mmap", Errno::ENOMEM))?;
-    let mapping = Mapping::anonymous(bytes, Protection::READ_WRITE, Sharing::Private)
-        .map_err(Error::call("mmap"))?;
-    mapping
-        .advise(0..bytes, Advice::HugePage)
-        .map_err(Error::call("madvise"))?;
-    let start = mapping.address().next_multiple_of(size);
-    let offset = usize::try_from(start - mapping.address()).unwrap_or(0);
-    write(&mapping, offset, 1);
-    let mut live = Live::new(0, 4)?;
-    let block = leaf_level(&mut live, start)?;
-    let whole = compare_all(process::pid(), false)?;
-    if block == Some(Level::L3) {
-        return Ok(Verdict::Skip("the kernel had no huge page"));
-    }
-    // One page with another protection: no block can have it.
-    let page = 1_usize << geometry.page_shift();
-    mapping
-        .protect(offset + page..offset + 2 * page, Protection::READ)
-        .map_err(Error::call("mprotect"))?;
-    let split = leaf_level(&mut live, start)?;
-    println!("# levels: {block:?}, then {split:?}");
-    let still = compare_all(process::pid(), false)?;
-    Ok((block == Some(Level::L2) && split == Some(Level::L3) && whole && still).into())
-}
-
-/// A huge page of shared memory that is mapped by pages becomes a block again: the kernel frees the table
-/// (`collapse_pte_mapped_thp`), which is mapped here.
-fn collapsed(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
-    let geometry = geometry_of(info)?;
-    let size = geometry.entry_size(Level::L2);
-    if size > 64 << 20 {
-        return Ok(Verdict::Skip("a huge page takes 512 MiB here"));
-    }
-    let bytes = usize::try_from(size).map_err(|_| Error::Call("mmap", Errno::ENOMEM))?;
-    let page = 1_usize << geometry.page_shift();
-    let mapping = shared_block(bytes).map_err(Error::call("mmap"))?;
-    let collapse = || mapping.advise(0..bytes, Advice::Collapse);
-    let touch = |first: usize| {
-        for number in first..bytes / page {
-            let _ = read(&mapping, number * page);
-        }
-    };
-    write(&mapping, 0, 1);
-    touch(1);
-    if let Err(errno) = collapse() {
-        println!("# MADV_COLLAPSE: {errno}");
-        return Ok(Verdict::Skip("no huge pages of shared memory"));
-    }
-    // A page with another protection: no block can have it, and those beside it come one by one.
-    mapping
-        .protect(0..page, Protection::READ)
-        .map_err(Error::call("mprotect"))?;
-    touch(0);
-    mapping
-        .protect(0..page, Protection::READ_WRITE)
-        .map_err(Error::call("mprotect"))?;
-    let table = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
-    table
-        .map_address(0, 3, mapping.address())
-        .map_err(Error::call("remap_page_table"))?;
-    let before = table.words_in_use();
-    collapse().map_err(Error::call("MADV_COLLAPSE"))?;
-    let after = table.words_in_use();
-    let mut live = Live::new(0, 4)?;
-    let level = leaf_level(&mut live, mapping.address())?;
-    println!("# {before} entries of the table, {after} when it was replaced; leaf: {level:?}");
-    let block = level == Some(Level::L2) && read(&mapping, 0) == 1;
-    Ok((before > 0 && after == 0 && block).into())
-}
-
-/// Shared memory where a block of it can be mapped.
-fn shared_block(bytes: usize) -> Result<Mapping, Errno> {
-    let place = Mapping::reserve(2 * bytes, Protection::NONE)?;
-    let start = place.address().next_multiple_of(bytes as u64);
-    drop(place);
-    let place = Mapping::reserve_at(start, bytes, Protection::NONE)?;
-    Mapping::anonymous(bytes, Protection::READ_WRITE, Sharing::Shared)?.move_onto(place)
-}
-
-/// The level of the leaf that maps `address`.
-fn leaf_level(live: &mut Live, address: u64) -> Result<Option<Level>, Error> {
-    match translate(live, VirtualAddress(address))? {
-        Translation::Mapped { level, .. } => Ok(Some(level)),
-        Translation::Fault { .. } => Ok(None),
-    }
 }
