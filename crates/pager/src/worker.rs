@@ -36,6 +36,35 @@ pub struct Worker<'p, P: Policy> {
     /// A page to copy from, for fallbacks.
     scratch: Mapping,
     pending: [Pending; PENDING],
+    pub(crate) in_vain: InVain,
+}
+
+/// Faults at which there was nothing to be made, one after the other at the same address.
+#[derive(Default, Debug)]
+pub(crate) struct InVain {
+    address: u64,
+    times: u32,
+}
+
+impl InVain {
+    /// So many have another reason than a thread that was faster: a page that cannot be read.
+    const MOST: u32 = 64;
+
+    const fn note(&mut self, address: u64) {
+        if self.address != address {
+            *self = Self { address, times: 0 };
+        }
+        self.times += 1;
+    }
+
+    /// Whether the last ones were too many; it begins anew then.
+    pub(crate) fn is_hopeless(&mut self, address: u64) -> bool {
+        let too_many = self.address == address && self.times >= Self::MOST;
+        if too_many {
+            *self = Self::default();
+        }
+        too_many
+    }
 }
 
 /// What moving an entry needs.
@@ -102,6 +131,7 @@ impl<P: Policy> Pager<P> {
             movable,
             scratch,
             pending: [Pending::NONE; PENDING],
+            in_vain: InVain::default(),
         };
         worker.map_tables()?;
         Ok(worker)
@@ -192,10 +222,13 @@ impl<P: Policy> Worker<'_, P> {
             .format
             .geometry
             .index(LEAF, pager.page_address(page));
-        let places = |pages: Range<usize>| Places::new(table, index - page + pages.start, pages);
+        let places = |pages: Range<usize>| Places::new(table, index + pages.start - page, pages);
         if pager.policy.shared_zeros() && !write && movable.zeros != Descriptor::ZERO {
             let count = places(wanted.clone()).share(movable.zeros);
             add(&pager.counters.shared, count);
+            if count == 0 {
+                self.in_vain.note(pager.page_address(page).0);
+            }
             return Some(wanted);
         }
         let mut moved = Moved::default();
@@ -226,6 +259,9 @@ impl<P: Policy> Worker<'_, P> {
         }
         let count = moved.publish();
         add(&pager.counters.moved, count);
+        if count == 0 {
+            self.in_vain.note(pager.page_address(page).0);
+        }
         let there = table.entry(index).is_some_and(|entry| !entry.is_empty());
         if count != 0 {
             self.remember(wanted.clone(), count);
@@ -251,12 +287,15 @@ impl<P: Policy> Worker<'_, P> {
         let _lock = pager.map_lock.write();
         let done = pager
             .space
-            .provide(&pager.policy, fault, &mut self.scratch)
+            .provide(&pager.policy, fault, &mut self.scratch, None)
             .map_err(PagerError::call("UFFDIO_COPY"))?;
         match done {
             Provided::Page => add(&pager.counters.fallbacks, 1),
             Provided::Again if mutant("handler: no wake after a page was not made") => {}
-            Provided::Again => {
+            Provided::There | Provided::Again => {
+                if done == Provided::There {
+                    self.in_vain.note(fault.address);
+                }
                 let end = fault.address + pager.page_size() as u64;
                 let woken = pager.space.wake(fault.address..end);
                 woken.map_err(PagerError::call("UFFDIO_WAKE"))?;
