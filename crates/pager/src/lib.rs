@@ -22,8 +22,9 @@
 //!
 //! # When an entry cannot be moved
 //!
-//! Without the call, or without those three forms, without a level-3 table, without a frame, and after the
-//! region was moved or unmapped by somebody else, the kernel copies (`UFFDIO_COPY`,
+//! Without the call, or without those three forms, without a level-3 table, without a frame, after the
+//! region was moved or unmapped by somebody else, and for a page that has been there and was not taken back
+//! since, as after `MADV_DONTNEED`, the kernel copies (`UFFDIO_COPY`,
 //! `UFFDIO_ZEROPAGE`). [`Counts::fallbacks`] says how often.
 //!
 //! # What may be done with the region
@@ -65,6 +66,7 @@
 #[cfg(any(test, loom))]
 extern crate std;
 
+mod came;
 #[cfg(not(loom))]
 mod check_shared;
 mod child;
@@ -104,6 +106,7 @@ use tablewalk_uapi::userfault::{
 use tablewalk_uapi::{Errno, Mapping};
 use tablewalk_walker::{Format, Level, VirtualAddress};
 
+use crate::came::Came;
 pub use crate::child::Child;
 use crate::counts::Counters;
 pub use crate::counts::Counts;
@@ -159,6 +162,8 @@ pub struct Pager<P> {
     stop: Stops,
     /// A byte that is 1, and 0 in a forked child.
     owner: Mapping,
+    /// The pages that are there, or have been: no entry is put in their place.
+    came: Came,
     ring: Ring,
     /// Between the moment that a page is found missing and the one at which it is there, nobody
     ///
@@ -235,6 +240,7 @@ impl<P: Policy> Pager<P> {
         // Before the memory is kept for good.
         let stop = Stops::new().map_err(PagerError::call("pipe"))?;
         let owner = mark_owner(1 << page_shift)?;
+        let came = Came::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
         let uffd = watch(&memory, offset..offset + region, features)?;
         if options.locked {
             memory
@@ -257,6 +263,7 @@ impl<P: Policy> Pager<P> {
             ),
             stop,
             owner,
+            came,
             ring: Ring::new(options.frames as u64),
             map_lock: RwLock::new(),
             workers: AtomicU64::new(0),

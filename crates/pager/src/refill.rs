@@ -255,6 +255,7 @@ impl<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> Taken<'t, P
             };
             self.count += 1;
             let page = self.first + offset_of(offset >> pager.page_shift);
+            pager.came.taken_back(page);
             // SAFETY: the slot is this worker's until `filled`, and has a page.
             let bytes = unsafe { pager.slot_bytes(slot) };
             let dirty = self.format.linux.is_dirty(Descriptor(place.desc));
