@@ -20,6 +20,7 @@ const STACK: usize = 128 << 10;
 const GUARD: usize = 64 << 10;
 
 /// What is at the low end of such a stack: how the handler finds its worker.
+#[repr(C)]
 struct Header {
     magic: u64,
     worker: *mut (),
@@ -131,9 +132,9 @@ impl Drop for Stack {
             return;
         }
         // This one stays the thread's, and its worker does not.
-        let header = self.memory.as_ptr().wrapping_add(GUARD).cast::<Header>();
-        // SAFETY: what `install` has written, and nobody changes.
-        unsafe { (&raw mut (*header).magic).write_volatile(0) };
+        let magic = self.memory.as_ptr().wrapping_add(GUARD).cast::<u64>();
+        // SAFETY: the first field of what `install` has written.
+        unsafe { magic.write_volatile(0) };
     }
 }
 
