@@ -66,3 +66,13 @@ const fn kind(number: u8) -> Option<u8> {
         kind => Some(kind),
     }
 }
+
+/// What this kernel keeps in the bits that hardware ignores, by its version: for kernels that do not tell.
+pub(crate) fn linux_of_this_kernel() -> Linux {
+    let release = tablewalk_uapi::system::uname();
+    let text = release.as_ref().ok().and_then(|name| name.release().to_str().ok());
+    let mut numbers = text.unwrap_or_default().split(['.', '-', '+']);
+    let mut number = || numbers.next().and_then(|digits| digits.parse::<u32>().ok());
+    let version = (number().unwrap_or(0), number().unwrap_or(0));
+    Linux::of_version(version.0, version.1)
+}

@@ -12,6 +12,7 @@
 )]
 
 mod arena;
+pub mod copy;
 mod error;
 mod flush;
 mod format;

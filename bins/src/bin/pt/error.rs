@@ -4,6 +4,7 @@ use core::fmt;
 
 use tablewalk_dirty::DirtyError;
 use tablewalk_live::LiveError;
+use tablewalk_live::copy::CopyError;
 use tablewalk_uapi::Errno;
 use tablewalk_walker::VirtualAddress;
 use tablewalk_walker::dump::{DumpError, InvalidSlot, WriteError};
@@ -13,6 +14,8 @@ use tablewalk_walker::dump::{DumpError, InvalidSlot, WriteError};
 pub(crate) enum Error {
     /// Mapping tables.
     Live(LiveError),
+    /// Copying tables.
+    Copy(CopyError),
     /// Tracking what is written.
     Dirty(DirtyError),
     /// A file that is no dump.
@@ -36,6 +39,12 @@ pub(crate) enum Error {
 impl From<LiveError> for Error {
     fn from(error: LiveError) -> Self {
         Self::Live(error)
+    }
+}
+
+impl From<CopyError> for Error {
+    fn from(error: CopyError) -> Self {
+        Self::Copy(error)
     }
 }
 
@@ -72,6 +81,7 @@ impl fmt::Display for Error {
                     "remap_page_table: {errno}: needs CAP_SYS_ADMIN, run it as root"
                 )
             }
+            Self::Copy(error) => error.fmt(f),
             Self::Live(error) => error.fmt(f),
             Self::Dirty(error) => error.fmt(f),
             Self::Dump(file, error) => write!(f, "{file}: {error}"),

@@ -7,6 +7,7 @@ use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::memory::room;
 use tablewalk_bins::pagemap::proc_path;
 use tablewalk_live::Live;
+use tablewalk_live::copy::{Bpf, Copied, Kcore};
 use tablewalk_rt::eprintln;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::{Errno, process};
@@ -39,6 +40,8 @@ pub(crate) struct Subject {
 /// The tables of either.
 pub(crate) enum Source {
     Live(i32, Live),
+    Bpf(Copied<Bpf>),
+    Kcore(Copied<Kcore>),
     Saved(Dump<'static>),
 }
 
@@ -56,7 +59,7 @@ impl Subject {
             _ => None,
         };
         let source = match pid {
-            Some(pid) => Source::Live(pid, Live::with_batch(pid, SLOTS, BATCH_SLOTS)?),
+            Some(pid) => open_process(pid)?,
             None => Source::Saved(open_dump(target)?),
         };
         Ok(Self {
@@ -70,6 +73,8 @@ impl Subject {
     pub(crate) const fn live_pid(&self) -> Option<i32> {
         match &self.source {
             Source::Live(pid, _) => Some(*pid),
+            Source::Bpf(copied) => Some(copied.pid()),
+            Source::Kcore(copied) => Some(copied.pid()),
             Source::Saved(_) => None,
         }
     }
@@ -78,21 +83,23 @@ impl Subject {
     pub(crate) fn pid(&self) -> u32 {
         match &self.source {
             Source::Live(pid, _) => pid.cast_unsigned(),
+            Source::Bpf(copied) => copied.pid().cast_unsigned(),
+            Source::Kcore(copied) => copied.pid().cast_unsigned(),
             Source::Saved(dump) => dump.pid(),
         }
     }
 
     /// `/proc/PID/maps`, as it is or was. A process without is shown without names, after a warning.
     pub(crate) fn maps(&self) -> Result<&'static [u8], Error> {
-        match &self.source {
-            Source::Saved(dump) => Ok(dump.text()),
-            Source::Live(pid, _) => match read_maps(*pid) {
-                Err(error @ Error::Proc(..)) => {
-                    eprintln!("pt: {error}: no names");
-                    Ok(&[])
-                }
-                result => result,
-            },
+        if let Source::Saved(dump) = &self.source {
+            return Ok(dump.text());
+        }
+        match read_maps(self.pid().cast_signed()) {
+            Err(error @ Error::Proc(..)) => {
+                eprintln!("pt: {error}: no names");
+                Ok(&[])
+            }
+            result => result,
         }
     }
 
@@ -100,6 +107,8 @@ impl Subject {
     pub(crate) fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
         match &mut self.source {
             Source::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
+            Source::Bpf(copied) => Ok(path(copied, address)?),
+            Source::Kcore(copied) => Ok(path(copied, address)?),
             Source::Saved(dump) => Ok(path(dump, address)?),
         }
     }
@@ -110,9 +119,25 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::Live(..) => write!(f, "process {}", self.pid()),
+            Source::Bpf(_) => write!(f, "process {} (bpf)", self.pid()),
+            Source::Kcore(_) => write!(f, "process {} (kcore)", self.pid()),
             Source::Saved(_) => write!(f, "{} (process {})", self.name, self.pid()),
         }
     }
+}
+
+/// The tables of a process, by the call or else as copies.
+fn open_process(pid: i32) -> Result<Source, Error> {
+    let live = Live::with_batch(pid, SLOTS, BATCH_SLOTS);
+    if !matches!(live, Err(tablewalk_live::LiveError::Info(Errno::ENOSYS))) {
+        return Ok(Source::Live(pid, live?));
+    }
+    eprintln!("trying bpf");
+    match Bpf::new(12).and_then(|bpf| Copied::new(bpf, pid)) {
+        Ok(copied) => return Ok(Source::Bpf(copied)),
+        Err(error) => eprintln!("pt: bpf: {error}"),
+    }
+    Ok(Source::Kcore(Copied::new(Kcore::new(12)?, pid)?))
 }
 
 /// The contents of `/proc/PID/maps`.
@@ -175,6 +200,8 @@ mod source {
         fn format(&self) -> Format {
             match self {
                 Self::Live(_, live) => live.format(),
+                Self::Bpf(copied) => copied.format(),
+                Self::Kcore(copied) => copied.format(),
                 Self::Saved(dump) => dump.format(),
             }
         }
@@ -182,6 +209,8 @@ mod source {
         fn geometry(&self) -> Geometry {
             match self {
                 Self::Live(_, live) => live.geometry(),
+                Self::Bpf(copied) => copied.geometry(),
+                Self::Kcore(copied) => copied.geometry(),
                 Self::Saved(dump) => dump.geometry(),
             }
         }
@@ -189,6 +218,8 @@ mod source {
         fn slots(&self) -> usize {
             match self {
                 Self::Live(_, live) => live.slots(),
+                Self::Bpf(copied) => copied.slots(),
+                Self::Kcore(copied) => copied.slots(),
                 Self::Saved(dump) => dump.slots(),
             }
         }
@@ -196,6 +227,8 @@ mod source {
         fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, Error> {
             match self {
                 Self::Live(_, live) => Ok(live.map(slot, id)?),
+                Self::Bpf(copied) => Ok(copied.map(slot, id)?),
+                Self::Kcore(copied) => Ok(copied.map(slot, id)?),
                 Self::Saved(dump) => Ok(dump.map(slot, id)?),
             }
         }
@@ -203,6 +236,8 @@ mod source {
         fn table(&self, slot: usize) -> Table<'_> {
             match self {
                 Self::Live(_, live) => live.table(slot),
+                Self::Bpf(copied) => copied.table(slot),
+                Self::Kcore(copied) => copied.table(slot),
                 Self::Saved(dump) => dump.table(slot),
             }
         }
@@ -210,6 +245,8 @@ mod source {
         fn batch_slots(&self) -> usize {
             match self {
                 Self::Live(_, live) => live.batch_slots(),
+                Self::Bpf(copied) => copied.batch_slots(),
+                Self::Kcore(copied) => copied.batch_slots(),
                 Self::Saved(_) => 0,
             }
         }
@@ -223,6 +260,8 @@ mod source {
         ) -> Result<usize, Error> {
             match self {
                 Self::Live(_, live) => Ok(live.map_batch(slot, level, start, last)?),
+                Self::Bpf(copied) => Ok(copied.map_batch(slot, level, start, last)?),
+                Self::Kcore(copied) => Ok(copied.map_batch(slot, level, start, last)?),
                 Self::Saved(_) => Ok(0),
             }
         }
@@ -230,6 +269,8 @@ mod source {
         fn batched(&self, slot: usize) -> Option<Batched> {
             match self {
                 Self::Live(_, live) => live.batched(slot),
+                Self::Bpf(copied) => copied.batched(slot),
+                Self::Kcore(copied) => copied.batched(slot),
                 Self::Saved(_) => None,
             }
         }
@@ -237,6 +278,8 @@ mod source {
         fn batch_table(&self, slot: usize) -> Table<'_> {
             match self {
                 Self::Live(_, live) => live.batch_table(slot),
+                Self::Bpf(copied) => copied.batch_table(slot),
+                Self::Kcore(copied) => copied.batch_table(slot),
                 Self::Saved(dump) => dump.batch_table(slot),
             }
         }
