@@ -94,7 +94,7 @@ impl Arena {
         let (level, address) = (id.level, id.address);
         // SAFETY: the page is the arena's, and nobody has its words: they borrow the arena.
         let mapped =
-            unsafe { remap::map_by_address(self.pid, level.number().into(), address.0, page) };
+            unsafe { remap::map_by_address(self.pid, number_of(level), address.0, page) };
         match mapped.map(FrameNumber) {
             Ok(frame) => Ok(Some(frame).filter(|&frame| id.frame.is_none_or(|id| id == frame))),
             Err(Errno::ENOENT) => Ok(None),
@@ -122,7 +122,7 @@ impl Arena {
         };
         let page = batch.pages.page(slot)?;
         let tables = batch.list_mut().get_mut(slot..).unwrap_or_default();
-        let number = level.number().into();
+        let number = number_of(level);
         // SAFETY: there are as many pages behind `page` as elements of `tables`; nobody has the words
         // of either.
         let mapped = unsafe { remap::map_range(self.pid, number, start.0..end, page, tables) };
@@ -225,6 +225,14 @@ impl Pages {
             // SAFETY: replaces nothing. `EEXIST`, the usual answer, says that the page is still there.
             let _ = unsafe { mmap_anonymous(page, 1 << self.page_shift, self.protection, flags) };
         }
+    }
+}
+
+/// The number of a level in the call, which has none for level -1: 0 is the root, whichever it is.
+const fn number_of(level: Level) -> u32 {
+    match level {
+        Level::LMinus1 => 0,
+        _ => level.number().unsigned_abs() as u32,
     }
 }
 

@@ -63,7 +63,7 @@ pub struct TableId {
 ///         if id.address.align_down(span) != VirtualAddress(0) {
 ///             return Ok(None);
 ///         }
-///         let frame = usize::from(id.level.number()) - 1;
+///         let frame = id.level.index() - 2;
 ///         *self.slots.get_mut(slot).ok_or(())? = frame;
 ///         Ok(Some(FrameNumber(frame as u64)))
 ///     }

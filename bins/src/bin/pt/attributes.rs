@@ -131,7 +131,7 @@ impl Attributes<'_> {
             json.text("el0", permissions.el0)
                 .text("el1", permissions.el1)
                 .text("memory", MemoryType::new(self.descriptor, self.format.mair))
-                .text("shareability", Shareability::new(self.descriptor))
+                .text("shareability", Shareability::new(&self.format.geometry, self.descriptor))
                 .list("flags", flags);
             return;
         }
@@ -185,7 +185,7 @@ impl fmt::Display for Attributes<'_> {
             if !matches!(memory.0, 0xff | 0xf0) {
                 write!(f, " {memory}")?;
             }
-            return match Shareability::new(self.descriptor) {
+            return match Shareability::new(&self.format.geometry, self.descriptor) {
                 Shareability::Inner => Ok(()),
                 other => write!(f, " {other}"),
             };

@@ -169,12 +169,13 @@ fn parse_option(
         ("walk", "--level") => {
             let word = value(args, option)?;
             let level = match word.as_bytes() {
-                [digit] => Level::try_from(digit.wrapping_sub(b'0')).ok(),
+                b"-1" => Some(Level::LMinus1),
+                [digit @ b'0'..=b'3'] => Level::try_from(digit.cast_signed() - 48).ok(),
                 _ => None,
             };
             match level {
                 Some(level) => options.level = level,
-                None => return Err(not(args, option, word, "a level from 0 to 3")),
+                None => return Err(not(args, option, word, "a level from -1 to 3")),
             }
         }
         ("maps", "--frames") => options.frames = true,

@@ -25,7 +25,7 @@ impl Json {
 
     /// The lookup level, as a number.
     pub(crate) fn level(&mut self, level: Level) -> &mut Self {
-        self.number("level", level.number().into())
+        self.raw(format_args!(",\"level\":{}", level.number()))
     }
 
     /// A number as a string in hexadecimal: a number of JSON need not hold 64 bits.

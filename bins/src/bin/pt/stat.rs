@@ -24,7 +24,6 @@ struct LevelNumbers {
     contiguous: u64,
 }
 
-const LEVELS: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L3];
 /// The words of [`Attributes::word`] for entries that are not valid.
 const ABSENT: [&str; 7] = [
     "noacc", "swap", "moving", "poison", "device", "marker", "other",
@@ -33,7 +32,7 @@ const ABSENT: [&str; 7] = [
 /// Everything else is in pages.
 #[derive(Default)]
 struct Numbers {
-    levels: [LevelNumbers; 4],
+    levels: [LevelNumbers; Level::ALL.len()],
     mapped: u64,
     /// By what EL0 may do: bit 0 read, 1 write, 2 execute.
     el0: [u64; 8],
@@ -93,8 +92,9 @@ fn access_of(index: usize) -> Access {
 
 impl Numbers {
     fn level(&mut self, level: Level) -> &mut LevelNumbers {
-        let [l0, l1, l2, l3] = &mut self.levels;
+        let [above, l0, l1, l2, l3] = &mut self.levels;
         match level {
+            Level::LMinus1 => above,
             Level::L0 => l0,
             Level::L1 => l1,
             Level::L2 => l2,
@@ -137,7 +137,7 @@ impl Numbers {
     fn print(&self, format: &Format) {
         let geometry = &format.geometry;
         println!("LEVEL  TABLES    ENTRIES     LEAVES CONTIGUOUS  OF SIZE");
-        for (level, numbers) in LEVELS.into_iter().zip(&self.levels) {
+        for (level, numbers) in Level::ALL.into_iter().zip(&self.levels) {
             if level < geometry.root_level() {
                 continue;
             }
@@ -205,7 +205,7 @@ impl Numbers {
 
     fn write(&self, format: &Format) {
         let geometry = &format.geometry;
-        for (level, numbers) in LEVELS.into_iter().zip(&self.levels) {
+        for (level, numbers) in Level::ALL.into_iter().zip(&self.levels) {
             if level < geometry.root_level() {
                 continue;
             }

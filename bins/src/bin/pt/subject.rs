@@ -20,7 +20,7 @@ use tablewalk_walker::{
 use crate::error::Error;
 
 /// One slot for each level: what a walk needs.
-const SLOTS: usize = 4;
+const SLOTS: usize = Level::ALL.len();
 /// Tables mapped with one call: as many as there can be.
 const BATCH_SLOTS: usize = 512;
 /// Address space for a file: none is larger.

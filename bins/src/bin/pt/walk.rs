@@ -42,7 +42,7 @@ pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Err
 
 /// Columns before a table of `level`: two for each level below the root.
 fn columns(geometry: &Geometry, level: Level) -> usize {
-    2 * usize::from(level.number() - geometry.root_level().number())
+    2 * geometry.depth(level)
 }
 
 fn print(format: &Format, visit: &Visit, group: &mut Option<Group>) {

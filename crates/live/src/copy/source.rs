@@ -234,7 +234,7 @@ impl<K: Kernel> Copied<K> {
     }
 
     fn node(&self, level: Level) -> Option<Node> {
-        *self.path.get(usize::from(level.number()))?
+        *self.path.get(level.index())?
     }
 
     /// Takes note of a copy; what was in its page before is gone.
@@ -243,7 +243,7 @@ impl<K: Kernel> Copied<K> {
             node.page = node.page.filter(|&before| before != page);
         }
         let shift = self.format.geometry.span_shift(id.level);
-        if let Some(node) = self.path.get_mut(usize::from(id.level.number())) {
+        if let Some(node) = self.path.get_mut(id.level.index()) {
             *node = Some(Node {
                 start: id.address.align_down(shift),
                 address: wanted.address,
