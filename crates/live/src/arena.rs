@@ -93,8 +93,7 @@ impl Arena {
         let page = self.slots.page(slot)?;
         let (level, address) = (id.level, id.address);
         // SAFETY: the page is the arena's, and nobody has its words: they borrow the arena.
-        let mapped =
-            unsafe { remap::map_by_address(self.pid, number_of(level), address.0, page) };
+        let mapped = unsafe { remap::map_by_address(self.pid, number_of(level), address.0, page) };
         match mapped.map(FrameNumber) {
             Ok(frame) => Ok(Some(frame).filter(|&frame| id.frame.is_none_or(|id| id == frame))),
             Err(Errno::ENOENT) => Ok(None),

@@ -70,7 +70,10 @@ const fn kind(number: u8) -> Option<u8> {
 /// What this kernel keeps in the bits that hardware ignores, by its version: for kernels that do not tell.
 pub(crate) fn linux_of_this_kernel() -> Linux {
     let release = tablewalk_uapi::system::uname();
-    let text = release.as_ref().ok().and_then(|name| name.release().to_str().ok());
+    let text = release
+        .as_ref()
+        .ok()
+        .and_then(|name| name.release().to_str().ok());
     let mut numbers = text.unwrap_or_default().split(['.', '-', '+']);
     let mut number = || numbers.next().and_then(|digits| digits.parse::<u32>().ok());
     let version = (number().unwrap_or(0), number().unwrap_or(0));

@@ -23,7 +23,11 @@ pub fn path(pid: i32, geometry: &Geometry, address: VirtualAddress) -> Result<Pa
     })?;
     // The struct has those of levels 0 to 3.
     let mut descriptors = [Descriptor::ZERO; Level::ALL.len()];
-    for (place, &word) in descriptors.iter_mut().skip(Level::L0.index()).zip(&path.desc) {
+    for (place, &word) in descriptors
+        .iter_mut()
+        .skip(Level::L0.index())
+        .zip(&path.desc)
+    {
         *place = Descriptor(word);
     }
     let root = FrameNumber(path.root_pfn);

@@ -253,10 +253,7 @@ mod tests {
         assert_eq!(block.kind(&g, Level::L0), Kind::Block);
         assert_eq!(block.output_address(&g, Level::L0).0, 0xc_0600_0000_0000);
         // With 48 bits it is reserved, and so is a block at level -1.
-        assert_eq!(
-            block.kind(&geometry(12, 48, 48), Level::L0),
-            Kind::Invalid
-        );
+        assert_eq!(block.kind(&geometry(12, 48, 48), Level::L0), Kind::Invalid);
         let g = geometry(12, 52, 52);
         assert_eq!(block.kind(&g, Level::LMinus1), Kind::Invalid);
         assert_eq!(

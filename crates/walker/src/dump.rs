@@ -58,8 +58,8 @@ use core::fmt;
 use core::sync::atomic::AtomicU64;
 
 use crate::{
-    Format, FrameNumber, Geometry, GeometryError, Level, Linux, SwapLayout, Table, TableId,
-    TableSource, TableVisit, VirtualAddress, Visit, Walk,
+    Format, FrameNumber, Geometry, GeometryError, Level, Linux, LiveSource, SwapLayout, Table,
+    TableId, TableSource, TableVisit, VirtualAddress, Visit, Walk,
 };
 
 /// Bytes before the first table.
@@ -106,7 +106,10 @@ impl fmt::Display for DumpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Magic => f.write_str("not a dump of page tables, or one that was not finished"),
-            Self::Version(version) => write!(f, "dump of version {version}, not {VERSION_1} or {VERSION_2}"),
+            Self::Version(version) => write!(
+                f,
+                "dump of version {version}, not {VERSION_1} or {VERSION_2}"
+            ),
             Self::Alignment => f.write_str("dump that does not begin at a multiple of 8"),
             Self::Geometry(error) => write!(f, "dump of tables of {error}"),
             Self::Length {
@@ -326,6 +329,9 @@ unsafe impl TableSource for Dump<'_> {
         Table::new(self.record(table).get(TABLE_HEADER..).unwrap_or_default())
     }
 }
+
+// SAFETY: a saved tree does not change, and its words are used for nothing else.
+unsafe impl LiveSource for Dump<'_> {}
 
 /// Writes a dump: pieces with their offsets, the header last. What was not finished is no dump.
 #[derive(Debug)]
@@ -601,7 +607,11 @@ const fn level_bits(level: Level) -> u8 {
 
 /// The version of the format: readers of the first did not know this geometry.
 const fn version(geometry: &Geometry) -> u32 {
-    if geometry.is_lpa2() { VERSION_2 } else { VERSION_1 }
+    if geometry.is_lpa2() {
+        VERSION_2
+    } else {
+        VERSION_1
+    }
 }
 
 /// Descriptors of a page.

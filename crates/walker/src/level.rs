@@ -118,7 +118,10 @@ mod tests {
             *slot = level.map(Level::number);
             level = level.and_then(Level::next_lower);
         }
-        assert_eq!(numbers, [Some(-1), Some(0), Some(1), Some(2), Some(3), None]);
+        assert_eq!(
+            numbers,
+            [Some(-1), Some(0), Some(1), Some(2), Some(3), None]
+        );
     }
 
     #[test]

@@ -131,7 +131,10 @@ impl Attributes<'_> {
             json.text("el0", permissions.el0)
                 .text("el1", permissions.el1)
                 .text("memory", MemoryType::new(self.descriptor, self.format.mair))
-                .text("shareability", Shareability::new(&self.format.geometry, self.descriptor))
+                .text(
+                    "shareability",
+                    Shareability::new(&self.format.geometry, self.descriptor),
+                )
                 .list("flags", flags);
             return;
         }

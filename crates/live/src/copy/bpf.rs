@@ -53,7 +53,8 @@ impl Bpf {
         let batch = (BATCH_BYTES >> page_shift).clamp(1, MOST);
         let pages = SLOTS + batch;
         let size = (1 + pages) << page_shift;
-        let map = bpf::create_array(u32::try_from(size).unwrap_or(u32::MAX)).map_err(open("BPF map"))?;
+        let map =
+            bpf::create_array(u32::try_from(size).unwrap_or(u32::MAX)).map_err(open("BPF map"))?;
         let memory = Mapping::file(&map, 0, size, Protection::READ_WRITE, Sharing::Shared)
             .map_err(open("BPF map"))?;
         let code = assemble(map.number(), page_shift, pages).ok_or(CopyError::Open {

@@ -83,10 +83,9 @@ impl fmt::Display for CopyError {
             Self::Calibration { what, answers } => {
                 write!(f, "calibration: {what}: {answers} answers, one expected")
             }
-            Self::Unproved { pid } => write!(
-                f,
-                "process {pid}: no page in memory to prove its tables by"
-            ),
+            Self::Unproved { pid } => {
+                write!(f, "process {pid}: no page in memory to prove its tables by")
+            }
             Self::Refuted {
                 pid,
                 address,

@@ -84,7 +84,10 @@ impl Kcore {
     }
 
     fn read_headers(&mut self) -> Result<(), CopyError> {
-        let problem = |problem| CopyError::Format { what: FILE, problem };
+        let problem = |problem| CopyError::Format {
+            what: FILE,
+            problem,
+        };
         let mut header = [0; HEADER];
         if !self.read_bytes(0, &mut header)? || !header.starts_with(b"\x7fELF\x02\x01") {
             return Err(problem("no 64-bit ELF file"));
@@ -200,7 +203,10 @@ unsafe impl Kernel for Kcore {
     const NAME: &'static str = "kcore";
 
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
-        let problem = |problem| CopyError::Format { what: FILE, problem };
+        let problem = |problem| CopyError::Format {
+            what: FILE,
+            problem,
+        };
         let notes = self.notes.ok_or(problem("no notes"))?;
         let (mut at, end) = (notes.offset, notes.offset + notes.size);
         while at + 12 <= end {

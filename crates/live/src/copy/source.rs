@@ -108,8 +108,7 @@ impl<K: Kernel> Copied<K> {
     ///
     /// Those of reading.
     pub fn is_current(&mut self) -> Result<bool, CopyError> {
-        self.target
-            .is_current(&mut self.kernel, &self.calibration)
+        self.target.is_current(&mut self.kernel, &self.calibration)
     }
 
     /// Takes the root from which a page of the process is where pagemap has it.
