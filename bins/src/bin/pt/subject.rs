@@ -7,7 +7,7 @@ use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::memory::room;
 use tablewalk_bins::pagemap::proc_path;
 use tablewalk_live::Live;
-use tablewalk_live::copy::{Bpf, Copied, Kcore};
+use tablewalk_live::copy::{Copied, Either};
 use tablewalk_rt::eprintln;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::{Errno, process};
@@ -40,8 +40,7 @@ pub(crate) struct Subject {
 /// The tables of either.
 pub(crate) enum Source {
     Live(i32, Live),
-    Bpf(Copied<Bpf>),
-    Kcore(Copied<Kcore>),
+    Copied(Copied<Either>),
     Saved(Dump<'static>),
 }
 
@@ -73,8 +72,7 @@ impl Subject {
     pub(crate) const fn live_pid(&self) -> Option<i32> {
         match &self.source {
             Source::Live(pid, _) => Some(*pid),
-            Source::Bpf(copied) => Some(copied.pid()),
-            Source::Kcore(copied) => Some(copied.pid()),
+            Source::Copied(copied) => Some(copied.pid()),
             Source::Saved(_) => None,
         }
     }
@@ -83,8 +81,7 @@ impl Subject {
     pub(crate) fn pid(&self) -> u32 {
         match &self.source {
             Source::Live(pid, _) => pid.cast_unsigned(),
-            Source::Bpf(copied) => copied.pid().cast_unsigned(),
-            Source::Kcore(copied) => copied.pid().cast_unsigned(),
+            Source::Copied(copied) => copied.pid().cast_unsigned(),
             Source::Saved(dump) => dump.pid(),
         }
     }
@@ -107,8 +104,7 @@ impl Subject {
     pub(crate) fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
         match &mut self.source {
             Source::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
-            Source::Bpf(copied) => Ok(path(copied, address)?),
-            Source::Kcore(copied) => Ok(path(copied, address)?),
+            Source::Copied(copied) => Ok(path(copied, address)?),
             Source::Saved(dump) => Ok(path(dump, address)?),
         }
     }
@@ -119,8 +115,7 @@ impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::Live(..) => write!(f, "process {}", self.pid()),
-            Source::Bpf(_) => write!(f, "process {} (bpf)", self.pid()),
-            Source::Kcore(_) => write!(f, "process {} (kcore)", self.pid()),
+            Source::Copied(_) => write!(f, "process {} (copied)", self.pid()),
             Source::Saved(_) => write!(f, "{} (process {})", self.name, self.pid()),
         }
     }
@@ -132,12 +127,11 @@ fn open_process(pid: i32) -> Result<Source, Error> {
     if !matches!(live, Err(tablewalk_live::LiveError::Info(Errno::ENOSYS))) {
         return Ok(Source::Live(pid, live?));
     }
-    eprintln!("trying bpf");
-    match Bpf::new(12).and_then(|bpf| Copied::new(bpf, pid)) {
-        Ok(copied) => return Ok(Source::Bpf(copied)),
+    match Either::bpf().and_then(|bpf| Copied::new(bpf, pid)) {
+        Ok(copied) => return Ok(Source::Copied(copied)),
         Err(error) => eprintln!("pt: bpf: {error}"),
     }
-    Ok(Source::Kcore(Copied::new(Kcore::new(12)?, pid)?))
+    Ok(Source::Copied(Copied::new(Either::kcore()?, pid)?))
 }
 
 /// The contents of `/proc/PID/maps`.
@@ -200,8 +194,7 @@ mod source {
         fn format(&self) -> Format {
             match self {
                 Self::Live(_, live) => live.format(),
-                Self::Bpf(copied) => copied.format(),
-                Self::Kcore(copied) => copied.format(),
+                Self::Copied(copied) => copied.format(),
                 Self::Saved(dump) => dump.format(),
             }
         }
@@ -209,8 +202,7 @@ mod source {
         fn geometry(&self) -> Geometry {
             match self {
                 Self::Live(_, live) => live.geometry(),
-                Self::Bpf(copied) => copied.geometry(),
-                Self::Kcore(copied) => copied.geometry(),
+                Self::Copied(copied) => copied.geometry(),
                 Self::Saved(dump) => dump.geometry(),
             }
         }
@@ -218,8 +210,7 @@ mod source {
         fn slots(&self) -> usize {
             match self {
                 Self::Live(_, live) => live.slots(),
-                Self::Bpf(copied) => copied.slots(),
-                Self::Kcore(copied) => copied.slots(),
+                Self::Copied(copied) => copied.slots(),
                 Self::Saved(dump) => dump.slots(),
             }
         }
@@ -227,8 +218,7 @@ mod source {
         fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, Error> {
             match self {
                 Self::Live(_, live) => Ok(live.map(slot, id)?),
-                Self::Bpf(copied) => Ok(copied.map(slot, id)?),
-                Self::Kcore(copied) => Ok(copied.map(slot, id)?),
+                Self::Copied(copied) => Ok(copied.map(slot, id)?),
                 Self::Saved(dump) => Ok(dump.map(slot, id)?),
             }
         }
@@ -236,8 +226,7 @@ mod source {
         fn table(&self, slot: usize) -> Table<'_> {
             match self {
                 Self::Live(_, live) => live.table(slot),
-                Self::Bpf(copied) => copied.table(slot),
-                Self::Kcore(copied) => copied.table(slot),
+                Self::Copied(copied) => copied.table(slot),
                 Self::Saved(dump) => dump.table(slot),
             }
         }
@@ -245,8 +234,7 @@ mod source {
         fn batch_slots(&self) -> usize {
             match self {
                 Self::Live(_, live) => live.batch_slots(),
-                Self::Bpf(copied) => copied.batch_slots(),
-                Self::Kcore(copied) => copied.batch_slots(),
+                Self::Copied(copied) => copied.batch_slots(),
                 Self::Saved(_) => 0,
             }
         }
@@ -260,8 +248,7 @@ mod source {
         ) -> Result<usize, Error> {
             match self {
                 Self::Live(_, live) => Ok(live.map_batch(slot, level, start, last)?),
-                Self::Bpf(copied) => Ok(copied.map_batch(slot, level, start, last)?),
-                Self::Kcore(copied) => Ok(copied.map_batch(slot, level, start, last)?),
+                Self::Copied(copied) => Ok(copied.map_batch(slot, level, start, last)?),
                 Self::Saved(_) => Ok(0),
             }
         }
@@ -269,8 +256,7 @@ mod source {
         fn batched(&self, slot: usize) -> Option<Batched> {
             match self {
                 Self::Live(_, live) => live.batched(slot),
-                Self::Bpf(copied) => copied.batched(slot),
-                Self::Kcore(copied) => copied.batched(slot),
+                Self::Copied(copied) => copied.batched(slot),
                 Self::Saved(_) => None,
             }
         }
@@ -278,8 +264,7 @@ mod source {
         fn batch_table(&self, slot: usize) -> Table<'_> {
             match self {
                 Self::Live(_, live) => live.batch_table(slot),
-                Self::Bpf(copied) => copied.batch_table(slot),
-                Self::Kcore(copied) => copied.batch_table(slot),
+                Self::Copied(copied) => copied.batch_table(slot),
                 Self::Saved(dump) => dump.batch_table(slot),
             }
         }

@@ -117,8 +117,6 @@ const fn entry_of(link: Link) -> Entry {
 
 // SAFETY: the words are those of the mapping, which stays where it is.
 unsafe impl Kernel for Bpf {
-    const NAME: &'static str = "bpf";
-
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
         let error = |errno| CopyError::Open {
             what: "BPF program",

@@ -200,8 +200,6 @@ fn short(bytes: &[u8], at: usize) -> u16 {
 
 // SAFETY: the words are those of the mapping, which stays where it is.
 unsafe impl Kernel for Kcore {
-    const NAME: &'static str = "kcore";
-
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
         let problem = |problem| CopyError::Format {
             what: FILE,

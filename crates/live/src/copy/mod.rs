@@ -14,6 +14,7 @@
 
 mod bpf;
 mod calibration;
+mod either;
 mod error;
 mod kcore;
 mod own;
@@ -27,6 +28,7 @@ use heapless::Vec;
 
 pub use self::bpf::Bpf;
 pub use self::calibration::Calibration;
+pub use self::either::Either;
 pub use self::error::CopyError;
 pub use self::kcore::Kcore;
 pub use self::source::Copied;
@@ -65,9 +67,6 @@ pub struct Wanted {
 /// The words of a page stay where they are, and can be read there, as long as the value lives; moving it
 /// does not move them.
 pub unsafe trait Kernel {
-    /// What it is called: `bpf` or `kcore`.
-    const NAME: &'static str;
-
     /// Copies the beginning of the `task_struct` of this thread; how many words.
     ///
     /// # Errors
