@@ -14,6 +14,8 @@ pub struct Geometry {
     va_bits: u32,
     oa_bits: u32,
     root_level: Level,
+    /// Whether these are the tables of the upper half of all addresses.
+    upper: bool,
 }
 
 /// Numbers that are not the geometry of an arm64 Linux.
@@ -114,7 +116,24 @@ impl Geometry {
             va_bits,
             oa_bits,
             root_level,
+            upper: false,
         })
+    }
+
+    /// The same shape for the tables of the kernel, which translate the upper half: addresses whose bits
+    /// above [`Geometry::va_bits`] are ones.
+    #[must_use]
+    pub const fn of_kernel(self) -> Self {
+        Self {
+            upper: true,
+            ..self
+        }
+    }
+
+    /// The first address that the tables translate.
+    #[must_use]
+    pub const fn base(&self) -> VirtualAddress {
+        VirtualAddress(if self.upper { !0 << self.va_bits } else { 0 })
     }
 
     /// log2 of the translation granule, which is the page size, in bytes.
@@ -233,11 +252,11 @@ impl Geometry {
         1 << self.span_shift(level)
     }
 
-    /// Whether user tables translate `address` at all.
+    /// Whether the tables translate `address` at all.
     #[inline]
     #[must_use]
     pub const fn contains(&self, address: VirtualAddress) -> bool {
-        address.0 >> self.va_bits == 0
+        (address.0 ^ self.base().0) >> self.va_bits == 0
     }
 
     /// The entry of a table of `level` that translates `address`; less than `entries(level)`.
@@ -387,6 +406,12 @@ mod tests {
         assert!(geometry.contains(VirtualAddress((1 << 39) - 1)));
         assert!(!geometry.contains(VirtualAddress(1 << 39)));
         assert!(!geometry.contains(VirtualAddress(u64::MAX)));
+        assert_eq!(geometry.base(), VirtualAddress(0));
+        let kernel = geometry.of_kernel();
+        assert_eq!(kernel.base(), VirtualAddress(0xffff_ff80_0000_0000));
+        assert!(kernel.contains(kernel.base()) && kernel.contains(VirtualAddress(u64::MAX)));
+        assert!(!kernel.contains(VirtualAddress(kernel.base().0 - 1)));
+        assert!(!kernel.contains(VirtualAddress(0)));
     }
 
     #[test]

@@ -151,8 +151,8 @@ enum View {
 impl<'s, S: TableSource> Walk<'s, S> {
     /// Walks the whole tree.
     pub fn new(source: &'s mut S) -> Self {
-        let root = source.geometry().root_level();
-        Self::at(source, root, VirtualAddress(0))
+        let geometry = source.geometry();
+        Self::at(source, geometry.root_level(), geometry.base())
     }
 
     /// Walks the table of `level` that translates `address`, and what is below it.

@@ -57,6 +57,15 @@ impl Subject {
             }
             _ => None,
         };
+        if target == "kernel" {
+            let copied = Either::bpf().and_then(Copied::of_kernel).or_else(|error| { eprintln!("bpf: {error}"); Either::kcore().and_then(Copied::of_kernel) })?;
+            let source = Source::Copied(copied);
+            return Ok(Self {
+                format: source.format(),
+                source,
+                name: target,
+            });
+        }
         let source = match pid {
             Some(pid) => open_process(pid)?,
             None => Source::Saved(open_dump(target)?),
@@ -72,7 +81,7 @@ impl Subject {
     pub(crate) const fn live_pid(&self) -> Option<i32> {
         match &self.source {
             Source::Live(pid, _) => Some(*pid),
-            Source::Copied(copied) => Some(copied.pid()),
+            Source::Copied(copied) => copied.pid(),
             Source::Saved(_) => None,
         }
     }
@@ -81,15 +90,17 @@ impl Subject {
     pub(crate) fn pid(&self) -> u32 {
         match &self.source {
             Source::Live(pid, _) => pid.cast_unsigned(),
-            Source::Copied(copied) => copied.pid().cast_unsigned(),
+            Source::Copied(copied) => copied.pid().unwrap_or(0).cast_unsigned(),
             Source::Saved(dump) => dump.pid(),
         }
     }
 
     /// `/proc/PID/maps`, as it is or was. A process without is shown without names, after a warning.
     pub(crate) fn maps(&self) -> Result<&'static [u8], Error> {
-        if let Source::Saved(dump) = &self.source {
-            return Ok(dump.text());
+        match &self.source {
+            Source::Saved(dump) => return Ok(dump.text()),
+            Source::Copied(copied) if copied.pid().is_none() => return Ok(&[]),
+            Source::Live(..) | Source::Copied(_) => {}
         }
         match read_maps(self.pid().cast_signed()) {
             Err(error @ Error::Proc(..)) => {

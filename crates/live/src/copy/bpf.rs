@@ -166,6 +166,33 @@ unsafe impl Kernel for Bpf {
         Ok(offsets)
     }
 
+    /// `/sys/kernel/vmcoreinfo` says where it is: physical address and size of an ELF note.
+    fn vmcoreinfo(&mut self, offset: u64, text: &mut [u8]) -> Result<usize, CopyError> {
+        const FILE: &str = "/sys/kernel/vmcoreinfo";
+        let open = |errno| CopyError::Open { what: FILE, errno };
+        let fd = file::open(c"/sys/kernel/vmcoreinfo", O_RDONLY).map_err(open)?;
+        let mut line = [0; 64];
+        let read = file::read(&fd, &mut line).map_err(open)?;
+        let place = place_of(line.get(..read).unwrap_or_default()).ok_or(CopyError::Format {
+            what: FILE,
+            problem: "no address and size",
+        })?;
+        // Behind the header of the note, and its name.
+        let (start, size) = (place.0 + NOTE_HEADER, place.1.saturating_sub(NOTE_HEADER));
+        let size = text.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+        let parts = text.get_mut(..size).unwrap_or_default().chunks_mut(8);
+        for (part, physical) in parts.zip((start..).step_by(8)) {
+            let mut word = [0];
+            if !self.read(physical.wrapping_add(offset), &mut word)? {
+                return Ok(0);
+            }
+            for (to, from) in part.iter_mut().zip(word[0].to_le_bytes()) {
+                *to = from;
+            }
+        }
+        Ok(size)
+    }
+
     fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError> {
         let page_size = 1_u64 << self.page_shift;
         let mut done = 0;
@@ -226,6 +253,16 @@ unsafe impl Kernel for Bpf {
         // writes in `run`.
         unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
     }
+}
+
+/// Bytes before the text of the note VMCOREINFO: `Elf64_Nhdr` and a name of 11 bytes, padded.
+const NOTE_HEADER: u64 = 12 + 12;
+
+/// Physical address and size from a line `42c3f000 1024`, both hexadecimal.
+fn place_of(line: &[u8]) -> Option<(u64, u64)> {
+    let mut words = core::str::from_utf8(line).ok()?.split_ascii_whitespace();
+    let mut number = || u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok();
+    Some((number()?, number()?))
 }
 
 /// Calls `visit` with the first byte and the one behind the last of each range of System RAM.

@@ -33,6 +33,8 @@ pub struct Calibration {
     /// An address of the linear map minus the physical address behind it.
     pub(super) offset: u64,
     pub(super) geometry: Geometry,
+    /// The `mm_struct` of this process: an address of the linear map.
+    pub(super) mm: u64,
     /// Bytes from an `mm_struct` to the pointer to its PGD.
     pub(super) pgd: u64,
     /// Ways from this task to the `mm` behind a file, of which one is right.
@@ -99,6 +101,7 @@ impl Calibration {
         Ok(Self {
             offset: mm.offset,
             geometry,
+            mm: mm.mm,
             pgd: mm.pgd,
             ways,
         })

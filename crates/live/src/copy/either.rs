@@ -54,6 +54,13 @@ unsafe impl Kernel for Either {
         }
     }
 
+    fn vmcoreinfo(&mut self, offset: u64, text: &mut [u8]) -> Result<usize, CopyError> {
+        match self {
+            Self::Bpf(bpf) => bpf.vmcoreinfo(offset, text),
+            Self::Kcore(kcore) => kcore.vmcoreinfo(offset, text),
+        }
+    }
+
     fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError> {
         match self {
             Self::Bpf(bpf) => bpf.read(address, words),

@@ -148,6 +148,31 @@ impl Kcore {
         Ok(true)
     }
 
+    /// Where the contents of the note of this kind are in the file, and how many bytes; `name` is the length
+    /// of its name.
+    fn note(&self, kind: u32, name: usize) -> Result<(u64, usize), CopyError> {
+        let problem = |problem| CopyError::Format { what: FILE, problem };
+        let notes = self.notes.ok_or(problem("no notes"))?;
+        let (mut at, end) = (notes.offset, notes.offset + notes.size);
+        while at + 12 <= end {
+            let mut header = [0; 12];
+            if !self.read_bytes(at, &mut header)? {
+                break;
+            }
+            let [name_size, size, found] = [0, 4, 8].map(|at| word(&header, at));
+            if name_size == 0 {
+                break;
+            }
+            let padded = |size: u32| u64::from(size).next_multiple_of(4);
+            let contents = at + 12 + padded(name_size);
+            if found == kind && name_size as usize == name {
+                return Ok((contents, size as usize));
+            }
+            at = contents + padded(size);
+        }
+        Err(problem("lacks a note"))
+    }
+
     fn holds(&mut self, link: Link) -> Result<bool, CopyError> {
         let mut word = [0];
         let there = self.read(link.entry, &mut word)?;
@@ -201,30 +226,24 @@ fn short(bytes: &[u8], at: usize) -> u16 {
 // SAFETY: the words are those of the mapping, which stays where it is.
 unsafe impl Kernel for Kcore {
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
-        let problem = |problem| CopyError::Format {
-            what: FILE,
-            problem,
-        };
-        let notes = self.notes.ok_or(problem("no notes"))?;
-        let (mut at, end) = (notes.offset, notes.offset + notes.size);
-        while at + 12 <= end {
-            let mut header = [0; 12];
-            if !self.read_bytes(at, &mut header)? {
-                break;
+        // Its name is CORE; others are of a kind of the same number too.
+        let (at, size) = self.note(NT_TASKSTRUCT, 5)?;
+        let count = words.len().min(size / 8);
+        for (word, at) in words.iter_mut().take(count).zip((at..).step_by(8)) {
+            let mut bytes = [0; 8];
+            if !self.read_bytes(at, &mut bytes)? {
+                return Ok(0);
             }
-            let [name, size, kind] = [0, 4, 8].map(|at| word(&header, at));
-            if name == 0 {
-                break;
-            }
-            let padded = |size: u32| u64::from(size).next_multiple_of(4);
-            let contents = at + 12 + padded(name);
-            // Its name is CORE; others are of the kind of a number too.
-            if kind == NT_TASKSTRUCT && name == 5 {
-                return self.read_note(contents, size, words);
-            }
-            at = contents + padded(size);
+            *word = u64::from_le_bytes(bytes);
         }
-        Err(problem("no note with a task_struct"))
+        Ok(count)
+    }
+
+    fn vmcoreinfo(&mut self, _: u64, text: &mut [u8]) -> Result<usize, CopyError> {
+        let (at, size) = self.note(0, "VMCOREINFO\0".len())?;
+        let text = text.get_mut(..size.min(text.len())).unwrap_or_default();
+        let read = self.read_bytes(at, text)?;
+        Ok(if read { text.len() } else { 0 })
     }
 
     /// Those of segments with physical addresses, the linear map's before that of the kernel's text.
@@ -303,20 +322,5 @@ unsafe impl Kernel for Kcore {
         // SAFETY: a page of the mapping, readable as long as it lives. It is written in `copy`, which
         // borrows this value alone.
         unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
-    }
-}
-
-impl Kcore {
-    /// Reads a note's contents of `size` bytes: as many words as there are, or as there is room for.
-    fn read_note(&self, at: u64, size: u32, words: &mut [u64]) -> Result<usize, CopyError> {
-        let count = words.len().min(size as usize / 8);
-        for (word, at) in words.iter_mut().take(count).zip((at..).step_by(8)) {
-            let mut bytes = [0; 8];
-            if !self.read_bytes(at, &mut bytes)? {
-                return Ok(0);
-            }
-            *word = u64::from_le_bytes(bytes);
-        }
-        Ok(count)
     }
 }

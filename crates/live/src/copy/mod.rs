@@ -21,6 +21,7 @@ mod own;
 mod program;
 mod source;
 mod target;
+mod vmcoreinfo;
 
 use core::sync::atomic::AtomicU64;
 
@@ -81,6 +82,14 @@ pub unsafe trait Kernel {
     ///
     /// [`CopyError`].
     fn offsets(&mut self, page_shift: u32) -> Result<Vec<u64, OFFSETS>, CopyError>;
+
+    /// Copies the text of VMCOREINFO (`Documentation/admin-guide/kdump/vmcoreinfo.rst`), by a linear map
+    /// whose addresses are `offset` above the physical ones; how many bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`]: a kernel without `CONFIG_KEXEC_CORE` or `CONFIG_PROC_KCORE` has none.
+    fn vmcoreinfo(&mut self, offset: u64, text: &mut [u8]) -> Result<usize, CopyError>;
 
     /// Reads words from `address` on, a multiple of eight. `false` if there is no memory to be read.
     ///

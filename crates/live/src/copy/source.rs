@@ -14,6 +14,7 @@ use tablewalk_walker::{
 use super::calibration::{Calibration, find_frame};
 use super::own::Pagemap;
 use super::program::MOST;
+use super::vmcoreinfo::kernel_root;
 use super::{CopyError, Kernel, LINKS, Link, Target, Wanted};
 use crate::format::linux_of_this_kernel;
 
@@ -22,7 +23,7 @@ const SLOTS: usize = 5;
 /// Pages of a process that are tried until one is where pagemap says: others may have moved.
 const PROOFS: usize = 16;
 
-/// Copies of the tables of one process.
+/// Copies of the tables of one process, or of the kernel.
 ///
 /// A table is copied when it is mapped, and does not change afterwards. [`TableSource::map`] and
 /// [`TableSource::map_batch`] look at the descriptors that lead to it, before and after, and find no
@@ -31,7 +32,8 @@ const PROOFS: usize = 16;
 pub struct Copied<K> {
     kernel: K,
     calibration: Calibration,
-    target: Target,
+    /// `None` for the kernel's own tables.
+    target: Option<Target>,
     format: Format,
     /// Address of the PGD in the linear map.
     root: u64,
@@ -63,7 +65,39 @@ impl<K: Kernel> Copied<K> {
     pub fn new(mut kernel: K, pid: i32) -> Result<Self, CopyError> {
         let calibration = Calibration::new(&mut kernel)?;
         let target = Target::open(&mut kernel, &calibration, pid)?;
-        let mut copied = Self {
+        let mut copied = Self::with(kernel, calibration);
+        copied.prove(&target)?;
+        copied.target = Some(target);
+        Ok(copied)
+    }
+
+    /// The kernel's own tables, which translate the upper half of all addresses. They are proved by an
+    /// address of the linear map, which leads to the frame that it was found in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Copied::new`]; [`CopyError::Format`] if the kernel does not tell where its root table is.
+    pub fn of_kernel(mut kernel: K) -> Result<Self, CopyError> {
+        let calibration = Calibration::new(&mut kernel)?;
+        let offset = calibration.offset;
+        let root = kernel_root(&mut kernel, offset)?.wrapping_add(offset);
+        let geometry = calibration.geometry().of_kernel();
+        let address = VirtualAddress(calibration.mm);
+        let frame = address.0.wrapping_sub(offset) >> geometry.page_shift();
+        if find_frame(&mut kernel, &geometry, root, offset, address)? != Some(frame) {
+            return Err(CopyError::Calibration {
+                what: "root table of the kernel",
+                answers: 0,
+            });
+        }
+        let mut copied = Self::with(kernel, calibration);
+        copied.format.geometry = geometry;
+        copied.root = root;
+        Ok(copied)
+    }
+
+    fn with(kernel: K, calibration: Calibration) -> Self {
+        Self {
             format: Format {
                 geometry: *calibration.geometry(),
                 linux: linux_of_this_kernel(),
@@ -71,35 +105,38 @@ impl<K: Kernel> Copied<K> {
             },
             kernel,
             calibration,
-            target,
+            target: None,
             root: 0,
             path: [None; SLOTS],
             batch: Vec::new(),
-        };
-        copied.prove()?;
-        Ok(copied)
+        }
     }
 
-    /// Goes on with another process. On an error the one before stays.
+    /// Goes on with another process. On an error what was there before stays.
     ///
     /// # Errors
     ///
     /// As [`Copied::new`].
     pub fn retarget(&mut self, pid: i32) -> Result<(), CopyError> {
         let target = Target::open(&mut self.kernel, &self.calibration, pid)?;
-        let before = (core::mem::replace(&mut self.target, target), self.root);
-        if let Err(error) = self.prove() {
-            (self.target, self.root) = before;
-            self.forget();
-            return Err(error);
+        let (root, geometry) = (self.root, self.format.geometry);
+        self.format.geometry = *self.calibration.geometry();
+        let proved = self.prove(&target);
+        self.forget();
+        match proved {
+            Ok(()) => self.target = Some(target),
+            Err(_) => (self.root, self.format.geometry) = (root, geometry),
         }
-        Ok(())
+        proved
     }
 
-    /// The process.
+    /// The process; `None` for the kernel.
     #[must_use]
-    pub const fn pid(&self) -> i32 {
-        self.target.pid()
+    pub const fn pid(&self) -> Option<i32> {
+        match &self.target {
+            Some(target) => Some(target.pid()),
+            None => None,
+        }
     }
 
     /// Whether the process still has these tables: it has neither ended nor started another program.
@@ -108,14 +145,17 @@ impl<K: Kernel> Copied<K> {
     ///
     /// Those of reading.
     pub fn is_current(&mut self) -> Result<bool, CopyError> {
-        self.target.is_current(&mut self.kernel, &self.calibration)
+        match &self.target {
+            Some(target) => target.is_current(&mut self.kernel, &self.calibration),
+            None => Ok(true),
+        }
     }
 
     /// Takes the root from which a page of the process is where pagemap has it.
-    fn prove(&mut self) -> Result<(), CopyError> {
-        let pid = self.target.pid();
+    fn prove(&mut self, target: &Target) -> Result<(), CopyError> {
+        let pid = target.pid();
         let pagemap = Pagemap::open(pid, self.format.geometry.page_shift())?;
-        let roots: Vec<u64, 4> = self.target.roots().collect();
+        let roots: Vec<u64, 4> = target.roots().collect();
         let mut refuted = None;
         for root in roots {
             self.root = root;
