@@ -14,6 +14,9 @@ FRAGMENTS_nothp := base 4k39 nothp
 FRAGMENTS_hostile := base 4k39 thp hostile
 FRAGMENTS_kinds := base 4k39 thp kinds init
 FRAGMENTS_bare := base 4k39 bare
+# A later version, for which there is a series too, from Debian's backport. Not of KERNEL_SRC.
+FRAGMENTS_6.12 := base 4k39 thp hostile
+SOURCE_6.12 := /usr/src/linux-source-6.12.tar.xz
 # For measurements.
 FRAGMENTS_speed := base 4k39 thp speed
 # For images: one kernel for all boards, and the smallest one, for virt.
@@ -29,6 +32,15 @@ export INITRAMFS_LIMIT := 131072
 export SMALL_LIMIT := 1200000
 # The programs are looked for here, whatever the user has set for other projects.
 export CARGO_TARGET_DIR := $(CURDIR)/target
+# What a user has set for other projects would take the place of what .cargo/config.toml and Cargo.toml say.
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS $(filter-out CARGO_TARGET_DIR CARGO_BUILD_JOBS, \
+	$(filter CARGO_BUILD_% CARGO_PROFILE_% CARGO_TARGET_%,$(.VARIABLES)))
+# Cargo and the shell know where the user is at home without the variable; the paths below need it.
+ifeq ($(HOME),)
+export HOME := $(shell unset HOME; echo ~)
+endif
+# Words for recipes, which reach them as data: nothing in them is for the shell.
+export RUN IMAGE PARTS CONFIG SECONDS_EACH
 
 RUST_PATH := $(shell scripts/rust-path)
 CARGO := PATH=$(RUST_PATH):$$PATH cargo
@@ -38,7 +50,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
-.PHONY: small dist dist-again boards
+.PHONY: setup-6.12 small keys dist dist-again boards
 .PHONY: series-check check-config headers examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests package judge-tests
 
@@ -67,7 +79,7 @@ help:
 	@echo '  ptview      build/ptview: makes pictures of what pt has saved or printed'
 	@echo '  pictures    boots a process worth seeing, and tries its pictures in Chromium'
 	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds, -bare for'
-	@echo '              tests'
+	@echo '              tests; kernel-6.12 is a later one'
 	@echo '  programs    the programs, and what is promised of their ELF files'
 	@echo '  initramfs   build/initramfs.cpio.gz'
 	@echo '  setup       install missing Debian packages, or say how to'
@@ -84,7 +96,7 @@ help:
 	@echo '  GROUPS_WANTED columns of the table [all]'
 	@echo '  SMP           numbers of CPUs [2; "2 4"]'
 	@echo 'Variables of dist and boards'
-	@echo '  KEYS        folder of tablewalk.key and .crt, which sign the FIT [build/keys, for tests]'
+	@echo '  KEYS        folder of your tablewalk.key and .crt, which sign the FIT [a test key is made]'
 	@echo '  ROWS        rows of the table of boards [all]'
 	@echo 'Variables of run'
 	@echo '  RUN         what init runs, as "walktest + uffd --pages 64" [all]'
@@ -93,13 +105,14 @@ help:
 	@echo '  KERNEL_ARGS QEMU_ARGS  more words for the kernel, for QEMU []'
 
 setup:
+	@scripts/variables
 	@scripts/setup
 
 programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
 	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd contract,$(PROGRAMS)))
 	tests/check-elf 65536 $(BIN)/{uffd,contract}
-	tests/check-elf 73728 $(BIN)/pt
+	tests/check-elf 81920 $(BIN)/pt
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 
 # As fast as the crates can be, not as small.
@@ -114,14 +127,22 @@ kernel: $(addprefix kernel-,$(VARIANTS))
 # one, and brings what comes with a kernel.
 kernel-%: setup
 	@mkdir -p build
-	@kernel=$$(kernel/build $(FRAGMENTS_$*)) && \
+	@kernel=$$($(if $(SOURCE_$*),KERNEL_SRC=$(SOURCE_$*)) kernel/build $(FRAGMENTS_$*)) && \
 	cp "$$kernel/Image" build/Image.$*.new && mv build/Image.$*.new build/Image-$* && \
 	cp "$$kernel/config" build/config-$* && \
 	echo "kernel: build/Image-$* from $$kernel" && \
 	if [ $* = $(firstword $(VARIANTS)) ]; then \
 		ln -f build/Image-$* build/Image && cp "$$kernel/selftest" build/ && \
 		rm -rf build/tools && cp -r "$$kernel/tools" build/; \
+	elif [ -n "$(SOURCE_$*)" ]; then \
+		cp "$$kernel/selftest" build/selftest-$* && \
+		rm -rf build/tools-$* && cp -r "$$kernel/tools" build/tools-$*; \
 	fi
+
+# Its selftest and KTAP parser are its own.
+kernel-6.12: setup-6.12
+setup-6.12: setup
+	@scripts/setup 6.12
 
 initramfs: programs
 	@mkdir -p build
@@ -133,7 +154,11 @@ small: programs
 		$(addprefix $(BIN)/,$(PROGRAMS) $(TESTERS)) && \
 	IMAGE_LIMIT=$(SMALL_LIMIT) images/embed "$$kernel" build/small.cpio.gz build/small.Image.gz
 
-dist: programs
+# Before anything is built: are there keys?
+keys:
+	@scripts/variables && scripts/setup dist && images/keys >/dev/null
+
+dist: keys programs
 	@boards=$$(kernel/build $(FRAGMENTS_boards)) && small=$$(kernel/build $(FRAGMENTS_small)) && \
 	SMALL_PROGRAMS='$(addprefix $(BIN)/,$(TESTERS))' images/all build/dist "$$boards" "$$small" \
 		$(addprefix $(BIN)/,$(PROGRAMS))
@@ -146,7 +171,8 @@ boards: dist
 
 # The KTAP parser comes with the kernel.
 run: $(if $(IMAGE),,kernel-thp) initramfs
-	@$(if $(IMAGE),KUNIT=) tests/boot run $(or $(IMAGE),build/Image) build/initramfs.cpio.gz $(RUN)
+	@read -ra words <<<"$$RUN"; \
+	$(if $(IMAGE),KUNIT=) tests/boot run "$${IMAGE:-build/Image}" build/initramfs.cpio.gz "$${words[@]}"
 
 check: format lint documentation host-tests package judge-tests
 
@@ -170,10 +196,10 @@ package: setup
 	$(CARGO) package --quiet --locked --allow-dirty -p tablewalk-uapi -p tablewalk-walker
 
 fuzz: setup
-	@PATH=$(RUST_PATH):$$PATH tests/fuzz $(or $(SECONDS_EACH),60)
+	@PATH=$(RUST_PATH):$$PATH tests/fuzz "$${SECONDS_EACH:-60}"
 
 judge-tests: setup
-	python3 -B -m unittest --quiet tests/test_judge.py tests/test_check_config.py
+	python3 -B -m unittest --quiet tests/test_judge.py tests/test_check_config.py tests/test_make.py
 
 test:
 	@MAKE='$(MAKE)' tests/all $(BIN)
@@ -193,7 +219,7 @@ series-check:
 	@kernel/check
 
 check-config:
-	@kernel/check-config '$(or $(CONFIG),$(error which? make check-config CONFIG=path/to/.config))'
+	@kernel/check-config "$${CONFIG:?which? make check-config CONFIG=path/to/.config}"
 
 # The header has one home, the kernel series.
 HEADER := include/uapi/linux/remap_page_table.h
@@ -220,7 +246,7 @@ trinity: programs
 	@tests/trinity/run $(BIN)/init
 
 bench: kernel-speed programs bench-program
-	@tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench $(PARTS)
+	@read -ra parts <<<"$$PARTS"; tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench "$${parts[@]}"
 
 # For the machine that builds, as fast as it can be.
 ptview: setup

@@ -5,6 +5,10 @@ use std::env;
 use std::path::Path;
 
 fn main() {
+    // On a host, for tests, the programs are laid out as others.
+    if env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("aarch64") {
+        return;
+    }
     let folder = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
     let script = Path::new(&folder)
         .ancestors()

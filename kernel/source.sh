@@ -1,10 +1,12 @@
-# What the scripts beside it share: the kernel source, and the series that is for it. To be sourced.
+# What the scripts beside it share: the kernel source, the series that is for it, and where what is built
+# stays. To be sourced by a script that has set `here`, the folder of this file.
 
 source=${KERNEL_SRC:-/usr/src/linux-source-6.1.tar.xz}
+# A shell knows where the user is at home without the variable.
+cache=${TABLEWALK_CACHE:-${XDG_CACHE_HOME:-${HOME:-$(unset HOME; echo ~)}/.cache}/tablewalk}
 
 # unpack FOLDER: copies the source, a folder or a tar archive, into it.
 unpack() {
-	[ -e "$source" ] || { echo "no kernel source at $source (KERNEL_SRC)" >&2; return 1; }
 	if [ -f "$source" ]; then
 		tar -C "$1" --strip-components=1 -xf "$source"
 	else
@@ -13,16 +15,38 @@ unpack() {
 	fi
 }
 
-# series: prints the patches for that version of the source, in order.
-series() {
+# version: prints that of the source, as 6.1.
+version() {
 	local makefile version
+	[ -e "$source" ] || { echo "no kernel source at $source (KERNEL_SRC)" >&2; return 1; }
 	if [ -f "$source" ]; then
-		makefile=$(tar --wildcards --no-wildcards-match-slash --occurrence=1 -xOf "$source" '*/Makefile')
+		makefile=$(tar --wildcards --no-wildcards-match-slash --occurrence=1 -xOf "$source" '*/Makefile' \
+			2>/dev/null) || makefile=
 	else
-		makefile=$(cat "$source/Makefile")
-	fi || return 1
+		makefile=$(cat "$source/Makefile" 2>/dev/null) || makefile=
+	fi
 	version=$(awk '$1 == "VERSION" { v = $3 } $1 == "PATCHLEVEL" { print v "." $3; exit }' <<<"$makefile")
+	[ -n "$version" ] && echo "$version" && return
+	echo "$source is no kernel tree, nor a tar archive of one (KERNEL_SRC)" >&2
+	return 1
+}
+
+# series: prints the patches for the version of the source, in order.
+series() {
+	local version
+	version=$(version) || return 1
 	ls "$here/patches/$version"/*.patch 2>/dev/null && return
 	echo "no series for Linux $version; there is: $(ls "$here/patches" | xargs)" >&2
 	return 1
+}
+
+# fragments VERSION NAME…: prints the files of fragments of the configuration, in order. Beside NAME.config
+# there may be NAME-VERSION.config, for options that other versions lack.
+fragments() {
+	local version=$1 name
+	shift
+	for name in "$@"; do
+		ls "$here/config/$name.config" || return 1
+		ls "$here/config/$name-$version.config" 2>/dev/null || true
+	done
 }

@@ -3,23 +3,30 @@
 
 Passed is a boot whose KTAP the kernel's own parser accepts, with a plan and at least one test, all
 planned tests there and none failed; in which the kernel printed nothing that means trouble; whose
-last word from init is PASS; and, where it is known, whose emulator exited with status 0.
+last line is init's verdict, and that is PASS; and, where it is known, whose emulator exited with status 0.
 """
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
 import sys
 
-# What a kernel in trouble prints. Lines of init and of programs begin with a space, `#` or a word of
-# KTAP; those of the kernel with its time stamp.
+# What a kernel in trouble prints, whatever stands before it in the line. The messages of its sources are
+# those of kernel-messages.txt, which tests/kernel-messages makes; this is what they have in common, and what
+# is printed at other levels.
 TROUBLE = re.compile(
-    r"BUG:|BUG at|WARNING:|Bad page|Bad rss-counter|Oops|Kernel panic|Unable to handle kernel"
-    r"|KASAN:|KCSAN:|UBSAN:|kmemleak: [0-9]+ new|INFO: task|rcu:.*stall|possible recursive locking"
-    r"|possible circular locking|inconsistent lock state|suspicious RCU usage|Call trace:"
-    r"|held lock freed|scheduling while atomic|refcount_t:|list_(add|del) corruption|cut here"
+    r"BUG:|BUG at|BUG \S+ \(|WARNING:|Bad page|Bad rss-counter|Oops|Kernel panic|Unable to handle kernel"
+    r"|KASAN:|KCSAN:|UBSAN:|KFENCE:|kmemleak: [0-9]+ new|kmemleak: Cannot|INFO: task|rcu:.*stall"
+    r"|self-detected stall|possible recursive locking|possible circular locking|inconsistent lock state"
+    r"|suspicious RCU usage|Call trace:|held lock freed|scheduling while atomic|refcount_t:"
+    r"|list_(add|del) corruption|cut here|Internal error:|SError|Bad mode in|Unhandled fault at|Tainted:"
+    r"|invoked oom-killer|Out of memory|page allocation failure"
 )
+# The time of a line of the kernel, with the thread or CPU that printed it.
+STAMP = r"\[ *[0-9]+\.[0-9]+\](?:\[ *[TC][0-9]+\])? "
+STAMPED = re.compile(STAMP)
 # Races of Linux 6.1 without the series, in code that it does not touch; KCSAN names the two functions
 # that access the memory. Each was seen, and is one flag or one byte, which is written whole:
 # - a poll is woken while it looks whether it was (pwq->triggered);
@@ -30,65 +37,214 @@ TROUBLE = re.compile(
 #   (get_cred(), cred->non_rcu = 0).
 KNOWN_RACES = re.compile(
     r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / get_task_mm"
-    r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file)$"
+    r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file)"
 )
 # A page between two places when its process was killed: see crates/pager.
-LOST_PAGE = re.compile(r"BUG: Bad rss-counter state mm:\S+ type:MM_ANONPAGES val:[0-9]+$")
-VERDICT = re.compile(r"^tablewalk: (PASS|FAIL|SKIP)$", re.MULTILINE)
-PLAN = re.compile(r"^( *)1\.\.([0-9]+)$", re.MULTILINE)
-RESULT = re.compile(r"^ *(not )?ok [0-9]+", re.MULTILINE)
-NOT_OK = re.compile(r"^ *not ok .*$", re.MULTILINE)
+LOST_PAGE = re.compile(r"BUG: Bad rss-counter state mm:\S+ type:MM_ANONPAGES val:[0-9]+")
+# What the kernel says of memory errors that a program has injected, and that it got over.
+INJECTED = re.compile(r"Memory failure: 0x[0-9a-f]+: recovery action for .*: Recovered")
+INJECTING = re.compile(r"^ok [0-9]+ (moved|kinds)\b", re.MULTILINE)
+# The report of a process that was killed for its memory, and its lines.
+OOM_BEGINS, OOM_ENDS = re.compile(r"invoked oom-killer"), re.compile(r"Killed process [0-9]+ ")
+VERDICT = re.compile(r"tablewalk: (PASS|FAIL|SKIP)")
+PLAN = re.compile(r"( *)1\.\.([0-9]+)")
+RESULT = re.compile(r"( *)(not )?ok [0-9]+(.*)")
+TOTALS = re.compile(r"( *)# Totals: (.*)")
+# Most tests that are planned in earnest: the parser makes an object of each.
+MOST = 100000
 
 
-def complaints(log, exit_status=0, may_lose=0):
+class Message:
+    """A format of printk(): what stands between its placeholders comes in this order."""
+
+    def __init__(self, text):
+        pieces = re.split(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|j|t|L)*(?:p[A-Za-z]*|[a-zA-Z])", text.replace("%%", "%"))
+        self.begins = pieces[0]
+        self.pieces = [piece for piece in pieces if piece]
+        # What most lines are without.
+        self.rarest = max(self.pieces, key=len)
+
+    def is_in(self, line, start=0):
+        """Whether a line has it behind a place."""
+        if self.rarest not in line:
+            return False
+        for piece in self.pieces:
+            start = line.find(piece, start)
+            if start < 0:
+                return False
+            start += len(piece)
+        return True
+
+    def begins_in(self, line):
+        """Whether a line begins with it, or with the name of a subsystem or function and it: pr_fmt()."""
+        if not self.begins or not self.is_in(line):
+            return False
+        return re.fullmatch(r"([\w.-]+: )?", line[:line.find(self.begins)]) is not None
+
+
+def read_messages(path):
+    """The messages of a list."""
+    with open(path, encoding="utf-8") as file:
+        return [Message(line.rstrip("\n").split("\t")[1]) for line in file]
+
+
+MESSAGES = read_messages(f"{os.path.dirname(os.path.abspath(__file__))}/kernel-messages.txt")
+# What init and programs begin their lines with.
+OURS = re.compile(r"[ #{]|ok |not ok |KTAP |TAP |1\.\.|init: |tablewalk: |judge: |$")
+
+
+def is_trouble(line):
+    """Whether a kernel says with this line that it is in trouble."""
+    if TROUBLE.search(line):
+        return True
+    if stamp := STAMPED.search(line):
+        # The time may stand behind the beginning of somebody else's line.
+        return any(message.is_in(line, stamp.end()) for message in MESSAGES)
+    return not OURS.match(line) and any(message.begins_in(line) for message in MESSAGES)
+
+
+def split(log):
+    """The lines of a log: nothing but a newline ends one."""
+    return [line.rstrip("\r") for line in log.split("\n")]
+
+
+def complaints(log, exit_status=0, may_lose=0, may_kill=0):
     """Everything that is wrong with the log, but what the KTAP parser says. Up to `may_lose` processes
-    may have been killed while they moved a page."""
+    may have been killed while they moved a page, and `may_kill` for the memory that they used."""
     found = []
     if exit_status != 0:
         found.append(f"the emulator's exit status is {exit_status}")
-    found += [f"kernel: {line.strip()}" for line in trouble(log, may_lose)]
-    found += [line.strip() for line in NOT_OK.findall(log)]
-    found += count(log)
-    verdict = VERDICT.search(log)
-    if not verdict:
-        found.append("no verdict from init")
-    elif verdict.group(1) != "PASS":
-        found.append(f"init says {verdict.group(1)}")
+    found += [f"kernel: {line.strip()}" for line in trouble(log, may_lose, may_kill)]
+    lines = split(log)
+    found += [line.strip() for line in lines if re.match(" *(not ok|Bail out!)", line)]
+    found += count(lines) or contradictions(lines)
+    found += judge_end(lines)
     return found
 
 
-def trouble(log, may_lose=0):
+def trouble(log, may_lose=0, may_kill=0):
     """Lines of a kernel in trouble."""
-    lines = [line.rstrip() for line in log.splitlines() if TROUBLE.search(line)]
-    lines = [line for line in lines if not KNOWN_RACES.search(line)]
-    lost = [line for line in lines if LOST_PAGE.search(line)]
-    return lines if len(lost) > may_lose else [line for line in lines if line not in lost]
+    lines = without_kills(split(log), may_kill)
+    found = [line.rstrip() for line in lines if is_trouble(line)]
+    found = [line for line in found if not says_only(KNOWN_RACES, line)]
+    if INJECTING.search(log):
+        found = [line for line in found if not says_only(INJECTED, line)]
+    lost = [line for line in found if says_only(LOST_PAGE, line)]
+    if len(lost) <= may_lose:
+        found = [line for line in found if line not in lost]
+    return found + [line for line in broken(lines) if is_trouble(line)]
+
+
+def broken(lines):
+    """Lines of the kernel that are broken in two, whole again, where neither half is trouble by itself."""
+    for first, second in itertools.pairwise(lines):
+        if STAMPED.search(first) and not STAMPED.match(second) and not is_trouble(first + " "):
+            if second and not is_trouble(second) and is_trouble(first + second):
+                yield first + second
+
+
+def without_kills(lines, may_kill):
+    """The lines without up to `may_kill` reports of processes that were killed for their memory."""
+    kept, report = [], None
+    for line in lines:
+        if report is None and may_kill > 0 and OOM_BEGINS.search(line):
+            report = []
+            may_kill -= 1
+        if report is None:
+            kept.append(line)
+            continue
+        report.append(line)
+        if not STAMPED.match(line):
+            kept.append(line)
+        if OOM_ENDS.search(line):
+            report = None
+    # One that has no end is kept.
+    return kept + (report or [])
+
+
+def says_only(what, line):
+    """Whether the kernel says this and nothing else: a panic may have the same words behind it."""
+    return bool(what.fullmatch(STAMPED.sub("", line.strip(), count=1)))
 
 
 def known_races(log):
     """How often the kernel reported a race that is not the series'."""
-    return sum(bool(KNOWN_RACES.search(line.rstrip())) for line in log.splitlines())
+    return sum(says_only(KNOWN_RACES, line) for line in split(log))
 
 
-def count(log):
+def count(lines):
     """What is wrong with the plans. A selftest's results need not be indented, so the number of all
     results is compared with that of all plans: init's and those of its programs."""
-    plans = PLAN.findall(log)
-    if not any(indent == "" for indent, _ in plans):
+    plans = [match for line in lines if (match := PLAN.fullmatch(line))]
+    if not any(match.group(1) == "" for match in plans):
         return ["no plan"]
-    if any(int(planned) == 0 for _, planned in plans):
+    # As text first: a number of thousands of digits takes its time too.
+    numbers = [match.group(2).lstrip("0") for match in plans]
+    if any(len(number) > len(str(MOST)) for number in numbers):
+        return [f"a plan of more than {MOST} tests"]
+    if "" in numbers:
         return ["an empty plan"]
-    results = len(RESULT.findall(log))
-    planned = sum(int(planned) for _, planned in plans)
+    planned = sum(map(int, numbers))
+    if planned > MOST:
+        return [f"plans of more than {MOST} tests"]
+    results = sum(bool(RESULT.match(line)) for line in lines)
     return [] if results == planned else [f"{results} results, {planned} planned"]
+
+
+def contradictions(lines):
+    """Totals that are not those of the results since a plan that is as far indented. Results belong to
+    the last such plan that lacks some."""
+    plans, found = [], []
+    for line in lines:
+        if match := PLAN.fullmatch(line):
+            plans.append((match.group(1), int(match.group(2)), {"pass": 0, "fail": 0, "skip": 0}))
+        elif match := RESULT.match(line):
+            kind = "fail" if match.group(2) else "skip" if "# SKIP" in match.group(3) else "pass"
+            for indent, planned, counts in reversed(plans):
+                if indent == match.group(1) and sum(counts.values()) < planned:
+                    counts[kind] += 1
+                    break
+        elif match := TOTALS.fullmatch(line):
+            told = re.findall(r"([a-z]+):([0-9]+)", match.group(2))
+            told = {name: int(number[:9]) for name, number in told if number.strip("0")}
+            for place, (indent, _, counts) in reversed(list(enumerate(plans))):
+                if indent == match.group(1) and told == {kind: n for kind, n in counts.items() if n}:
+                    del plans[place:]
+                    break
+            else:
+                found.append(f"totals that are not those of the results: {line.strip()}")
+    return found
+
+
+def judge_end(lines):
+    """What is wrong with the end: the verdict is the last line of the only boot, but for what the kernel
+    and init say of the end itself, and the emulator."""
+    boots = sum("Booting Linux on physical CPU" in line for line in lines)
+    if boots > 1:
+        yield f"{boots} boots"
+    verdicts = [number for number, line in enumerate(lines) if VERDICT.fullmatch(line)]
+    if not verdicts:
+        yield "no verdict from init"
+        return
+    if len(verdicts) > 1:
+        yield f"{len(verdicts)} verdicts"
+    word = VERDICT.fullmatch(lines[verdicts[-1]]).group(1)
+    if word != "PASS":
+        yield f"init says {word}"
+    for line in lines[verdicts[-1] + 1:]:
+        if line and not STAMPED.match(line) and not line.startswith(("init: ", "qemu-system-")):
+            yield f"after the verdict: {line.strip()}"
 
 
 def parse(kunit, path):
     """What the kernel's KTAP parser makes of the log: its summary, and whether it is content."""
-    done = subprocess.run(
-        [sys.executable, f"{kunit}/kunit.py", "parse", os.path.abspath(path)],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )
+    try:
+        done = subprocess.run(
+            [sys.executable, f"{kunit}/kunit.py", "parse", os.path.abspath(path)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60,
+        )
+    except subprocess.TimeoutExpired:
+        return "it takes more than a minute", False
     lines = [re.sub(r"^\[[0-9:]+\] ", "", line) for line in done.stdout.splitlines()]
     summary = next((line for line in lines if line.startswith("Testing complete.")), "")
     match = re.match(r"Testing complete\. Ran ([0-9]+) tests: (.*)", summary)
@@ -103,16 +259,19 @@ def main():
     parser.add_argument("--exit-status", type=int, default=0)
     parser.add_argument("--may-lose", type=int, default=0, metavar="N",
                         help="processes that may have been killed while they moved a page")
+    parser.add_argument("--may-kill", type=int, default=0, metavar="N",
+                        help="processes that the kernel may have killed for their memory")
     parser.add_argument("--kunit", help="folder of the kernel's kunit.py, to parse with it too")
     parser.add_argument("log")
     arguments = parser.parse_args()
-    with open(arguments.log, encoding="utf-8", errors="replace") as file:
+    with open(arguments.log, encoding="utf-8", errors="replace", newline="\n") as file:
         log = file.read()
-    found = complaints(log, arguments.exit_status, arguments.may_lose)
+    found = complaints(log, arguments.exit_status, arguments.may_lose, arguments.may_kill)
     if races := known_races(log):
         print(f"judge: {races} known data races of Linux itself")
     summary = "Not parsed by the kernel's KTAP parser."
-    if arguments.kunit:
+    # What has the wrong number of results is not parsed: that may take for ever.
+    if arguments.kunit and not count(split(log)):
         summary, content = parse(arguments.kunit, arguments.log)
         if not content:
             found.append(f"KTAP parser: {summary}")

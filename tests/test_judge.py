@@ -4,7 +4,7 @@ import os
 import tempfile
 import unittest
 
-from tests.judge import complaints, parse
+from tests.judge import MESSAGES, complaints, is_trouble, parse
 
 # Where `make kernel` puts the kernel's own parser.
 KUNIT = "build/tools/testing/kunit"
@@ -21,6 +21,51 @@ ok 1 one
 ok 2 two # SKIP no reason
 # Totals: pass:1 fail:0 skip:1
 tablewalk: PASS
+"""
+
+# What a kernel was seen to say without any other sign of trouble, of 5.10 to 6.12.
+SAID = """\
+Internal error: synchronous external abort: 96000010 [#1] SMP
+mm/pgtable-generic.c:54: bad pmd 0000000041234003.
+mm/pgtable-generic.c:40: bad pgd 0000000041234003.
+mm/memory.c:320: bad pte e80000480d4f53.
+get_swap_device: Bad swap file entry 3800000000000000
+swap_dup: Bad swap offset entry 3ffffffff
+page dumped because: kasan: bad access detected
+Memory failure: 0x44c3b: recovery action for dirty LRU page: Recovered
+SError Interrupt on CPU0, code 0x00000000bf000002 -- SError
+Bad mode in Error handler detected on CPU0, code 0xbf000002 -- SError
+Unhandled fault at 0xffff800008000000
+Insufficient stack space to handle exception!
+Out of memory: Killed process 95 (stress) total-vm:1048576kB, anon-rss:921600kB, file-rss:0kB
+stress invoked oom-killer: gfp_mask=0x100cca(GFP_HIGHUSER_MOVABLE), order=0, oom_score_adj=0
+stress: page allocation failure: order:4, mode:0x40dc0(GFP_KERNEL|__GFP_COMP|__GFP_ZERO)
+BUG kmalloc-64 (Not tainted): Right Redzone overwritten
+BUG: KFENCE: use-after-free read in test+0x10/0x20
+Watchdog detected hard LOCKUP on cpu 1
+INFO: rcu_sched self-detected stall on CPU
+rcu_preempt kthread starved for 2500 jiffies! g-1203 f0x0 RCU_GP_WAIT_FQS(5) ->state=0x0 ->cpu=0
+rcu: rcu_sched kthread timer wakeup didn't happen for 2500 jiffies! g-1203 f0x0 RCU_GP_WAIT_FQS(5) ->state=0x402
+INFO: trying to register non-static key.
+INFO: lockdep is turned off.
+WARNING: possible irq lock inversion dependency detected
+bad: scheduling from the idle thread!
+note: uffd[30] exited with preempt_count 1
+note: uffd[30] exited with irqs disabled
+sched: RT throttling activated
+irq 17: nobody cared (try booting with the "irqpoll" option)
+CPU: 1 PID: 30 Comm: uffd Tainted: G    B              6.1.0 #1
+kmemleak: Cannot allocate a kmemleak_object structure
+watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [uffd:30]
+""".splitlines()
+
+# The report of a process that was killed for its memory, in short.
+KILLED = """\
+[    1.0] stress invoked oom-killer: gfp_mask=0x100cca(GFP_HIGHUSER_MOVABLE), order=0, oom_score_adj=0
+[    1.0] CPU: 0 PID: 30 Comm: stress Not tainted 6.1.0 #1
+[    1.0] Call trace:
+[    1.0] Mem-Info:
+[    1.0] Out of memory: Killed process 30 (stress) total-vm:1048576kB, anon-rss:921600kB
 """
 
 
@@ -52,6 +97,68 @@ class Judge(unittest.TestCase):
                 log = GOOD.replace(place, f"{line}\n{place}", 1)
                 self.assert_complains(log, "kernel: ")
 
+    def test_what_kernels_say_alone(self):
+        for message in SAID:
+            for place in ("KTAP version 1\n1..2", "ok 2 two", "tablewalk: PASS"):
+                log = GOOD.replace(place, f"[    1.000000] {message}\n{place}", 1)
+                self.assert_complains(log, "kernel: ")
+            # With the CPU or thread, and behind what a program was about to print.
+            self.assertTrue(is_trouble(f"[    1.000000][   T12] {message}"), message)
+            self.assertTrue(is_trouble(f"  ok 1 a te[    1.000000] {message}"), message)
+
+    def test_every_message_of_the_list_is_found(self):
+        self.assertGreater(len(MESSAGES), 400)
+        for message in MESSAGES:
+            self.assertTrue(is_trouble("[    1.000000] x: " + "12".join(message.pieces)), message.pieces)
+
+    def test_what_is_no_trouble(self):
+        for line in (
+            "[    0.000000] Booting Linux on physical CPU 0x0000000000 [0x410fd083]",
+            "[    0.000000] Memory: 1006128K/1048576K available (3072K kernel code)",
+            "[    0.000000] rcu: Hierarchical RCU implementation.",
+            "[    0.000000] SLUB: HWalign=64, Order=0-3, MinObjects=0, CPUs=2, Nodes=1",
+            "[    2.000000] random: crng init done",
+            "[    3.000000] reboot: Power down",
+            "[    3.000000] Injecting memory failure for pfn 0x44c3b at process virtual address 0x7f8e3b5000",
+            "# pt nonsense: exit status 2", "  # a bad pte is told", "init: LED: EIO (Input/output error)",
+        ):
+            self.assertFalse(is_trouble(line), line)
+
+    def test_a_message_that_is_broken_in_two(self):
+        for first, second in (("[    1.0] Kernel pa", "nic - not syncing: x"),
+                              ("[    1.0] Internal er", "ror: synchronous external abort: 96000010 [#1] SMP"),
+                              ("[    1.0] INFO: rcu_sched self-det", "ected stall on CPU")):
+            self.assert_complains(GOOD.replace("ok 2", f"{first}\n{second}\nok 2"), first + second)
+
+    def test_nothing_but_a_newline_ends_a_line(self):
+        for character in "\r\v\f\x1c\x85\u2028":
+            log = GOOD.replace("tablewalk: PASS\n", f"x{character}tablewalk: PASS\n")
+            self.assert_complains(log, "no verdict")
+        self.assertEqual(complaints(GOOD.replace("\n", "\r\n")), [])
+
+    def test_a_known_race_hides_nothing(self):
+        race = "BUG: KCSAN: data-race in capable / get_task_mm"
+        log = GOOD.replace("ok 2", f"[    1.0] Kernel panic - not syncing: {race}\nok 2")
+        self.assert_complains(log, "Kernel panic")
+
+    def test_so_many_are_killed_for_their_memory(self):
+        report = KILLED + "ok 2 two"
+        log = GOOD.replace("ok 2 two", report)
+        self.assertEqual(len(complaints(log)), 3)
+        self.assertEqual(complaints(log, may_kill=1), [])
+        twice = GOOD.replace("ok 2 two", KILLED + report)
+        self.assertEqual(len(complaints(twice, may_kill=1)), 3)
+        # A report that has no end hides nothing.
+        cut = log.replace("Killed process", "Killed")
+        self.assertTrue(complaints(cut, may_kill=1))
+
+    def test_memory_errors_are_those_that_a_program_injects(self):
+        line = "[    1.0] Memory failure: 0x44c3b: recovery action for dirty LRU page: Recovered\n"
+        self.assert_complains(GOOD.replace("ok 2 two", f"{line}ok 2 two"), "Memory failure")
+        log = GOOD.replace("ok 2 two", f"{line}ok 2 moved")
+        self.assertEqual(complaints(log), [])
+        self.assert_complains(log.replace("Recovered", "Failed"), "Memory failure")
+
     def test_only_known_races_of_linux_are_passed_over(self):
         for race, known in [
             ("capable / get_task_mm", True),
@@ -72,8 +179,11 @@ class Judge(unittest.TestCase):
         self.assertEqual(len(complaints(log, may_lose=2)), 1)
 
     def test_failure_is_found_at_each_depth(self):
-        self.assert_complains(GOOD.replace("ok 1 one", "not ok 1 one"), "not ok 1 one")
-        self.assert_complains(GOOD.replace("  ok 1 a", "  not ok 1 a"), "not ok 1 a test")
+        log = GOOD.replace("ok 1 one", "not ok 1 one").replace("# Totals: pass:1 fail:0 skip:1",
+                                                                "# Totals: pass:0 fail:1 skip:1")
+        self.assert_complains(log, "not ok 1 one")
+        log = GOOD.replace("  ok 1 a", "  not ok 1 a").replace("pass:1 fail:0 skip:0", "pass:0 fail:1 skip:0")
+        self.assert_complains(log, "not ok 1 a test")
 
     def test_missing_plan(self):
         self.assert_complains(GOOD.replace("1..2\n", "", 1), "no plan")
@@ -98,8 +208,38 @@ class Judge(unittest.TestCase):
         self.assert_complains(GOOD.replace("tablewalk: PASS\n", ""), "no verdict")
         self.assert_complains(GOOD.replace("PASS", "FAIL"), "FAIL")
         self.assert_complains(GOOD.replace("PASS", "SKIP"), "SKIP")
+        self.assertIn("init says FAIL", complaints(GOOD + "tablewalk: FAIL\n"))
+        self.assertIn("2 verdicts", complaints(GOOD + "tablewalk: PASS\n"))
         # Words of a program are not init's.
         self.assert_complains(GOOD.replace("tablewalk: P", "  tablewalk: P"), "no verdict")
+
+    def test_the_verdict_is_the_last_line_of_the_only_boot(self):
+        self.assert_complains(GOOD + "  what now\n", "after the verdict: what now")
+        late = GOOD.replace("ok 2 two # SKIP no reason\n", "") + "ok 2 two # SKIP no reason\n"
+        self.assertIn("after the verdict: ok 2 two # SKIP no reason", complaints(late))
+        end = "init: semihosting: killed by signal 4\n[    3.000000] reboot: Power down\n"
+        self.assertEqual(complaints(GOOD + end), [])
+        boot = "[    0.000000] Booting Linux on physical CPU 0x0000000000 [0x410fd083]\n"
+        self.assertEqual(complaints(boot + GOOD), [])
+        self.assertIn("2 boots", complaints(boot + GOOD + boot))
+        self.assertIn("2 boots", complaints(boot + boot + GOOD))
+
+    def test_totals(self):
+        for wrong in ("pass:1 fail:2 skip:0", "pass:2 fail:0 skip:0", "pass:1 fail:0 skip:0 error:1"):
+            log = GOOD.replace("pass:1 fail:0 skip:0", wrong)
+            self.assert_complains(log, f"totals that are not those of the results: # Totals: {wrong}")
+        self.assertEqual(complaints(GOOD.replace("fail:0 skip:0", "fail:0 xfail:0 xpass:0 skip:0 error:0")), [])
+
+    def test_bail_out(self):
+        self.assert_complains(GOOD.replace("ok 2", "Bail out! no memory\nok 2"), "Bail out! no memory")
+        self.assert_complains(GOOD.replace("  ok 1", "  Bail out!\n  ok 1"), "Bail out!")
+
+    def test_plans_of_millions_are_not_waited_for(self):
+        for number in ("5000000", "9" * 5000):
+            log = GOOD.replace("1..1\n", f"1..{number}\n")
+            self.assert_complains(log, "a plan of more than 100000 tests")
+        many = GOOD.replace("1..1\n", "1..1\n" + "  1..90000\n" * 2)
+        self.assert_complains(many, "plans of more than 100000 tests")
 
     def test_exit_status(self):
         self.assert_complains(GOOD, "exit status is 124", exit_status=124)

@@ -128,7 +128,7 @@ fn by_tracking(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Er
 
 fn by_entries(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Error> {
     // SAFETY: private memory, and nothing else is done with it until `stop`.
-    let entries = unsafe { Entries::start(memory) }?;
+    let mut entries = unsafe { Entries::start(memory) }?;
     let (mut find, mut program) = (0, 0);
     for round in 0..=ROUNDS {
         let writing = write_some(memory, page, stride);

@@ -305,7 +305,7 @@ fn pass<P: Policy>(pager: &Pager<P>, delivery: Delivery) -> Result<Ticks, Error>
         }
         Delivery::Threads => {
             let mut handled = Ok(());
-            let ticks = thread::run_beside(
+            let start = thread::run_beside(
                 || {
                     pin_to(1);
                     handled = worker.handle(&mut drop);
@@ -315,11 +315,13 @@ fn pass<P: Policy>(pager: &Pager<P>, delivery: Delivery) -> Result<Ticks, Error>
                     let start = counter::ticks();
                     touch();
                     pager.stop(1);
-                    counter::ticks() - start
+                    start
                 },
             );
+            // The handler has adopted the rest, and its thread has ended.
+            let ticks = counter::ticks() - start.map_err(Error::call("clone"))?;
             handled?;
-            ticks.map_err(Error::call("clone"))?
+            ticks
         }
     };
     Ok(Ticks { prepare, touch })

@@ -1,7 +1,7 @@
 //! `bench`: instructions per operation, beside the kernel's own ways, in one boot.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(unsafe_code, reason = "maps tables over a page of its own")]
 
 mod dirty;

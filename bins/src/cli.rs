@@ -1,19 +1,24 @@
-//! Command lines: `--help`, and arguments that make no sense.
+//! Command lines: `--help`, `--version`, and arguments that make no sense.
 
 use core::fmt::Arguments;
 
 use tablewalk_rt::{Args, ExitCode, eprintln, println};
 
-/// Takes the next argument. `None` after the last; `--help` prints `help` and is the end too.
+/// Takes the next argument. `None` after the last; `--help` prints `help` and is the end too, as is
+/// `--version`.
 ///
 /// # Errors
 ///
-/// The status to exit with: 0 after `--help`, 2 for an argument that is not UTF-8.
+/// The status to exit with: 0 after `--help` and `--version`, 2 for an argument that is not UTF-8.
 pub fn next(args: &mut Args, help: &str) -> Result<Option<&'static str>, ExitCode> {
     match args.next() {
         None => Ok(None),
         Some(Ok("--help")) => {
             println!("{help}");
+            Err(ExitCode::SUCCESS)
+        }
+        Some(Ok("--version")) => {
+            println!("{} {}", args.program_name(), env!("CARGO_PKG_VERSION"));
             Err(ExitCode::SUCCESS)
         }
         Some(Ok(argument)) => Ok(Some(argument)),

@@ -69,7 +69,7 @@ fn visit(live: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error
             Visit::Table(_) => tally.tables += 1,
             Visit::Leaf(leaf) => compare(&format, pagemap, &leaf, &mut tally)?,
             // Without access, but there.
-            Visit::NotValid(entry) if format.linux.is_present(entry.descriptor) => {
+            Visit::NotValid(entry) if format.linux.is_present(entry.descriptor, entry.level) => {
                 compare(&format, pagemap, &entry, &mut tally)?;
             }
             Visit::NotValid(_) => {}

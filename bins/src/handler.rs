@@ -38,7 +38,12 @@ impl<'a> Handler<'a> {
     /// # Errors
     ///
     /// Those of [`LiveMut::new`].
-    pub fn new(region: &'a Mapping, donors: &'a Donors, print: bool) -> Result<Self, Error> {
+    ///
+    /// # Safety
+    ///
+    /// It is dropped, not forgotten, while both mappings are as they were, and nobody discards or moves
+    /// their pages before: a frame would be given to somebody else while one entry still maps it.
+    pub unsafe fn new(region: &'a Mapping, donors: &'a Donors, print: bool) -> Result<Self, Error> {
         let live = LiveMut::new(0, Tables::SLOTS)?;
         // The source was made with the slots that the cache asks for.
         let tables = Cache::new(live).map_err(|_| Error::Call("cache", Errno::ENOMEM))?;

@@ -11,6 +11,7 @@ pub mod frames;
 pub mod handler;
 pub mod lines;
 pub mod memory;
+pub mod only_tracker;
 pub mod page;
 pub mod pagemap;
 pub mod paging;

@@ -5,15 +5,15 @@ use core::ffi::CStr;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY};
 
-/// Longest line. One of `/proc/<pid>/maps` with a path of more than some 900 bytes ends the reading
-/// with an error.
+/// As much of a line as is kept. A name in `/proc/<pid>/maps` is a path of any length.
 const LINE: usize = 1024;
 
-/// Calls `visit` with every line of the file at `path`, without its end.
+/// Calls `visit` with every line of the file at `path`, without its end; of a line of more than 1023 bytes
+/// with its beginning.
 ///
 /// # Errors
 ///
-/// As open(2) and read(2); `EOVERFLOW` for a line of more than 1023 bytes; whatever `visit` returns.
+/// As open(2) and read(2); whatever `visit` returns.
 pub fn for_each_line(
     path: &CStr,
     visit: &mut dyn FnMut(&[u8]) -> Result<(), Errno>,
@@ -21,11 +21,11 @@ pub fn for_each_line(
     let fd = file::open(path, O_RDONLY)?;
     let mut buffer = [0; LINE];
     let mut filled = 0;
+    // Whether the beginning of the line was visited already, and the rest is passed over.
+    let mut passing = false;
     loop {
-        let read = match buffer.get_mut(filled..) {
-            Some(free) if !free.is_empty() => file::read(&fd, free)?,
-            _ => return Err(Errno::EOVERFLOW),
-        };
+        let free = buffer.get_mut(filled..).unwrap_or_default();
+        let read = file::read(&fd, free)?;
         if read == 0 {
             return Ok(());
         }
@@ -33,10 +33,19 @@ pub fn for_each_line(
         let mut rest = buffer.get(..filled).unwrap_or_default();
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, with_end) = rest.split_at(end);
-            visit(line)?;
+            if !passing {
+                visit(line)?;
+            }
+            passing = false;
             rest = with_end.get(1..).unwrap_or_default();
         }
-        let left = rest.len();
+        if rest.len() == LINE {
+            if !passing {
+                visit(rest)?;
+            }
+            passing = true;
+        }
+        let left = if passing { 0 } else { rest.len() };
         buffer.copy_within(filled - left..filled, 0);
         filled = left;
     }

@@ -1,4 +1,4 @@
-//! `/proc/<pid>/pagemap` and `/proc/<pid>/maps`: the kernel's own account of an address space.
+//! `/proc/<pid>/pagemap`, `/proc/<pid>/maps` and `/proc/kpageflags`: the kernel's own account of an address space.
 //!
 //! Format: `Documentation/admin-guide/mm/pagemap.rst` and `Documentation/filesystems/proc.rst`.
 
@@ -9,6 +9,9 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 
 use crate::lines::{for_each_line, parse_range};
+
+/// Longest path of a file that the programs are given.
+pub const PATH: usize = 256;
 
 /// What pagemap says of one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -129,6 +132,36 @@ impl Pagemap {
     }
 }
 
+/// An open `/proc/kpageflags`: what the kernel says of frames.
+#[derive(Debug)]
+pub struct FrameFlags(OwnedFd);
+
+impl FrameFlags {
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// As open(2): `EACCES` or `EPERM` for others than root, `ENOENT` without `CONFIG_PROC_PAGE_MONITOR`.
+    pub fn open() -> Result<Self, Errno> {
+        file::open(c"/proc/kpageflags", O_RDONLY).map(Self)
+    }
+
+    /// Whether the frame is that of zeros, or one of the huge page of zeros, which has no mark in its
+    /// entries: `KPF_ZERO_PAGE` of `include/uapi/linux/kernel-page-flags.h`. One system call.
+    ///
+    /// # Errors
+    ///
+    /// As pread(2); `ENODATA` for a frame that is no memory.
+    pub fn is_zeros(&self, frame: u64) -> Result<bool, Errno> {
+        const ZERO_PAGE: u64 = 1 << 24;
+        let mut bytes = [0; 8];
+        match file::pread(&self.0, &mut bytes, frame.saturating_mul(8))? {
+            8 => Ok(u64::from_ne_bytes(bytes) & ZERO_PAGE != 0),
+            _ => Err(Errno::ENODATA),
+        }
+    }
+}
+
 /// Calls `visit` with the `[start, end)` of every mapping of process `pid`.
 ///
 /// # Errors
@@ -152,7 +185,7 @@ pub fn for_each_mapping(
 /// # Errors
 ///
 /// `ENAMETOOLONG` for more than 63 bytes.
-pub fn proc_path(pid: i32, name: &str) -> Result<CString<64>, Errno> {
+pub fn proc_path(pid: i32, name: &str) -> Result<CString<PATH>, Errno> {
     let path: String<64> =
         format!("/proc/{}/{name}", pid.cast_unsigned()).map_err(|_| Errno::ENAMETOOLONG)?;
     let mut string = CString::new();

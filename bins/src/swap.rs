@@ -5,7 +5,7 @@ use core::ffi::CStr;
 use heapless::{String, format};
 use tablewalk_rt::println;
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::file::{self, O_RDWR, O_WRONLY};
+use tablewalk_uapi::file::{self, O_EXCL, O_RDWR, O_WRONLY};
 use tablewalk_uapi::system;
 
 /// Where swapped-out pages go.
@@ -20,13 +20,13 @@ const COMPRESSED_RESET: &CStr = c"/sys/block/zram0/reset";
 pub struct Swap(&'static CStr);
 
 impl Swap {
-    /// On the RAM disk, of 4 MiB. `None` without such a disk, or without swap.
+    /// On the RAM disk, of 4 MiB. `None` without such a disk, without swap, or where the disk is in use.
     #[must_use]
     pub fn on() -> Option<Self> {
         Self::on_device(AREA, 4 << 20).ok()
     }
 
-    /// On zram, of `size` bytes before compression. `None` without it, or without swap.
+    /// On zram, of `size` bytes before compression. `None` without it, without swap, or where it is in use.
     #[must_use]
     pub fn compressed(size: u64) -> Option<Self> {
         let size_of_disk: String<20> = format!("{size}").ok()?;
@@ -38,7 +38,8 @@ impl Swap {
     fn on_device(area: &'static CStr, size: u64) -> Result<Self, Errno> {
         // `union swap_header` of include/linux/swap.h: version 1 and the last page at 1024, the magic
         // word at the end of the first page.
-        let fd = file::open(area, O_RDWR)?;
+        // EBUSY where somebody has mounted it, or swaps to it: what is there is not ours to write to.
+        let fd = file::open(area, O_RDWR | O_EXCL)?;
         let page = 1_u64 << tablewalk_uapi::remap::info()?.page_shift;
         let last = u32::try_from(size / page - 1).map_err(|_| Errno::EFBIG)?;
         let [version, last] = [1, last].map(u32::to_ne_bytes);

@@ -74,7 +74,11 @@ fuzz_target!(|input: Input| {
         Absent::NoAccess { frame } => assert_eq!(frame, output.frame(&geometry)),
         _ => assert_ne!(input.word, 0),
     }
-    assert!(linux.is_present(descriptor) || !descriptor.is_valid());
+    let present = linux.is_present(descriptor, level);
+    assert!(present || !descriptor.is_valid());
+    // `pte_present` and `pmd_present`.
+    let without_access = linux.prot_none | if level == Level::L3 { 0 } else { linux.present_invalid };
+    assert_eq!(present, input.word & (1 | without_access) != 0);
     let limits = input.tables.iter().fold(Limits::NONE, |limits, &table| limits.below(Descriptor(table)));
     let permissions = Permissions::new(descriptor, limits);
     // Tables only take away.

@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 use heapless::{CString, String, format};
 use tablewalk_bins::compare::compare_all;

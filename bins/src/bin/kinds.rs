@@ -1,7 +1,7 @@
 //! `kinds`: one page of each kind, held against pagemap and smaps, or shown by `pt`.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(unsafe_code, reason = "touches the pages that it makes")]
 
 use core::ffi::CStr;
@@ -197,6 +197,14 @@ const KINDS: &[Kinds] = &[
         },
     },
     Kinds {
+        name: "the huge page of zeros",
+        make: huge_zeros,
+        expected: Expected {
+            word: "block",
+            ..page("r-- A", &[("Rss", 0), ("Anonymous", 0)])
+        },
+    },
+    Kinds {
         name: "in swap",
         make: |context| {
             let specimen = anonymous(context, Protection::READ_WRITE, true)?;
@@ -379,6 +387,33 @@ fn look(
     Ok(met && agrees(format, level, descriptor, witness))
 }
 
+/// Two blocks that were read and not written. That they have one frame is what the kernel says.
+fn huge_zeros(context: &Context) -> Result<Specimen, Errno> {
+    let block = context.page * (context.page / 8);
+    let mapping = Mapping::reserve(3 * block, Protection::READ_WRITE)?;
+    mapping.advise(0..3 * block, Advice::HugePage)?;
+    let address = usize::try_from(mapping.address()).map_err(|_| Errno::EOVERFLOW)?;
+    let offset = address.next_multiple_of(block) - address;
+    let first = Specimen { mapping, offset };
+    first.read();
+    let second = Specimen {
+        offset: offset + block,
+        ..first
+    };
+    second.read();
+    let pagemap = Pagemap::open(process::pid(), context.format.geometry.page_shift())?;
+    let entry = |offset: usize| pagemap.entry((address + offset) as u64);
+    let last = entry(offset + block - context.page)?.frame();
+    if entry(offset)?.frame() != entry(offset + block)?.frame() || last == entry(offset)?.frame() {
+        // Without huge pages each is the small page of zeros.
+        return Err(Errno::ENODEV);
+    }
+    Ok(Specimen {
+        offset,
+        mapping: second.mapping,
+    })
+}
+
 /// What the descriptor is, in the words of [`Expected`].
 fn word(format: &Format, level: Level, descriptor: Descriptor) -> &'static str {
     match descriptor.kind(&format.geometry, level) {
@@ -406,7 +441,7 @@ fn attributes(
         Kind::Invalid => tablewalk_walker::Access::default(),
         _ => Permissions::new(descriptor, limits).el0,
     };
-    let present = linux.is_present(descriptor);
+    let present = linux.is_present(descriptor, level);
     let letters = [
         ('A', descriptor.is_accessed()),
         ('D', linux.is_dirty(descriptor)),

@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 use core::ffi::CStr;
 use core::time::Duration;

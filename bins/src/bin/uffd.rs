@@ -4,7 +4,8 @@
 //! or the same ones by a signal; they take pages that the kernel gave out before, and write their entries.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
+#![expect(unsafe_code, reason = "a second entry for a frame must not outlive it")]
 
 use core::ops::Range;
 
@@ -15,7 +16,7 @@ use tablewalk_bins::memory::{read, words_room, write};
 use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::{cli, frames, prerequisite};
-use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy};
+use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy, Refusal};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println, thread};
 use tablewalk_uapi::file::{self, O_NONBLOCK};
@@ -147,11 +148,12 @@ impl Policy for Marks {
         self.zeros
     }
 
-    fn fill(&self, page: usize, bytes: &mut [u8]) {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         bytes.fill(0);
         if let Some(place) = bytes.get_mut(MARK_OFFSET..MARK_OFFSET + 8) {
             place.copy_from_slice(&mark(page).to_ne_bytes());
         }
+        Ok(bytes.len())
     }
 
     fn around(&self, page: usize) -> Range<usize> {
@@ -300,7 +302,8 @@ impl Demo {
         uffd.register(&region)
             .map_err(Error::call("UFFDIO_REGISTER"))?;
         let (stop, running) = file::pipe().map_err(Error::call("pipe"))?;
-        let mut handler = Handler::new(&region, &donors, print)?;
+        // SAFETY: it is dropped below, before both mappings, which nothing else is done with.
+        let mut handler = unsafe { Handler::new(&region, &donors, print) }?;
 
         let mut handled = Ok(());
         let written = thread::run_beside(

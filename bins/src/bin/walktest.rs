@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 use tablewalk_bins::compare::compare_all;
 use tablewalk_bins::error::Error;
@@ -16,7 +16,7 @@ use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
-use tablewalk_walker::{Format, TableSource, VirtualAddress, entry};
+use tablewalk_walker::{Format, Level, TableSource, VirtualAddress, entry};
 
 tablewalk_rt::program!(main);
 
@@ -161,13 +161,13 @@ fn watch(_: &mut Context) -> Result<Verdict, Error> {
     write(&memory, page, 2);
     let after = entry.load();
     let witness = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
-    let appeared = !linux.is_present(before) && after.is_valid();
+    let appeared = !linux.is_present(before, Level::L3) && after.is_valid();
     let frame = after.next_table(&geometry).0;
     if appeared {
         println!("Can see kernel's modification: {address} is frame {frame:#x} now");
     }
     drop(memory);
-    let gone = !linux.is_present(entry.load());
+    let gone = !linux.is_present(entry.load(), Level::L3);
     if gone {
         println!("Can see it vanish with munmap");
     }

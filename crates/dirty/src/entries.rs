@@ -2,22 +2,16 @@
 
 #![expect(unsafe_code, reason = "changes entries of tables that are mapped here")]
 
-use core::sync::atomic::{AtomicU64, Ordering, fence};
+use core::sync::atomic::AtomicU64;
 
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{self, ExposePgtblInfo, ExposePgtblTable};
-use tablewalk_uapi::track::{EXPOSE_PGTBL_BIT_TRACK_W, EXPOSE_PGTBL_TRACK};
+use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 use tablewalk_walker::VirtualAddress;
 
 use crate::DirtyError;
-
-/// `PTE_VALID`, bit 0.
-const VALID: u64 = 1;
-/// `PTE_RDONLY`: AP\[2\], bit 7.
-const READ_ONLY: u64 = 1 << 7;
-/// The mark: not written since, unless the entry is dirty.
-const MARK: u64 = 1 << EXPOSE_PGTBL_BIT_TRACK_W;
+use crate::round::{Round, restore};
 
 /// Private anonymous memory of one's own, locked, of which this knows what was written, by its entries and
 /// without the kernel: no system call but one FLUSH for each [`Entries::collect`].
@@ -52,7 +46,7 @@ const MARK: u64 = 1 << EXPOSE_PGTBL_BIT_TRACK_W;
 pub struct Entries<'m> {
     memory: &'m Mapping,
     tables: Mapping,
-    /// A bit for each page: written.
+    /// A bit for each page: written, and not told yet.
     told: Mapping,
     /// The entry of the first page, among all of `tables`.
     first: usize,
@@ -82,7 +76,11 @@ impl<'m> Entries<'m> {
         }
         memory.base_pages_only().map_err(refused)?;
         memory.lock(0..memory.size(), true).map_err(refused)?;
-        let entries = Self::map(memory, &info).map_err(refused)?;
+        let mut entries = Self::map(memory, &info).map_err(|errno| {
+            // It is locked: the range is good.
+            let _ = memory.lock(0..memory.size(), false);
+            refused(errno)
+        })?;
         entries.collect(|_| {})?;
         Ok(entries)
     }
@@ -140,66 +138,27 @@ impl<'m> Entries<'m> {
     ///
     /// # Errors
     ///
-    /// [`DirtyError::Entries`]: FLUSH failed.
-    pub fn collect(&self, mut each: impl FnMut((VirtualAddress, u64))) -> Result<(), DirtyError> {
-        let told = words(&self.told);
-        let calm = VALID | READ_ONLY | MARK;
-        let mut changed = false;
-        for (entries, told) in self.entries().chunks(64).zip(told) {
-            let mut bits = 0;
-            for (number, entry) in entries.iter().enumerate() {
-                let word = entry.load(Ordering::Relaxed);
-                if word & (calm | self.dirty) != calm {
-                    self.clean(entry, word);
-                    bits |= 1_u64 << number;
-                }
-            }
-            told.store(bits, Ordering::Relaxed);
-            changed |= bits != 0;
-        }
-        if changed {
-            fence(Ordering::SeqCst);
-            let pages = (self.memory.size() >> self.page_shift) as u64;
-            remap::flush(0, self.memory.address(), pages)
-                .map_err(|errno| DirtyError::Entries { errno })?;
-            self.tell(told, &mut each);
-        }
-        Ok(())
-    }
-
-    /// Takes the dirty state out, whoever writes meanwhile.
-    fn clean(&self, entry: &AtomicU64, mut word: u64) {
-        while word & VALID != 0 {
-            let clean = (word | READ_ONLY | MARK) & !self.dirty;
-            let exchanged =
-                entry.compare_exchange_weak(word, clean, Ordering::AcqRel, Ordering::Relaxed);
-            match exchanged {
-                Ok(_) => return,
-                Err(found) => word = found,
-            }
-        }
-    }
-
-    fn tell(&self, told: &[AtomicU64], each: &mut dyn FnMut((VirtualAddress, u64))) {
-        let at = |number: u64| self.memory.address() + (number << self.page_shift);
-        let mut run = 0..0;
-        for (index, word) in told.iter().enumerate() {
-            let mut bits = word.load(Ordering::Relaxed);
-            while bits != 0 {
-                let number = (index * 64) as u64 + u64::from(bits.trailing_zeros());
-                bits &= bits - 1;
-                if number != run.end {
-                    if !run.is_empty() {
-                        each((VirtualAddress(at(run.start)), run.end - run.start));
-                    }
-                    run.start = number;
-                }
-                run.end = number + 1;
-            }
-        }
-        if !run.is_empty() {
-            each((VirtualAddress(at(run.start)), run.end - run.start));
-        }
+    /// [`DirtyError::Entries`]: FLUSH failed. Nothing was told: the next time tells it.
+    pub fn collect(
+        &mut self,
+        mut each: impl FnMut((VirtualAddress, u64)),
+    ) -> Result<(), DirtyError> {
+        let (start, shift) = (self.memory.address(), self.page_shift);
+        let pages = (self.memory.size() >> shift) as u64;
+        let flush = || remap::flush(0, start, pages);
+        let round = Round {
+            entries: self.entries(),
+            told: words(&self.told),
+            dirty: self.dirty,
+        };
+        round
+            .collect(flush, &mut |run| {
+                each((
+                    VirtualAddress(start + (run.start << shift)),
+                    run.end - run.start,
+                ));
+            })
+            .map_err(|errno| DirtyError::Entries { errno })
     }
 
     /// Ends: entries are dirty as they would be, without marks, and the memory is unlocked. One system
@@ -209,22 +168,7 @@ impl<'m> Entries<'m> {
 
 impl Drop for Entries<'_> {
     fn drop(&mut self) {
-        for entry in self.entries() {
-            let mut word = entry.load(Ordering::Relaxed);
-            while word & VALID != 0 && word & MARK != 0 {
-                let writable = if word & self.write != 0 { READ_ONLY } else { 0 };
-                let restored = (word | self.dirty) & !(MARK | writable);
-                match entry.compare_exchange_weak(
-                    word,
-                    restored,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                ) {
-                    Ok(_) => break,
-                    Err(found) => word = found,
-                }
-            }
-        }
+        restore(self.entries(), self.write, self.dirty);
         // It was locked: the range is good.
         let _ = self.memory.lock(0..self.memory.size(), false);
     }

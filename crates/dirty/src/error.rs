@@ -32,7 +32,11 @@ impl fmt::Display for DirtyError {
                 pid,
                 address,
                 errno,
-            } => write!(f, "process {pid}: pages from {address} on: {errno}"),
+            } => {
+                // Unsigned, as PIDs are: one way of printing numbers less in a program.
+                let pid = pid.cast_unsigned();
+                write!(f, "process {pid}: pages from {address} on: {errno}")
+            }
             Self::Entries { errno } => write!(f, "tracking by entries: {errno}"),
         }
     }

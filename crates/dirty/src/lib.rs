@@ -41,6 +41,7 @@
 
 mod entries;
 mod error;
+mod round;
 mod run;
 mod tracker;
 
@@ -48,3 +49,14 @@ pub use crate::entries::Entries;
 pub use crate::error::DirtyError;
 pub use crate::run::{Run, Why};
 pub use crate::tracker::{Blocks, Options, Tracker, What};
+
+#[cfg(test)]
+mod tests {
+    use static_assertions::assert_impl_all;
+
+    use super::*;
+
+    assert_impl_all!(Tracker: Send, Sync);
+    assert_impl_all!(Entries<'static>: Send, Sync);
+    assert_impl_all!(DirtyError: Send, Sync);
+}

@@ -3,6 +3,8 @@
 #![expect(unsafe_code, reason = "replaces pages of the arena by tables")]
 
 use core::ffi::c_void;
+use core::mem::ManuallyDrop;
+use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
 use tablewalk_uapi::memory::{MAP_FIXED_NOREPLACE, MAP_SHARED, Protection, mmap_anonymous};
@@ -22,10 +24,16 @@ pub(crate) struct Arena {
 }
 
 /// Pages that tables are mapped over.
+///
+/// # Invariants
+///
+/// The pages of all slots but those in `lost` are this value's.
 #[derive(Debug)]
 struct Pages {
-    mapping: Mapping,
+    mapping: ManuallyDrop<Mapping>,
     count: usize,
+    /// Slots whose pages may be somebody else's.
+    lost: Range<usize>,
     page_shift: u32,
     protection: Protection,
 }
@@ -98,7 +106,7 @@ impl Arena {
             Ok(frame) => Ok(Some(frame).filter(|&frame| id.frame.is_none_or(|id| id == frame))),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => {
-                self.slots.close_holes(slot, 1);
+                self.slots.mend(slot..slot + 1, errno);
                 Err(self.refused(level, address, errno))
             }
         }
@@ -125,14 +133,14 @@ impl Arena {
         // SAFETY: there are as many pages behind `page` as elements of `tables`; nobody has the words
         // of either.
         let mapped = unsafe { remap::map_range(self.pid, number, start.0..end, page, tables) };
-        mapped.map(|(count, _)| count).map_err(|errno| {
-            if let Some(batch) = &self.batch {
-                batch
-                    .pages
-                    .close_holes(slot, remap::EXPOSE_PGTBL_RANGE_MOST);
+        match mapped {
+            Ok((count, _)) => Ok(count),
+            Err(errno) => {
+                let end = slot.saturating_add(remap::EXPOSE_PGTBL_RANGE_MOST);
+                batch.pages.mend(slot..end, errno);
+                Err(self.refused(level, start, errno))
             }
-            self.refused(level, start, errno)
-        })
+        }
     }
 
     /// What is in batch slot `slot`.
@@ -181,8 +189,9 @@ impl Pages {
                 errno,
             })?;
         Ok(Self {
-            mapping,
+            mapping: ManuallyDrop::new(mapping),
             count,
+            lost: 0..0,
             page_shift,
             protection,
         })
@@ -195,6 +204,9 @@ impl Pages {
                 slots: self.count,
             });
         }
+        if self.lost.contains(&slot) {
+            return Err(LiveError::Lost { slot });
+        }
         Ok(self.start(slot).cast())
     }
 
@@ -206,23 +218,53 @@ impl Pages {
 
     #[inline]
     fn words(&self, slot: usize) -> &[AtomicU64] {
-        if slot >= self.count {
+        if slot >= self.count || self.lost.contains(&slot) {
             return &[];
         }
         let start = self.start(slot).cast_const().cast::<AtomicU64>();
-        // SAFETY: a page of the mapping, which is readable and aligned to pages as long as it lives.
+        // SAFETY: a page that is this value's, readable, and aligned to pages as long as this lives.
         // What is mapped there changes in `map` and `map_batch` only, which borrow the arena alone.
         unsafe { core::slice::from_raw_parts(start, 1 << (self.page_shift - 3)) }
     }
 
-    /// Maps empty pages where the kernel took some away and failed then, as `mmap(MAP_FIXED)` may: up
-    /// to `count` from `slot` on.
-    fn close_holes(&self, slot: usize, count: usize) {
+    /// After a call that failed with `errno` and was to replace the pages of `slots`, as far as there are
+    /// such.
+    ///
+    /// As `mmap(MAP_FIXED)`, the kernel may have taken pages away before it found that it had no memory.
+    /// Where it did, an empty page comes back. Where something is mapped, it is the page that was there, or
+    /// what another thread has mapped meanwhile: nobody tells which, so that the slot is lost.
+    fn mend(&mut self, slots: Range<usize>, errno: Errno) {
+        // All others are found before anything is replaced.
+        if errno != Errno::ENOMEM {
+            return;
+        }
         let flags = MAP_SHARED | MAP_FIXED_NOREPLACE;
-        for slot in (slot..self.count).take(count) {
+        for slot in slots.start..slots.end.min(self.count) {
             let page = self.start(slot).cast();
-            // SAFETY: replaces nothing. `EEXIST`, the usual answer, says that the page is still there.
-            let _ = unsafe { mmap_anonymous(page, 1 << self.page_shift, self.protection, flags) };
+            // SAFETY: replaces nothing.
+            let mapped =
+                unsafe { mmap_anonymous(page, 1 << self.page_shift, self.protection, flags) };
+            if mapped.is_err() {
+                self.lose(slot);
+            }
+        }
+    }
+
+    fn lose(&mut self, slot: usize) {
+        self.lost = if self.lost.is_empty() {
+            slot..slot + 1
+        } else {
+            self.lost.start.min(slot)..self.lost.end.max(slot + 1)
+        };
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // What may be somebody else's is not unmapped; the other pages go with the process.
+        if self.lost.is_empty() {
+            // SAFETY: once, and nobody uses it after this.
+            unsafe { ManuallyDrop::drop(&mut self.mapping) };
         }
     }
 }
@@ -247,5 +289,73 @@ impl Batch {
         let start = self.list.as_ptr().cast();
         // SAFETY: as in `list`; borrowed alone.
         unsafe { core::slice::from_raw_parts_mut(start, self.pages.count) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering;
+
+    use tablewalk_uapi::memory::munmap;
+
+    use super::*;
+
+    const PAGE_SHIFT: u32 = 12;
+    const PAGE: usize = 1 << PAGE_SHIFT;
+
+    fn four_pages() -> Pages {
+        Pages::new(4, PAGE_SHIFT, Protection::READ_WRITE).unwrap()
+    }
+
+    /// What the kernel does before it finds that it has no memory.
+    fn take_away(pages: &Pages, slot: usize) {
+        // SAFETY: nobody has the words of these pages.
+        unsafe { munmap(pages.start(slot).cast(), PAGE) }.unwrap();
+    }
+
+    #[test]
+    fn a_hole_gets_an_empty_page() {
+        let mut pages = four_pages();
+        pages.words(1)[0].store(7, Ordering::Relaxed);
+        take_away(&pages, 1);
+        pages.mend(1..2, Errno::ENOMEM);
+        assert_eq!(pages.words(1)[0].load(Ordering::Relaxed), 0);
+        assert!(pages.lost.is_empty() && pages.page(1).is_ok());
+    }
+
+    #[test]
+    fn what_another_thread_has_mapped_meanwhile_is_left_alone() {
+        let mut pages = four_pages();
+        take_away(&pages, 1);
+        let place = pages.mapping.address() + PAGE as u64;
+        let theirs = Mapping::reserve_at(place, PAGE, Protection::READ_WRITE).unwrap();
+        // SAFETY: inside the mapping.
+        unsafe { theirs.as_ptr().write_volatile(9) };
+        pages.mend(1..2, Errno::ENOMEM);
+        assert!(pages.words(1).is_empty());
+        assert_eq!(pages.page(1), Err(LiveError::Lost { slot: 1 }));
+        assert!(pages.page(0).is_ok() && pages.page(2).is_ok());
+        drop(pages);
+        // SAFETY: as above; a page that was unmapped would end the test.
+        assert_eq!(unsafe { theirs.as_ptr().read_volatile() }, 9);
+    }
+
+    #[test]
+    fn what_is_refused_before_a_page_is_replaced_loses_none() {
+        let mut pages = four_pages();
+        for errno in [Errno::EPERM, Errno::ESRCH, Errno::EINVAL, Errno::EAGAIN] {
+            pages.mend(0..512, errno);
+        }
+        assert!((0..4).all(|slot| pages.words(slot).len() == PAGE / 8));
+        assert!(pages.words(4).is_empty());
+    }
+
+    #[test]
+    fn lost_slots_are_lost_with_those_between() {
+        let mut pages = four_pages();
+        pages.lose(2);
+        pages.lose(0);
+        let empty = |slot: &usize| pages.words(*slot).is_empty();
+        assert_eq!((0..4).filter(empty).count(), 3);
     }
 }

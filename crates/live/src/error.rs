@@ -27,6 +27,11 @@ pub enum LiveError {
         /// How many there are.
         slots: usize,
     },
+    /// The page of the slot may be somebody else's, since the kernel had no memory when it was replaced.
+    Lost {
+        /// The slot.
+        slot: usize,
+    },
     /// The kernel refused to map a table.
     Map {
         /// The process.
@@ -65,6 +70,7 @@ impl fmt::Display for LiveError {
             Self::Geometry(error) => write!(f, "page-table geometry: {error}"),
             Self::Arena { slots, errno } => write!(f, "arena of {slots} slots: {errno}"),
             Self::Slot { slot, slots } => write!(f, "slot {slot} of {slots}"),
+            Self::Lost { slot } => write!(f, "slot {slot} was lost when memory was short"),
             Self::Map {
                 pid,
                 level,

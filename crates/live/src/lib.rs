@@ -137,3 +137,17 @@ impl TableSourceMut for LiveMut {
         TableMut::new(self.0.words(slot))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use static_assertions::assert_impl_all;
+    use tablewalk_walker::Cache;
+
+    use super::*;
+
+    // Workers are made on one thread and run on another.
+    assert_impl_all!(Live: Send, Sync);
+    assert_impl_all!(LiveMut: Send, Sync);
+    assert_impl_all!(Cache<LiveMut, 16, 4>: Send, Sync);
+    assert_impl_all!(LiveError: Send, Sync);
+}

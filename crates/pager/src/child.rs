@@ -1,35 +1,47 @@
 //! Children that have inherited the region.
 
 use tablewalk_uapi::file::OwnedFd;
-use tablewalk_uapi::poll::{Events, PollFd, poll};
-use tablewalk_uapi::userfault::{Event, Userfault, Waking};
 use tablewalk_uapi::{Errno, Mapping, memory::Protection};
 
+use crate::events::{Events, Messages, PollFd, poll};
+use crate::space::{Batch, EVENTS, Provided, Space, retry};
 use crate::{Pager, PagerError, Policy};
+
+/// A forked child whose faults wait for [`Pager::serve_child`].
+///
+/// When it is dropped, pages that the child does not have are zeros.
+#[derive(Debug)]
+pub struct Child {
+    space: Space,
+}
+
+impl Child {
+    pub(crate) const fn new(space: Space) -> Self {
+        Self { space }
+    }
+}
 
 impl<P: Policy> Pager<P> {
     /// Resolves the faults of a forked child until `ended`, its pidfd say, is readable or hung up. The
     /// kernel copies: entries are moved inside one process only. Children of the child are not served.
     ///
-    /// To be called on a thread of its own, with what [`Worker::handle`](crate::Worker::handle) hands over;
-    /// a child that nobody serves sees zeros, once its userfaultfd is dropped.
+    /// To be called on a thread of its own, with what [`Worker::handle`](crate::Worker::handle) hands over.
+    /// Discarding, moving and unmapping in the child are as in the parent, but that
+    /// [`Policy::discarded`] does not hear of it.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Call`].
-    pub fn serve_child(&self, child: &Userfault, ended: &OwnedFd) -> Result<(), PagerError> {
-        let size = self.page_size();
-        let scratch =
-            Mapping::reserve(size, Protection::READ_WRITE).map_err(PagerError::call("mmap"))?;
+    /// [`PagerError::Call`]; `ENODEV` if `ended` is no open descriptor.
+    pub fn serve_child(&self, child: &Child, ended: &OwnedFd) -> Result<(), PagerError> {
+        let mut scratch = Mapping::reserve(self.page_size(), Protection::READ_WRITE)
+            .map_err(PagerError::call("mmap"))?;
+        let mut messages = Messages::<EVENTS>::new();
         loop {
             let mut fds = [
-                PollFd::new(child.fd(), Events::READABLE),
+                PollFd::new(child.space.uffd().fd(), Events::READABLE),
                 PollFd::new(ended, Events::READABLE),
             ];
-            match poll(&mut fds, None) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(PagerError::Call("ppoll", errno)),
-            }
+            retry(|| poll(&mut fds, None)).map_err(PagerError::call("ppoll"))?;
             let [event, end] = fds.map(|fd| fd.events());
             if !end.is_empty() {
                 return Ok(());
@@ -37,26 +49,28 @@ impl<P: Policy> Pager<P> {
             if event.is_empty() {
                 continue;
             }
-            match child.event() {
-                Ok(Event::Pagefault { address, .. }) => {
-                    let page = address & !(size as u64 - 1);
-                    // SAFETY: this function's alone.
-                    let bytes = unsafe { core::slice::from_raw_parts_mut(scratch.as_ptr(), size) };
-                    match self.page_at(self.address(), page) {
-                        Some(number) if !self.policy.zeros() => self.policy.fill(number, bytes),
-                        _ => bytes.fill(0),
-                    }
-                    // SAFETY: what the policy says of a page that is missing, as in the parent.
-                    match unsafe { child.copy(page, bytes, Waking::Wake) } {
-                        Ok(_) | Err(Errno::EEXIST | Errno::ENOENT | Errno::EAGAIN) => {}
-                        // It has ended meanwhile.
-                        Err(Errno::ESRCH) => return Ok(()),
-                        Err(errno) => return Err(PagerError::Call("UFFDIO_COPY", errno)),
-                    }
-                }
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(PagerError::Call("userfaultfd", errno)),
+            let batch = child.space.read(&mut messages, &mut |_, _| {});
+            let batch = batch.map_err(PagerError::call("userfaultfd"))?;
+            match self.provide_all(&child.space, batch, &mut scratch) {
+                // It has ended meanwhile.
+                Err(Errno::ESRCH | Errno::ENOSPC) => return Ok(()),
+                result => result.map_err(PagerError::call("UFFDIO_COPY"))?,
             }
         }
+    }
+
+    fn provide_all(
+        &self,
+        space: &Space,
+        mut batch: Batch<'_>,
+        scratch: &mut Mapping,
+    ) -> Result<(), Errno> {
+        for fault in batch.sorted() {
+            if space.provide(&self.policy, *fault, scratch)? == Provided::Again {
+                space.wake(fault.address..fault.address + self.page_size() as u64)?;
+            }
+        }
+        batch.all_are_woken();
+        Ok(())
     }
 }

@@ -46,6 +46,9 @@ counts! {
     taken_back,
     /// Pages that the kernel has made ones of their place.
     adopted,
+    /// Calls that have failed where nobody had to wait for them: refilling the pool, adopting pages,
+    /// mapping a table.
+    errors,
     /// Events of ranges that were discarded, moved or unmapped, and of forks.
     events,
 }

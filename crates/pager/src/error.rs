@@ -21,6 +21,8 @@ pub enum PagerError {
     /// [`Delivery::Threads`](crate::Delivery::Threads), that of
     /// [`Worker::resolve_own`](crate::Worker::resolve_own) for the other one.
     Delivery,
+    /// The calling process is a child of the one that made the pager.
+    Forked,
     /// A table could not be mapped, or the TLB not be invalidated.
     Tables(LiveError),
     /// A system call failed.
@@ -42,6 +44,7 @@ impl fmt::Display for PagerError {
             }
             Self::Workers => f.write_str("64 workers already"),
             Self::Delivery => f.write_str("faults are delivered the other way"),
+            Self::Forked => f.write_str("the pager is that of another process"),
             Self::Tables(error) => error.fmt(f),
             Self::Call(name, errno) => write!(f, "{name}: {errno}"),
         }

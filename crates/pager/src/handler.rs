@@ -1,156 +1,118 @@
 //! Faults as events, for threads beside those that fault.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering;
 
-use heapless::Vec;
-use tablewalk_uapi::userfault::{Event, Messages, UFFD_PAGEFAULT_FLAG_WRITE, Userfault, Waking};
-
 use crate::counts::add;
+use crate::events::{Events, Messages, PollFd, poll};
+use crate::layout::Layout;
+use crate::space::{Batch, Change, EVENTS, retry};
 use crate::worker::Resolved;
-use crate::{Delivery, PagerError, Policy, Worker};
-
-/// Events that are read together.
-const EVENTS: usize = 64;
-
-/// A page that is waited for.
-#[derive(Clone, Copy)]
-struct Fault {
-    page: usize,
-    write: bool,
-}
+use crate::{Child, Delivery, Pager, PagerError, Policy, Worker};
 
 impl<P: Policy> Worker<'_, P> {
-    /// Resolves faults until [`Pager::stop`](crate::Pager::stop). Forked children get `forked`, see
-    /// [`Pager::serve_child`](crate::Pager::serve_child).
+    /// Resolves faults until [`Pager::stop`]. Forked children are given to `forked`, which hands each to a
+    /// thread that calls [`Pager::serve_child`], and returns soon: faults wait for it.
+    ///
+    /// Whatever ends it, an error or a panic of the policy too, the threads whose faults it has read try
+    /// their accesses again: another handler hears of them, or the next one that is started.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Delivery`] for a pager with signals; else as [`Worker::settle`], and errors of the userfaultfd. Threads that wait then wait for another
-    /// worker.
-    pub fn handle(&mut self, forked: &mut dyn FnMut(Userfault)) -> Result<(), PagerError> {
+    /// [`PagerError::Delivery`] for a pager with signals, [`PagerError::Forked`] in a child of the process
+    /// that made the pager; else as [`Worker::settle`], and [`PagerError::Call`] where the kernel has no
+    /// memory for a page.
+    pub fn handle(&mut self, forked: &mut dyn FnMut(Child)) -> Result<(), PagerError> {
         let pager = self.pager;
         if pager.options.delivery != Delivery::Threads {
             return Err(PagerError::Delivery);
         }
+        pager.check_owner()?;
         let mut messages = Messages::<EVENTS>::new();
         loop {
-            let events = pager
-                .uffd
-                .events(&mut messages)
-                .map_err(PagerError::call("userfaultfd"))?;
-            let mut faults = Vec::<Fault, EVENTS>::new();
-            let mut stop = None;
-            for event in events {
-                match event {
-                    Event::Pagefault { address, flags, .. } => {
-                        let start = pager.start.load(Ordering::Relaxed);
-                        let write = flags & u64::from(UFFD_PAGEFAULT_FLAG_WRITE) != 0;
-                        match pager.page_at(start, address) {
-                            // There is room for as many as were read.
-                            Some(page) => drop(faults.push(Fault { page, write })),
-                            None => stop = Some(address),
-                        }
-                    }
-                    event => self.note(event, forked),
-                }
+            let mut fds = [
+                PollFd::new(pager.space.uffd().fd(), Events::READABLE),
+                PollFd::new(pager.stop.fd(), Events::READABLE),
+            ];
+            retry(|| poll(&mut fds, None)).map_err(PagerError::call("ppoll"))?;
+            let [events, stop] = fds.map(|fd| fd.events());
+            if !events.is_empty() {
+                self.handle_some(&mut messages, forked)?;
             }
-            self.resolve_all(&mut faults)?;
-            self.pager.refill_if_low()?;
-            if let Some(address) = stop {
-                self.settle()?;
-                return self.leave(address);
+            if !stop.is_empty() && pager.stop.take() {
+                return self.settle();
             }
         }
     }
 
-    /// Resolves faults that were read together, in the order of their pages, and wakes as few times as
-    /// possible.
-    fn resolve_all(&mut self, faults: &mut [Fault]) -> Result<(), PagerError> {
-        sort(faults);
-        add(&self.pager.counters.faults, faults.len() as u64);
+    /// Reads what there is, and does it.
+    fn handle_some(
+        &mut self,
+        messages: &mut Messages<EVENTS>,
+        forked: &mut dyn FnMut(Child),
+    ) -> Result<(), PagerError> {
+        let pager = self.pager;
+        let mut batch = pager
+            .space
+            .read(messages, &mut |layout, change| pager.note(layout, change))
+            .map_err(PagerError::call("userfaultfd"))?;
+        // First: a policy that panics must not cost a child its pages.
+        batch.hand_over(&mut |space| {
+            add(&pager.counters.events, 1);
+            forked(Child::new(space));
+        });
+        self.resolve_all(&mut batch)?;
+        pager.refill_if_low();
+        Ok(())
+    }
+
+    /// Resolves faults that were read together, and wakes as few times as possible.
+    fn resolve_all(&mut self, batch: &mut Batch<'_>) -> Result<(), PagerError> {
         let mut there = 0..0;
+        let faults = batch.sorted();
+        add(&self.pager.counters.faults, faults.len() as u64);
         for fault in faults {
-            if there.contains(&fault.page) {
+            if there.contains(&fault.address) {
                 continue;
             }
-            let Resolved::Mapped(pages) = self.resolve(fault.page, fault.write)? else {
-                continue;
+            let more = match self.resolve(*fault)? {
+                Resolved::Woken | Resolved::Refused => continue,
+                Resolved::Mapped(range) => range,
             };
-            if pages.start == there.end {
-                there.end = pages.end;
+            if more.start == there.end {
+                there.end = more.end;
             } else {
-                if !there.is_empty() {
-                    self.wake(there)?;
-                }
-                there = pages;
+                self.wake(there)?;
+                there = more;
             }
         }
-        if there.is_empty() {
+        self.wake(there)?;
+        batch.all_are_woken();
+        Ok(())
+    }
+
+    /// Lets those go on that wait for something in `range`, if it is not empty.
+    fn wake(&self, range: Range<u64>) -> Result<(), PagerError> {
+        if range.is_empty() {
             return Ok(());
         }
-        self.wake(there)
+        let woken = self.pager.space.wake(range);
+        woken.map_err(PagerError::call("UFFDIO_WAKE"))
     }
+}
 
+impl<P: Policy> Pager<P> {
     /// Something was done to the region.
-    fn note(&self, event: Event, forked: &mut dyn FnMut(Userfault)) {
-        let pager = self.pager;
-        add(&pager.counters.events, 1);
-        match event {
-            Event::Fork(uffd) => forked(uffd),
-            // The pages are missing again, as their entries tell.
-            Event::Remove(_) => {}
-            Event::Remap { from, to, .. } => {
-                // The kernel knows what is where, so it copies from now on.
-                pager.moving.store(false, Ordering::SeqCst);
-                let start = pager.start.load(Ordering::Relaxed);
-                if start == from {
-                    pager.start.store(to, Ordering::Relaxed);
-                }
+    fn note(&self, layout: &Layout, change: &Change) {
+        add(&self.counters.events, 1);
+        match change {
+            Change::Removed(range) => {
+                layout.pages_in(range, &mut |pages| self.policy.discarded(pages));
             }
-            Event::Unmap(_) => pager.moving.store(false, Ordering::SeqCst),
-            Event::Pagefault { .. } | Event::Other(_) => {}
-        }
-    }
-
-    /// Lets [`Pager::stop`](crate::Pager::stop) go on, which has touched a page behind the region.
-    fn leave(&self, address: u64) -> Result<(), PagerError> {
-        let pager = self.pager;
-        let page = address & !(pager.page_size() as u64 - 1);
-        // SAFETY: a page behind the region, which nobody reads.
-        unsafe {
-            pager
-                .uffd
-                .zeropage(page, pager.page_size() as u64, Waking::Wake)
-        }
-        .map(drop)
-        .map_err(PagerError::call("UFFDIO_ZEROPAGE"))
-    }
-}
-
-/// Sorts faults by their pages: few, and mostly in order. What the library has is larger than all of this.
-fn sort(faults: &mut [Fault]) {
-    for end in 1..faults.len() {
-        for place in (1..=end).rev() {
-            let Some([before, after]) = faults.get_mut(place - 1..=place) else {
-                return;
-            };
-            if before.page <= after.page {
-                break;
+            // The kernel knows what is where, so it copies from now on.
+            Change::Moved { .. } | Change::Unmapped(_) => {
+                self.moving.store(false, Ordering::SeqCst);
             }
-            core::mem::swap(before, after);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn faults_are_sorted_by_page() {
-        let mut faults = [5, 1, 4, 1, 9, 0].map(|page| Fault { page, write: false });
-        sort(&mut faults);
-        assert_eq!(faults.map(|fault| fault.page), [0, 1, 1, 4, 5, 9]);
-        sort(&mut []);
     }
 }

@@ -26,55 +26,95 @@
 //! region was moved or unmapped by somebody else, the kernel copies (`UFFDIO_COPY`,
 //! `UFFDIO_ZEROPAGE`). [`Counts::fallbacks`] says how often.
 //!
+//! # What may be done with the region
+//!
+//! `madvise`, `mlock`, `fork` and reads and writes by system calls are as with other memory; what pages
+//! hold that were discarded is the policy's affair ([`Policy::discarded`]). With handlers, contents follow
+//! a part that `mremap` moves, into up to 32 pieces; a page of a piece beyond them is refused
+//! ([`Refusal::Never`]). What `mremap` adds to the region or leaves behind is zeros.
+//!
+//! With signals, nobody hears of `mremap` or `munmap`, so that neither may be done: the kernel would have
+//! zeros at the new place. A system call that touches a page which is not there fails with `EFAULT`.
+//!
+//! # Which waits end
+//!
+//! A thread that waits for a page goes on when it is there, when it is refused, and when a worker gives up,
+//! by an error or a panic: the access is made again, and another handler hears of it. It waits as long as
+//! nobody is in [`Worker::handle`]. So do `fork`, `mremap`, `munmap` and `madvise` of the region, whose
+//! events the handlers have to read.
+//!
+//! In a forked child a pager is a shell: dropping it, or a worker, does nothing, and nothing is resolved
+//! there but by [`Pager::serve_child`] in the parent.
+//!
 //! # What must not be done
 //!
 //! The region belongs to the pager, which hands out its address alone; so these need `unsafe`:
 //!
-//! - `munmap`, `mremap` or `mmap` over a part of it while a worker resolves a fault of that part. An
-//!   entry that is installed where nothing is mapped any more is lost, with its page. The kernel's own
-//!   ioctls refuse that, and what moves entries cannot know of it in time.
+//! - `munmap`, `mremap` or `mmap` over a part of it while a worker resolves a fault of that part, where
+//!   entries are moved. An entry that is installed where nothing is mapped any more is lost, with its
+//!   page. The kernel's own ioctls refuse that, and what moves entries cannot know of it in time. For the
+//!   same reason a page that is touched while another thread discards it may keep what it held before.
 //! - `madvise(MADV_HUGEPAGE)`: an entry that is installed while the kernel makes a huge page of its
 //!   neighbours is lost, with its page. The region says `MADV_NOHUGEPAGE`, and `MADV_COLLAPSE` fails.
 //! - `mprotect`: [`Pager::protect`] does it, and no entry is moved from then on, since it would have the
 //!   permissions of the pool.
-//!
-//! `madvise`, `mlock`, `fork` and reads and writes by system calls are as with other memory. With signals,
-//! a system call that touches a page which is not there fails with `EFAULT`.
 
 #![no_std]
 #![expect(unsafe_code, reason = "moves page-table entries")]
 
+#[cfg(any(test, loom))]
+extern crate std;
+
+#[cfg(not(loom))]
+mod check_shared;
 mod child;
 mod counts;
 mod error;
-mod gate;
+mod events;
+mod handled;
 mod handler;
+mod kernel;
+mod layout;
+#[cfg(test)]
+#[cfg(loom)]
+mod models;
 mod moving;
+mod mutex;
 mod policy;
 mod pool;
 mod refill;
+mod rwlock;
 mod signal;
+mod space;
+mod stop;
+mod sync;
 mod worker;
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tablewalk_live::{flush, format};
-use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::file::O_NONBLOCK;
+use tablewalk_uapi::memory::{Advice, Protection, munmap};
 use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_TAKE};
 use tablewalk_uapi::userfault::{
     UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_REMOVE,
-    UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_SIGBUS, Userfault,
+    UFFD_FEATURE_EVENT_UNMAP, UFFD_FEATURE_SIGBUS,
 };
 use tablewalk_uapi::{Errno, Mapping};
 use tablewalk_walker::{Format, Level, VirtualAddress};
 
+pub use crate::child::Child;
 use crate::counts::Counters;
 pub use crate::counts::Counts;
 pub use crate::error::PagerError;
-use crate::gate::Gate;
-pub use crate::policy::{Clock, Neighbours, Policy, Sequential};
-use crate::pool::{Ring, WORKERS};
+use crate::events::Userfault;
+use crate::layout::Layout;
+pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
+use crate::pool::Ring;
+use crate::rwlock::RwLock;
+use crate::space::Space;
+use crate::stop::Stops;
 use crate::worker::LEAVES;
 pub use crate::worker::Worker;
 
@@ -106,8 +146,7 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Pager<P> {
     policy: P,
-    /// The pool, a gap, the region, and a page for each worker to be stopped by. Gone only when no TLB
-    /// has what was moved out of the pool.
+    /// The pool, a gap, and the region. Gone only when no TLB has what was moved out of the pool.
     memory: core::mem::ManuallyDrop<Mapping>,
     page_shift: u32,
     /// Bytes of the memory before the region.
@@ -115,25 +154,30 @@ pub struct Pager<P> {
     options: Options,
     /// `None` if entries cannot be moved on this kernel.
     format: Option<Format>,
-    uffd: Userfault,
+    space: Space,
+    /// How many handlers are to end.
+    stop: Stops,
+    /// A byte that is 1, and 0 in a forked child.
+    owner: Mapping,
     ring: Ring,
-    gate: Gate,
-    /// Where the region is; elsewhere after somebody moved it.
-    start: AtomicU64,
+    /// Between the moment that a page is found missing and the one at which it is there, nobody
+    ///
+    /// - takes pages back: otherwise it could come, be written, go, and come again with what it held before;
+    /// - has the kernel copy a page: it looks whether the entry is empty and writes it then, and only its
+    ///   own lock makes one of the two.
+    ///
+    /// So who moves entries holds this for reading, and who does either holds it for writing.
+    map_lock: RwLock,
     /// Whether entries may be moved still.
     moving: AtomicBool,
     /// A bit for each worker.
     workers: AtomicU64,
-    /// How many handlers were stopped.
-    stopped: AtomicUsize,
     counters: Counters,
 }
 
-/// What UFFDIO_API is asked for beside faults.
-const EVENTS: u64 = (UFFD_FEATURE_EVENT_FORK
-    | UFFD_FEATURE_EVENT_REMAP
-    | UFFD_FEATURE_EVENT_REMOVE
-    | UFFD_FEATURE_EVENT_UNMAP) as u64;
+/// What UFFDIO_API is asked for beside faults, where handlers read events.
+const EVENTS: u64 =
+    (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP) as u64;
 
 impl<P: Policy> Pager<P> {
     /// Maps and registers a region without pages, and fills the pool.
@@ -143,7 +187,15 @@ impl<P: Policy> Pager<P> {
     /// [`PagerError::Size`] for no pages, no frames, or too many; [`PagerError::Call`] with the system
     /// call that failed. That entries cannot be moved is no error: see [`Pager::moves`].
     pub fn new(options: Options, policy: P) -> Result<Self, PagerError> {
-        let format = movable_format()?;
+        Self::with_format(options, policy, movable_format()?)
+    }
+
+    /// As [`Pager::new`], for tables of that format.
+    fn with_format(
+        options: Options,
+        policy: P,
+        format: Option<Format>,
+    ) -> Result<Self, PagerError> {
         let page_shift = match &format {
             Some(format) => format.geometry.page_shift(),
             None => probe_page_shift()?,
@@ -161,9 +213,8 @@ impl<P: Policy> Pager<P> {
         };
         // What one level-3 table translates: blocks of neighbours are not cut by its end.
         let span = 1_usize << (2 * page_shift - 3);
-        let stops = WORKERS << page_shift;
         let total = pool
-            .checked_add(2 * span + stops)
+            .checked_add(2 * span)
             .and_then(|bytes| bytes.checked_add(region))
             .ok_or(bad_size)?;
         let memory =
@@ -174,15 +225,14 @@ impl<P: Policy> Pager<P> {
         let offset = pool + offset_of(start - past_pool);
         prepare_tables(&memory, offset..offset + region, span, 1 << page_shift)?;
 
-        let uffd = Userfault::open(0).map_err(PagerError::call("userfaultfd"))?;
         let features = match options.delivery {
+            Delivery::Threads if policy.hears_of_discards() => {
+                EVENTS | u64::from(UFFD_FEATURE_EVENT_REMOVE)
+            }
             Delivery::Threads => EVENTS,
             Delivery::Signals => UFFD_FEATURE_SIGBUS.into(),
         };
-        uffd.enable(features)
-            .map_err(PagerError::call("UFFDIO_API"))?;
-        uffd.register_part(&memory, offset..offset + region + stops)
-            .map_err(PagerError::call("UFFDIO_REGISTER"))?;
+        let uffd = watch(&memory, offset..offset + region, features)?;
         if options.locked {
             memory
                 .lock(0..pool, true)
@@ -196,16 +246,21 @@ impl<P: Policy> Pager<P> {
             options,
             moving: AtomicBool::new(format.is_some()),
             format,
-            uffd,
+            space: Space::new(
+                uffd,
+                options.delivery,
+                Layout::new(start, region as u64, page_shift),
+                page_shift,
+            ),
+            stop: Stops::new().map_err(PagerError::call("pipe"))?,
+            owner: mark_owner(1 << page_shift)?,
             ring: Ring::new(options.frames as u64),
-            gate: Gate::new(),
-            start: AtomicU64::new(start),
+            map_lock: RwLock::new(),
             workers: AtomicU64::new(0),
-            stopped: AtomicUsize::new(0),
             counters: Counters::default(),
         };
         if pager.moves() {
-            pager.refill(u64::MAX)?;
+            pager.refill(u64::MAX, 0)?;
         }
         Ok(pager)
     }
@@ -265,30 +320,35 @@ impl<P: Policy> Pager<P> {
     ///
     /// # Errors
     ///
-    /// [`PagerError::Call`].
+    /// [`PagerError::Forked`], [`PagerError::Call`]; `EINVAL` for a range that is not inside the region, or of which a part was
+    /// moved.
     pub fn protect(&self, range: Range<usize>, protection: Protection) -> Result<(), PagerError> {
-        if range.end > self.size() {
-            return Err(PagerError::Call("mprotect", Errno::EINVAL));
+        self.check_owner()?;
+        let refused = PagerError::Call("mprotect", Errno::EINVAL);
+        if range.start > range.end || range.end > self.size() {
+            return Err(refused);
+        }
+        let _lock = self.map_lock.write();
+        let layout = self.space.lock();
+        let address = |offset: usize| self.address() + offset as u64;
+        if !layout.is_original(
+            &(address(range.start)..address(range.end)),
+            range.start as u64,
+        ) {
+            return Err(refused);
         }
         let range = self.offset + range.start..self.offset + range.end;
-        let _alone = self.gate.be_alone();
         self.moving.store(false, Ordering::SeqCst);
         self.memory
             .protect(range, protection)
             .map_err(PagerError::call("mprotect"))
     }
 
-    /// Tells `handlers` workers that are in [`Worker::handle`], or will be, to return; waits until they
-    /// have noticed. Up to 64 in all, once each.
+    /// Tells `handlers` workers that are in [`Worker::handle`], or will be, to return. Does not wait for
+    /// them: whoever has started their threads does. May be called by several at once, and any number of
+    /// times.
     pub fn stop(&self, handlers: usize) {
-        let stops = self.as_ptr().wrapping_add(self.size());
-        // One page for each: the handler that resolves its fault leaves.
-        let first = self.stopped.fetch_add(handlers, Ordering::Relaxed);
-        for page in (first..WORKERS).take(handlers) {
-            let byte = stops.wrapping_add(page << self.page_shift);
-            // SAFETY: inside the memory, in a page that nobody else uses.
-            unsafe { byte.write_volatile(1) };
-        }
+        self.stop.add(handlers as u64);
     }
 
     /// The addresses of the slots of the pool: for tests, which ask who has a frame.
@@ -298,16 +358,27 @@ impl<P: Policy> Pager<P> {
         start..start + ((self.options.frames as u64) << self.page_shift)
     }
 
-    /// The address of page `page` of the region, where that is now.
-    fn page_address(&self, page: usize) -> VirtualAddress {
-        let start = self.start.load(Ordering::Relaxed);
-        VirtualAddress(start + ((page as u64) << self.page_shift))
+    /// Whether this process has made the pager, and is not a child.
+    fn is_owner(&self) -> bool {
+        is_marked(&self.owner)
     }
 
-    /// The number of the page at `address`, if it is one of the region, which begins at `start`: for a
-    /// child or a signal where it was made, else where it is now.
-    fn page_at(&self, start: u64, address: u64) -> Option<usize> {
-        let page = address.wrapping_sub(start) >> self.page_shift;
+    fn check_owner(&self) -> Result<(), PagerError> {
+        if self.is_owner() {
+            Ok(())
+        } else {
+            Err(PagerError::Forked)
+        }
+    }
+
+    /// The address of page `page` of the region, unless that was moved.
+    fn page_address(&self, page: usize) -> VirtualAddress {
+        VirtualAddress(self.address() + ((page as u64) << self.page_shift))
+    }
+
+    /// The number of the page at `address`, if it is one of the region, unless that was moved.
+    fn page_at(&self, address: u64) -> Option<usize> {
+        let page = address.wrapping_sub(self.address()) >> self.page_shift;
         let page = usize::try_from(page).ok()?;
         (page < self.options.pages).then_some(page)
     }
@@ -396,6 +467,32 @@ fn prepare_tables(
         .map_err(PagerError::call("MADV_DONTNEED"))
 }
 
+/// A userfaultfd for the missing pages of a part of `memory`.
+fn watch(memory: &Mapping, part: Range<usize>, features: u64) -> Result<Userfault, PagerError> {
+    let uffd = Userfault::open(O_NONBLOCK).map_err(PagerError::call("userfaultfd"))?;
+    uffd.enable(features)
+        .map_err(PagerError::call("UFFDIO_API"))?;
+    uffd.register_part(memory, part)
+        .map_err(PagerError::call("UFFDIO_REGISTER"))?;
+    Ok(uffd)
+}
+
+/// A byte that is 1 here, and 0 in a child.
+fn mark_owner(page: usize) -> Result<Mapping, PagerError> {
+    let owner = Mapping::reserve(page, Protection::READ_WRITE).map_err(PagerError::call("mmap"))?;
+    owner
+        .advise(0..page, Advice::WipeOnFork)
+        .map_err(PagerError::call("MADV_WIPEONFORK"))?;
+    // SAFETY: the first byte of a mapping that nobody else has.
+    unsafe { owner.as_ptr().write_volatile(1) };
+    Ok(owner)
+}
+
+fn is_marked(owner: &Mapping) -> bool {
+    // SAFETY: the first byte of a mapping.
+    unsafe { owner.as_ptr().read_volatile() == 1 }
+}
+
 /// A distance in memory that is mapped.
 #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
 const fn offset_of(distance: u64) -> usize {
@@ -404,11 +501,17 @@ const fn offset_of(distance: u64) -> usize {
 
 impl<P> Drop for Pager<P> {
     fn drop(&mut self) {
+        if !is_marked(&self.owner) {
+            // The userfaultfd watches the parent's region, and a child has other things where the pool was.
+            return;
+        }
         // Nobody reads events any more, and `munmap` would wait for that.
-        let start = self.start.load(Ordering::Relaxed);
-        let length = (self.options.pages + WORKERS) << self.page_shift;
-        // SAFETY: the region is the pager's, and goes with it. In a child nobody drops one: `fork` is unsafe.
-        let _moved_or_gone = unsafe { self.uffd.unregister_range(start, length as u64) };
+        let layout = self.space.lock();
+        layout.mapped(&mut |range| {
+            let length = range.end - range.start;
+            // SAFETY: the pager's, which ends.
+            let _gone = unsafe { self.space.uffd().unregister_range(range.start, length) };
+        });
         // Entries were taken out of the pool: `munmap` invalidates only where it finds one.
         if let Some(format) = &self.format {
             let start = VirtualAddress(self.memory.address());
@@ -418,9 +521,32 @@ impl<P> Drop for Pager<P> {
                 return;
             }
         }
-        // SAFETY: once, and nobody uses it after this.
-        unsafe { core::mem::ManuallyDrop::drop(&mut self.memory) };
+        let start = self.memory.address() + self.offset as u64;
+        let length = (self.options.pages << self.page_shift) as u64;
+        if layout.is_original(&(start..start + length), 0) {
+            // SAFETY: once, and nobody uses it after this.
+            unsafe { core::mem::ManuallyDrop::drop(&mut self.memory) };
+            return;
+        }
+        // What is left at its place. A part that was moved is whose it is where it is.
+        unmap(self.memory.address()..start);
+        unmap(start + length..self.memory.address() + self.memory.size() as u64);
+        layout.mapped(&mut |range| {
+            if layout.is_original(&range, range.start.wrapping_sub(start)) {
+                unmap(range);
+            }
+        });
     }
+}
+
+/// Unmaps memory of a pager that ends.
+fn unmap(range: Range<u64>) {
+    if range.is_empty() {
+        return;
+    }
+    let start = core::ptr::with_exposed_provenance_mut(offset_of(range.start));
+    // SAFETY: nobody uses it any more.
+    let _ = unsafe { munmap(start, offset_of(range.end - range.start)) };
 }
 
 /// Leaf tables are at this level.

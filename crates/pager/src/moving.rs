@@ -6,6 +6,8 @@ use tablewalk_live::LiveError;
 use tablewalk_walker::{Descriptor, EntryMut, Format, Linux, PublishOwed, TableMut};
 
 use crate::counts::add;
+use crate::kernel;
+use crate::space::fill;
 use crate::worker::Tables;
 use crate::{LEAF, Pager, Policy, offset_of};
 
@@ -46,9 +48,15 @@ impl<'t> Places<'t> {
         }
     }
 
-    /// Pages that are left, at most.
-    pub(crate) fn left(&self) -> usize {
-        self.pages.len()
+    /// Pages that are left and have no frame.
+    pub(crate) fn empty(&self) -> usize {
+        let mut left = self.entries;
+        let mut count = 0;
+        while let Some((entry, rest)) = left.split_first() {
+            count += usize::from(entry.is_empty());
+            left = rest;
+        }
+        count
     }
 
     /// Maps the frame of zeros where nothing is; how often.
@@ -64,7 +72,7 @@ impl<'t> Places<'t> {
     }
 }
 
-/// What was moved, and is not published yet.
+/// What was moved, and is not published yet; it is when this is dropped.
 #[derive(Default)]
 pub(crate) struct Moved {
     count: u64,
@@ -84,14 +92,18 @@ impl Moved {
     }
 
     /// From now on everybody sees them; how many there are.
-    pub(crate) fn publish(self) -> u64 {
-        if let Some(publish) = self.publish {
-            publish.publish();
-        }
+    pub(crate) fn publish(mut self) -> u64 {
+        self.publish_now();
         self.count
     }
 
-    /// Moves the pages of claimed slots to places, as far as there are both.
+    fn publish_now(&mut self) {
+        if let Some(publish) = self.publish.take() {
+            kernel::publish(publish);
+        }
+    }
+
+    /// Moves the pages of claimed slots to places, as far as there are both; false if no more can be done.
     pub(crate) fn move_slots<P: Policy>(
         &mut self,
         pager: &Pager<P>,
@@ -99,13 +111,13 @@ impl Moved {
         pool: &mut Tables,
         slots: Range<u64>,
         places: &mut Places<'_>,
-    ) -> Result<(), LiveError> {
+    ) -> Result<bool, LiveError> {
         let own = OwnPage::new(&format.linux);
         let mut slot = slots.start;
         while slot < slots.end {
             let address = pager.slot_address(slot);
             let Some(table) = pool.table_mut(address)? else {
-                return Ok(());
+                return Ok(false);
             };
             let index = format.geometry.index(LEAF, address);
             // As far as the table reaches.
@@ -116,10 +128,11 @@ impl Moved {
             self.move_part(pager, own, slot, table.part(index..end), places);
             slot += (end - index) as u64;
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// As [`Moved::move_slots`], of the slots from `slot` on, whose entries are `donors`.
+    /// As [`Moved::move_slots`], of the slots from `slot` on, whose entries are `donors`. A page that the
+    /// policy refuses is left out: it is asked again, about the refusal, if a thread waits for that page.
     fn move_part<P: Policy>(
         &mut self,
         pager: &Pager<P>,
@@ -136,7 +149,10 @@ impl Moved {
             if !pager.policy.zeros() && own.is(donor.load()) {
                 // SAFETY: the slot is claimed, and its page is there.
                 let bytes = unsafe { pager.slot_bytes(slot) };
-                pager.policy.fill(page, bytes);
+                if fill(&pager.policy, page, bytes).is_err() {
+                    places.skip();
+                    continue;
+                }
             }
             // SAFETY: the slot is claimed and its page lent: nobody else uses either. It is flushed
             // before it has a page again, or is unmapped.
@@ -156,7 +172,14 @@ impl Moved {
             slot += 1;
         }
         self.count += part.count;
-        self.publish = part.publish.or(self.publish.take());
+        self.publish = part.publish.take().or(self.publish.take());
+    }
+}
+
+impl Drop for Moved {
+    /// Where an error or a panic has ended a move, what is there already must be seen.
+    fn drop(&mut self) {
+        self.publish_now();
     }
 }
 
@@ -179,5 +202,27 @@ impl OwnPage {
     #[inline]
     const fn is(self, found: Descriptor) -> bool {
         found.0 & self.mask == self.value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::AtomicU64;
+
+    use super::*;
+    use crate::kernel::faked::{self, Call};
+
+    #[test]
+    fn what_was_put_is_published_when_a_move_ends_early() {
+        let words = [const { AtomicU64::new(0) }; 4];
+        let mut moved = Moved::default();
+        let place = TableMut::new(&words).entry(1);
+        // SAFETY: a word that translates nothing.
+        let put = place.map(|place| unsafe { place.put(Descriptor(3)) });
+        assert_eq!(put.map(|put| moved.note(put)), Some(true));
+        faked::begin(&[]);
+        // As an error or a panic does.
+        drop(moved);
+        assert_eq!(faked::end(), [(Call::Publish, 1)]);
     }
 }

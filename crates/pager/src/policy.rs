@@ -6,7 +6,8 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// What a pager is to do. Pages are numbered from the start of the region.
 ///
 /// The methods are called from handler threads or, with signals, from the threads that fault, several
-/// at a time; they touch no page of the region.
+/// at a time, with locks of the pager held; they touch no page of the region, and call nothing of the
+/// pager.
 pub trait Policy: Sync {
     /// Whether every page is zeros at first: [`Policy::fill`] is not called then. Always the same.
     fn zeros(&self) -> bool {
@@ -19,9 +20,35 @@ pub trait Policy: Sync {
         false
     }
 
-    /// Writes what `page` holds into `bytes`, the frame that it will have. Nobody else sees it before.
-    fn fill(&self, page: usize, bytes: &mut [u8]) {
+    /// Writes what `page` holds to the start of `bytes`, the frame that it will have, and says how many
+    /// bytes it has written: the others become zeros. Before, the frame holds whatever it held last, of
+    /// another page maybe. Nobody else sees it yet.
+    ///
+    /// By default every page is zeros.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] says what the access gets instead of a page.
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         let _ = (page, bytes);
+        Ok(0)
+    }
+
+    /// Whether [`Policy::discarded`] is to be called: then `madvise` waits for a handler, and until its event
+    /// was read the kernel makes no page of the region. Where one thread discards without a pause, others
+    /// may wait long for theirs. Always the same.
+    fn hears_of_discards(&self) -> bool {
+        false
+    }
+
+    /// Takes note that the pages in `pages` were discarded (`MADV_DONTNEED`, `MADV_FREE` or
+    /// `MADV_REMOVE`). They are asked for again when they are touched, and hold what [`Policy::fill`] then
+    /// writes. By default that is what it wrote before, as with a private mapping of a file; a policy whose
+    /// pages are to be zeros from then on, as those of anonymous memory, remembers them here.
+    ///
+    /// Called before `madvise` returns, while other handlers wait. With signals nobody is told.
+    fn discarded(&self, pages: Range<usize>) {
+        let _ = pages;
     }
 
     /// Which pages to map when `page` is touched; more of them if they are in the same level-3 table
@@ -44,6 +71,17 @@ pub trait Policy: Sync {
     fn taken_back(&self, page: usize, bytes: &[u8], dirty: bool) {
         let _ = (page, bytes, dirty);
     }
+}
+
+/// Why there is no page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Not now: the access is tried again, and [`Policy::fill`] is asked again.
+    Again,
+    /// Never: the access gets `SIGBUS`, or `EFAULT` in a system call, as beyond the end of a file. With
+    /// [`Delivery::Threads`](crate::Delivery::Threads) on Linux before 6.6 it gets `SIGSEGV`, if no thread moves the page
+    /// meanwhile. The page stays like that.
+    Never,
 }
 
 /// How many pages come with the one that is touched.

@@ -1,7 +1,8 @@
 //! Frames that the kernel gave out before they are needed.
 
 use core::ops::Range;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::sync::{AtomicBool, AtomicU64, Ordering, mutant, ordering};
 
 /// Threads that may use a pager at a time.
 pub(crate) const WORKERS: usize = 64;
@@ -20,11 +21,11 @@ const NOTHING: u64 = u64::MAX;
 /// when whoever has claimed it before is done with it: each worker shows the oldest count that it may
 /// have claimed.
 #[derive(Debug)]
-pub(crate) struct Ring {
+pub(crate) struct Ring<const CLAIMS: usize = WORKERS> {
     capacity: u64,
     head: AtomicU64,
     tail: AtomicU64,
-    claimed: [AtomicU64; WORKERS],
+    claimed: [AtomicU64; CLAIMS],
     refilling: AtomicBool,
 }
 
@@ -37,15 +38,15 @@ pub(crate) struct Claim<'r> {
 
 /// The right to refill, which one worker has at a time.
 #[derive(Debug)]
-pub(crate) struct Refill<'r>(&'r Ring);
+pub(crate) struct Refill<'r, const CLAIMS: usize = WORKERS>(&'r Ring<CLAIMS>);
 
-impl Ring {
-    pub(crate) const fn new(capacity: u64) -> Self {
+impl<const CLAIMS: usize> Ring<CLAIMS> {
+    pub(crate) fn new(capacity: u64) -> Self {
         Self {
             capacity,
             head: AtomicU64::new(0),
             tail: AtomicU64::new(0),
-            claimed: [const { AtomicU64::new(NOTHING) }; WORKERS],
+            claimed: core::array::from_fn(|_| AtomicU64::new(NOTHING)),
             refilling: AtomicBool::new(false),
         }
     }
@@ -59,23 +60,27 @@ impl Ring {
     /// Claims up to `most` slots for worker `number`, until the claim is dropped. `None` if there is none.
     pub(crate) fn claim(&self, number: usize, most: u64) -> Option<Claim<'_>> {
         let worker = self.claimed.get(number)?;
-        let mut head = self.head.load(Ordering::SeqCst);
-        // Before the head moves: whoever sees it moved sees this.
-        worker.store(head, Ordering::SeqCst);
+        let mut head = self.head.load(Ordering::Relaxed);
+        // Before the head moves: whoever sees it moved sees this. Whoever sees this instead of the drop of
+        // the claim before it sees that as well.
+        if !mutant("ring: a claim not shown") {
+            let order = ordering(Ordering::Release, "ring: relaxed show of a claim");
+            worker.store(head, order);
+        }
         loop {
             let start = head.checked_rem(self.capacity).unwrap_or(0);
-            let available = self.tail.load(Ordering::Acquire).saturating_sub(head);
+            let order = ordering(Ordering::Acquire, "ring: relaxed look at the tail");
+            let available = self.tail.load(order).saturating_sub(head);
             let count = available.min(most).min(self.capacity - start);
             if count == 0 {
                 worker.store(NOTHING, Ordering::Release);
                 return None;
             }
-            match self.head.compare_exchange_weak(
-                head,
-                head + count,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            ) {
+            let order = ordering(Ordering::Release, "ring: relaxed claim");
+            match self
+                .head
+                .compare_exchange_weak(head, head + count, order, Ordering::Relaxed)
+            {
                 Ok(_) => {
                     return Some(Claim {
                         worker,
@@ -88,8 +93,9 @@ impl Ring {
     }
 
     /// The right to refill, unless somebody has it.
-    pub(crate) fn refill(&self) -> Option<Refill<'_>> {
-        let busy = self.refilling.swap(true, Ordering::Acquire);
+    pub(crate) fn refill(&self) -> Option<Refill<'_, CLAIMS>> {
+        let order = ordering(Ordering::Acquire, "ring: relaxed right to refill");
+        let busy = self.refilling.swap(true, order);
         // Made only then: dropping one gives the right back.
         (!busy).then(|| Refill(self))
     }
@@ -97,22 +103,24 @@ impl Ring {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.worker.store(NOTHING, Ordering::Release);
+        let order = ordering(Ordering::Release, "ring: relaxed drop of a claim");
+        self.worker.store(NOTHING, order);
     }
 }
 
-impl Refill<'_> {
+impl<const CLAIMS: usize> Refill<'_, CLAIMS> {
     /// Slots with consecutive numbers that may get a page: those of the ring that are claimed and done
     /// with, up to `most`.
     pub(crate) fn empty(&self, most: u64) -> Range<u64> {
         let ring = self.0;
         let tail = ring.tail.load(Ordering::Relaxed);
         // First the head, then the claims: one that is missed begins behind this head.
-        let head = ring.head.load(Ordering::SeqCst);
-        let claims = ring
-            .claimed
-            .iter()
-            .map(|worker| worker.load(Ordering::SeqCst));
+        let head = ring.head.load(ordering(
+            Ordering::Acquire,
+            "ring: relaxed look at the head",
+        ));
+        let order = ordering(Ordering::Acquire, "ring: relaxed look at the claims");
+        let claims = ring.claimed.iter().map(|worker| worker.load(order));
         let done = claims.fold(head, u64::min);
         let start = tail.checked_rem(ring.capacity).unwrap_or(0);
         let count = (done + ring.capacity).saturating_sub(tail);
@@ -121,23 +129,26 @@ impl Refill<'_> {
 
     /// The first `count` of the slots of [`Refill::empty`] have a page.
     pub(crate) fn filled(&self, count: u64) {
-        self.0.tail.fetch_add(count, Ordering::Release);
+        let order = ordering(Ordering::Release, "ring: relaxed filled");
+        self.0.tail.fetch_add(count, order);
     }
 }
 
-impl Drop for Refill<'_> {
+impl<const CLAIMS: usize> Drop for Refill<'_, CLAIMS> {
     fn drop(&mut self) {
-        self.0.refilling.store(false, Ordering::Release);
+        let order = ordering(Ordering::Release, "ring: relaxed end of a refill");
+        self.0.refilling.store(false, order);
     }
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests {
     use super::*;
 
     #[test]
     fn a_slot_is_refilled_when_its_claim_is_done() {
-        let ring = Ring::new(4);
+        let ring = Ring::<WORKERS>::new(4);
         let refill = |count| {
             let refill = ring.refill().unwrap();
             let slots = refill.empty(count);
@@ -163,7 +174,7 @@ mod tests {
 
     #[test]
     fn one_refills_at_a_time() {
-        let ring = Ring::new(4);
+        let ring = Ring::<WORKERS>::new(4);
         let refill = ring.refill();
         assert!(refill.is_some() && ring.refill().is_none());
         // Asking in vain has not taken it away.

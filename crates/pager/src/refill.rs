@@ -2,35 +2,54 @@
 
 use core::ops::Range;
 
-use tablewalk_live::{LiveError, flush};
+use tablewalk_live::LiveError;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::memory::Advice;
 use tablewalk_uapi::remap::{self, ExposePgtblTable};
 use tablewalk_walker::{Descriptor, Format};
 
 use crate::counts::add;
+use crate::kernel;
 use crate::pool::Refill;
 use crate::{Pager, PagerError, Policy, offset_of};
+
+/// Pages that may be tried in vain for a fault that waits, before the kernel is asked for new frames.
+const VICTIMS_WHILE_WAITING: usize = 64;
+
+/// How often slots are filled anew of which not all could be lent.
+const LEND_ATTEMPTS: usize = 4;
 
 /// Pages that are taken back by one call.
 const TAKE_AT_ONCE: usize = remap::EXPOSE_PGTBL_RANGE_MOST;
 
 impl<P: Policy> Pager<P> {
+    /// Takes note of an error of something that nobody waits for.
+    pub(crate) fn not_fatal<R, E>(&self, result: Result<R, E>) -> Option<R> {
+        if result.is_err() {
+            add(&self.counters.errors, 1);
+        }
+        result.ok()
+    }
+
     /// Refills the pool if it is low: to be called when nobody waits.
+    pub(crate) fn refill_if_low(&self) {
+        if self.ring.available() < self.options.low_water as u64 && self.moves() {
+            self.not_fatal(self.refill(u64::MAX, self.options.pages));
+        }
+    }
+
+    /// Gets frames for a fault of `pages` pages that waits: so many, and without a long search.
+    pub(crate) fn refill_for(&self, pages: usize) {
+        self.not_fatal(self.refill(pages as u64, VICTIMS_WHILE_WAITING));
+    }
+
+    /// Puts up to `most` frames into the pool: first those that the policy gives back, of up to `victims`
+    /// pages, then new ones. Others may claim them meanwhile, so that the policy is asked before each part.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Tables`], [`PagerError::Call`]; `ENOMEM` if the kernel has no frames.
-    pub(crate) fn refill_if_low(&self) -> Result<(), PagerError> {
-        if self.ring.available() < self.options.low_water as u64 && self.moves() {
-            self.refill(u64::MAX)?;
-        }
-        Ok(())
-    }
-
-    /// Puts up to `most` frames into the pool: first those that the policy gives back, then new ones.
-    /// Others may claim them meanwhile, so that the policy is asked before each part.
-    pub(crate) fn refill(&self, most: u64) -> Result<(), PagerError> {
+    /// [`PagerError::Tables`], [`PagerError::Call`].
+    pub(crate) fn refill(&self, most: u64, victims: usize) -> Result<(), PagerError> {
         // Somebody else does it already?
         let Some(refill) = self.ring.refill() else {
             return Ok(());
@@ -39,8 +58,9 @@ impl<P: Policy> Pager<P> {
             return Ok(());
         };
         let mut left = most;
+        let mut victims = victims;
         while left != 0 {
-            let filled = match self.take_victims(&refill, left)? {
+            let filled = match self.take_victims(&refill, left, &mut victims)? {
                 0 => self.populate(format, &refill, left)?,
                 filled => filled,
             };
@@ -52,18 +72,22 @@ impl<P: Policy> Pager<P> {
         Ok(())
     }
 
-    /// Takes back up to `most` pages that the policy gives, of those that it gives first: how many.
-    fn take_victims(&self, refill: &Refill<'_>, most: u64) -> Result<u64, PagerError> {
+    /// Takes back up to `most` pages that the policy gives, of up to `victims`, less the ones that were
+    /// tried: how many.
+    fn take_victims(
+        &self,
+        refill: &Refill<'_>,
+        most: u64,
+        victims: &mut usize,
+    ) -> Result<u64, PagerError> {
         let room = refill.empty(most);
         let room = usize::try_from(room.end - room.start).unwrap_or(usize::MAX);
-        // Once round the region, if all stay where they are.
-        let mut asked = 0;
-        while room != 0 && asked < self.options.pages {
-            let Some(victims) = self.policy.victims(room) else {
+        while room != 0 && *victims != 0 {
+            let Some(pages) = self.policy.victims(room.min(*victims)) else {
                 break;
             };
-            asked += victims.len().max(1);
-            let taken = self.take_back_into(refill, victims)?;
+            *victims = victims.saturating_sub(pages.len().max(1));
+            let taken = self.take_back_into(refill, pages)?;
             if taken != 0 {
                 return Ok(taken);
             }
@@ -77,8 +101,9 @@ impl<P: Policy> Pager<P> {
     ///
     /// # Errors
     ///
-    /// [`PagerError::Tables`], [`PagerError::Call`].
+    /// [`PagerError::Forked`], [`PagerError::Tables`], [`PagerError::Call`].
     pub fn take_back(&self, pages: Range<usize>) -> Result<u64, PagerError> {
+        self.check_owner()?;
         match self.ring.refill() {
             Some(refill) => self.take_back_into(&refill, pages),
             None => Ok(0),
@@ -94,7 +119,7 @@ impl<P: Policy> Pager<P> {
             if room.is_empty() {
                 break;
             }
-            let _alone = self.gate.be_alone();
+            let _lock = self.map_lock.write();
             let (count, seen) = self.take_some(refill, next..end, room)?;
             taken += count;
             next = seen;
@@ -103,34 +128,66 @@ impl<P: Policy> Pager<P> {
         Ok(taken)
     }
 
-    /// Has the kernel make pages in up to `most` empty slots; how many.
+    /// Has the kernel make pages in up to `most` empty slots; how many. Fewer than there could be if it is
+    /// short of memory, none if it has none.
     fn populate(&self, format: &Format, refill: &Refill<'_>, most: u64) -> Result<u64, PagerError> {
-        let slots = refill.empty(most);
-        let count = slots.end - slots.start;
-        if count == 0 {
-            return Ok(0);
+        let mut most = most;
+        loop {
+            let slots = refill.empty(most);
+            let count = slots.end - slots.start;
+            if count == 0 {
+                return Ok(0);
+            }
+            self.flush_slots(format, &slots)?;
+            match self.populate_and_lend(&slots) {
+                Ok(()) => {
+                    refill.filled(count);
+                    add(&self.counters.refilled, count);
+                    return Ok(count);
+                }
+                // What it has made is there when it is asked again.
+                Err(PagerError::Call(_, Errno::ENOMEM)) if count > 1 => most = count / 2,
+                Err(error) => return Err(error),
+            }
         }
-        self.flush_slots(format, &slots)?;
+    }
+
+    /// Has a page made and lent in each slot.
+    fn populate_and_lend(&self, slots: &Range<u64>) -> Result<(), PagerError> {
         let offset = |slot: u64| offset_of(slot << self.page_shift);
-        self.memory
-            .advise(
-                offset(slots.start)..offset(slots.end),
-                Advice::PopulateWrite,
-            )
+        let bytes = offset(slots.start)..offset(slots.end);
+        let count = slots.end - slots.start;
+        let mut lent = self.lend_some(slots, &bytes)?;
+        for _attempt in 0..LEND_ATTEMPTS {
+            // From now on nobody else changes the entries of these slots.
+            if lent == count {
+                return Ok(());
+            }
+            // Some had a page before, which was lent already; or a page is being migrated, is there later,
+            // and would not be lent. Which, nobody tells: all are made anew.
+            kernel::advise(&self.memory, bytes.clone(), Advice::DontNeedLocked)
+                .map_err(PagerError::call("MADV_DONTNEED_LOCKED"))?;
+            lent = self.lend_some(slots, &bytes)?;
+        }
+        if lent == count {
+            return Ok(());
+        }
+        Err(PagerError::Call("LEND", Errno::EBUSY))
+    }
+
+    /// Has a page made in each slot, and lends those that are not; how many were not.
+    fn lend_some(&self, slots: &Range<u64>, bytes: &Range<usize>) -> Result<u64, PagerError> {
+        kernel::advise(&self.memory, bytes.clone(), Advice::PopulateWrite)
             .map_err(PagerError::call("MADV_POPULATE_WRITE"))?;
-        // From now on nobody else changes the entries of these slots.
         // SAFETY: the slots are this worker's until `filled`; those who claim them move them.
-        unsafe { remap::lend(0, self.slot_address(slots.start).0, count) }
-            .map_err(PagerError::call("LEND"))?;
-        refill.filled(count);
-        add(&self.counters.refilled, count);
-        Ok(count)
+        unsafe { kernel::lend(self.slot_address(slots.start).0, slots.end - slots.start) }
+            .map_err(PagerError::call("LEND"))
     }
 
     /// Invalidates what TLBs have of the pages that were in slots.
     fn flush_slots(&self, format: &Format, slots: &Range<u64>) -> Result<(), LiveError> {
         let range = self.slot_address(slots.start)..self.slot_address(slots.end);
-        flush(0, &format.geometry, range)
+        kernel::flush(&format.geometry, range)
     }
 
     /// Takes pages into the slots `room`. How many, and the page to go on at.
@@ -149,7 +206,7 @@ impl<P: Policy> Pager<P> {
         let from = self.page_address(pages.start).0..self.page_address(pages.end).0;
         let to = self.slot_address(room.start).0;
         // SAFETY: the policy gives the pages away. The slots are this worker's, and flushed.
-        let (filled, next) = match unsafe { remap::take(0, from.clone(), to, places) } {
+        let (filled, next) = match unsafe { kernel::take(from.clone(), to, places) } {
             Ok(done) => done,
             // The region was unmapped or moved meanwhile.
             Err(Errno::EINVAL) => return Ok((0, pages.end)),
@@ -176,3 +233,6 @@ impl<P: Policy> Pager<P> {
         Ok((count, next))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -3,24 +3,29 @@
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
+use tablewalk_uapi::Mapping;
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::signal::{
-    FaultContext, Signal, handle_apart, restore_default, set_alternate_stack, siginfo_t,
-};
-use tablewalk_uapi::{Mapping, Sharing};
+use tablewalk_uapi::signal::{AlternateStack, FaultContext, replace_alternate_stack, siginfo_t};
 
 use crate::counts::add;
+use crate::handled::Handled;
+use crate::space::Fault;
+use crate::worker::Resolved;
 use crate::{Delivery, PagerError, Policy, Worker};
 
 /// Bytes of the stack that a signal is handled on: the kernel's frame, with all registers of SVE, and a
 /// [`Policy::fill`].
 const STACK: usize = 128 << 10;
+/// Bytes below it that nobody can touch: one page of the largest size.
+const GUARD: usize = 64 << 10;
 
 /// What is at the low end of such a stack: how the handler finds its worker.
 struct Header {
     magic: u64,
     worker: *mut (),
     resolve: unsafe fn(*mut (), u64, bool) -> bool,
+    /// The stack that the thread had before, if one like this.
+    outer: *const Header,
 }
 
 const MAGIC: u64 = u64::from_le_bytes(*b"pgrstack");
@@ -29,54 +34,42 @@ impl<P: Policy> Worker<'_, P> {
     /// Calls `body`, and resolves the faults that this thread has in the region meanwhile. Not for
     /// faults of the kernel: a system call that is given a page which is not there fails with `EFAULT`.
     ///
-    /// Takes `SIGBUS` and the alternate signal stack of the thread. A `SIGBUS` for another reason ends
-    /// the process, as it does by default.
+    /// `body` may call this for another worker: faults in either region are resolved then. It runs with an
+    /// alternate signal stack of the pager; the one that the thread had is its own again afterwards, after
+    /// a panic too. While any thread is in here, `SIGBUS` of the process is the pager's; what was its
+    /// handler before gets each one that is for another reason, and is the handler again when the last
+    /// thread leaves.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Delivery`] for a pager with events, [`PagerError::Call`]: `body` was not called.
+    /// [`PagerError::Delivery`] for a pager with events, [`PagerError::Forked`] in a child of the process
+    /// that made the pager, [`PagerError::Call`]: `body` was not called.
     pub fn resolve_own<R>(&mut self, body: impl FnOnce() -> R) -> Result<R, PagerError> {
         if self.pager.options.delivery != Delivery::Signals {
             return Err(PagerError::Delivery);
         }
-        let stack = Mapping::anonymous(STACK, Protection::READ_WRITE, Sharing::Private)
-            .map_err(PagerError::call("mmap"))?;
-        let header = stack.as_ptr().cast::<Header>();
-        // SAFETY: the low end of a mapping that nobody else uses; a stack does not reach it.
-        unsafe {
-            header.write(Header {
-                magic: MAGIC,
-                worker: ptr::from_mut(self).cast(),
-                resolve: resolve::<P>,
-            });
-        }
-        let bytes = ptr::slice_from_raw_parts_mut(stack.as_ptr(), STACK);
-        // SAFETY: the mapping lives until the stack is taken back, in this function.
-        unsafe { set_alternate_stack(bytes) }.map_err(PagerError::call("sigaltstack"))?;
-        // SAFETY: the handler touches nothing but the worker, which is borrowed alone by this function,
-        // and what the interrupted access waits for.
-        let handled = unsafe { handle_apart(Signal::Bus, on_bus) };
-        let result = match handled {
-            Ok(()) => Ok(body()),
-            Err(errno) => Err(PagerError::Call("sigaction", errno)),
-        };
-        let none = ptr::slice_from_raw_parts_mut(ptr::null_mut(), 0);
-        // SAFETY: no stack.
-        if unsafe { set_alternate_stack(none) }.is_err() {
-            // It stays the thread's.
-            core::mem::forget(stack);
-        }
-        result
+        self.pager.check_owner()?;
+        let _stack = Stack::install(ptr::from_mut(self).cast(), resolve::<P>)?;
+        // SAFETY: the handler touches nothing but workers, each of which is borrowed alone by a call of
+        // this function, and what the interrupted access waits for.
+        let _handled = unsafe { Handled::by(on_bus) }?;
+        Ok(body())
     }
 
     /// Resolves one fault; whether the access may be tried again.
     fn resolve_fault(&mut self, address: u64, write: bool) -> bool {
         let pager = self.pager;
-        let Some(page) = pager.page_at(pager.address(), address) else {
+        if pager.page_at(address).is_none() {
             return false;
-        };
+        }
         add(&pager.counters.faults, 1);
-        self.resolve(page, write).is_ok() && pager.refill_if_low().is_ok()
+        let page = pager.page_size() as u64 - 1;
+        let resolved = self.resolve(Fault {
+            address: address & !page,
+            write,
+        });
+        pager.refill_if_low();
+        resolved.is_ok_and(|resolved| resolved != Resolved::Refused)
     }
 }
 
@@ -91,21 +84,86 @@ unsafe fn resolve<P: Policy>(worker: *mut (), address: u64, write: bool) -> bool
     worker.resolve_fault(address, write)
 }
 
+/// The alternate stack of this thread, as long as this lives.
+struct Stack {
+    memory: core::mem::ManuallyDrop<Mapping>,
+    before: AlternateStack,
+}
+
+impl Stack {
+    fn install(
+        worker: *mut (),
+        resolve: unsafe fn(*mut (), u64, bool) -> bool,
+    ) -> Result<Self, PagerError> {
+        let memory =
+            Mapping::reserve(GUARD + STACK, Protection::NONE).map_err(PagerError::call("mmap"))?;
+        memory
+            .protect(GUARD..GUARD + STACK, Protection::READ_WRITE)
+            .map_err(PagerError::call("mprotect"))?;
+        let start = memory.as_ptr().wrapping_add(GUARD);
+        let header = start.cast::<Header>();
+        let outer = AlternateStack::current().map_err(PagerError::call("sigaltstack"))?;
+        // SAFETY: the low end of a mapping that nobody else uses; a stack does not reach it.
+        unsafe {
+            header.write(Header {
+                magic: MAGIC,
+                worker,
+                resolve,
+                outer: header_of(&outer),
+            });
+        }
+        let bytes = ptr::slice_from_raw_parts_mut(start, STACK);
+        // SAFETY: the mapping lives until the stack is taken back, when this is dropped.
+        let before = unsafe { replace_alternate_stack(&AlternateStack::new(bytes)) }
+            .map_err(PagerError::call("sigaltstack"))?;
+        Ok(Self {
+            memory: core::mem::ManuallyDrop::new(memory),
+            before,
+        })
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the thread's own, which it had before.
+        if unsafe { replace_alternate_stack(&self.before) }.is_ok() {
+            // SAFETY: once; the thread has another stack now. Otherwise this one stays the thread's.
+            unsafe { core::mem::ManuallyDrop::drop(&mut self.memory) };
+        }
+    }
+}
+
+/// The header of a stack that [`Stack::install`] has made; null of another one.
+fn header_of(stack: &AlternateStack) -> *const Header {
+    // execve(2) leaves a stack without address, but not marked as none.
+    let Some((start, size)) = stack.bytes().filter(|(start, _)| !start.is_null()) else {
+        return ptr::null();
+    };
+    let header = start.cast::<Header>().cast_const();
+    // SAFETY: the low end of the thread's alternate stack, which is large enough.
+    let is_ours =
+        size == STACK as u64 && header.is_aligned() && unsafe { (*header).magic } == MAGIC;
+    if is_ours { header } else { ptr::null() }
+}
+
 /// The handler of all pagers.
-extern "C" fn on_bus(_: c_int, info: *mut siginfo_t, context: *mut c_void) {
+extern "C" fn on_bus(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: these are the arguments of the handler.
     let fault = unsafe { FaultContext::new(info, context) };
-    let resolved = fault.alternate_stack().is_some_and(|(stack, size)| {
-        let header = stack.cast::<Header>().cast_const();
-        // SAFETY: the stack that this thread runs on begins there, and none is smaller.
-        let header = unsafe { &*header };
-        size == STACK as u64
-            && header.magic == MAGIC
-            // SAFETY: `resolve_own` of this thread waits in `body`, and does not use the worker.
-            && unsafe { (header.resolve)(header.worker, fault.address(), fault.is_write()) }
-    });
-    if !resolved {
-        // The access is made again, and ends the process.
-        let _ = restore_default(Signal::Bus);
+    let mut header = header_of(&fault.alternate_stack());
+    while !header.is_null() {
+        // SAFETY: `resolve_own` of this thread has written it, and waits in `body`.
+        let Header {
+            worker,
+            resolve,
+            outer,
+            ..
+        } = unsafe { header.read() };
+        // SAFETY: as above; it does not use the worker meanwhile.
+        if unsafe { resolve(worker, fault.address(), fault.is_write()) } {
+            return;
+        }
+        header = outer;
     }
+    crate::handled::pass_on(signal, &fault, info, context);
 }

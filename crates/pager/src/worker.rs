@@ -5,13 +5,15 @@ use core::sync::atomic::Ordering;
 
 use tablewalk_live::LiveMut;
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::userfault::Waking;
-use tablewalk_uapi::{Errno, Mapping, remap};
+use tablewalk_uapi::{Errno, Mapping};
 use tablewalk_walker::{Cache, Descriptor, Format, VirtualAddress};
 
 use crate::counts::add;
+use crate::kernel;
 use crate::moving::{Moved, Places};
 use crate::pool::WORKERS;
+use crate::space::{Fault, Provided};
+use crate::sync::mutant;
 use crate::{LEAF, Pager, PagerError, Policy};
 
 /// Leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
@@ -67,8 +69,10 @@ impl<P: Policy> Pager<P> {
     ///
     /// # Errors
     ///
-    /// [`PagerError::Workers`] if there are 64; [`PagerError::Tables`], [`PagerError::Call`].
+    /// [`PagerError::Workers`] if there are 64; [`PagerError::Forked`] in a child of the process that made
+    /// the pager; [`PagerError::Tables`], [`PagerError::Call`].
     pub fn worker(&self) -> Result<Worker<'_, P>, PagerError> {
+        self.check_owner()?;
         let scratch = Mapping::reserve(self.page_size(), Protection::READ_WRITE)
             .map_err(PagerError::call("mmap"))?;
         let movable = match &self.format {
@@ -123,10 +127,12 @@ fn entry_of_zeros(page: &Mapping) -> Result<Descriptor, PagerError> {
 /// What came of a fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Resolved {
-    /// These pages are there, by entries of ours or of somebody else; nobody was woken.
-    Mapped(Range<usize>),
-    /// The kernel did it, and has woken those that wait.
-    Fallback,
+    /// The pages at these addresses are there, by entries of ours or of somebody else; nobody was woken.
+    Mapped(Range<u64>),
+    /// Whoever waits was woken.
+    Woken,
+    /// There is no page, and never will be; whoever waits was woken.
+    Refused,
 }
 
 impl<P: Policy> Worker<'_, P> {
@@ -146,48 +152,42 @@ impl<P: Policy> Worker<'_, P> {
         Ok(())
     }
 
-    /// Makes `page` be there, and its neighbours if possible.
-    pub(crate) fn resolve(&mut self, page: usize, write: bool) -> Result<Resolved, PagerError> {
+    /// Makes the page of a fault be there, and its neighbours if possible.
+    pub(crate) fn resolve(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
-        if page >= pager.options.pages {
-            return Err(PagerError::Call(
-                "a fault outside the region",
-                Errno::EFAULT,
-            ));
+        if pager.moves()
+            && let Some(page) = pager.page_at(fault.address)
+            && let Some(mapped) = self.move_or_refill(page, fault.write)
+        {
+            let address = |page| pager.page_address(page).0;
+            return Ok(Resolved::Mapped(address(mapped.start)..address(mapped.end)));
         }
-        if pager.moves() {
-            if let Some(mapped) = self.move_around(page, write)? {
-                return Ok(Resolved::Mapped(mapped));
-            }
-            // No frame? No table? The former can be had.
-            if pager.ring.available() == 0 {
-                add(&pager.counters.dry, 1);
-                pager.refill(self.around(page).len() as u64)?;
-                if let Some(mapped) = self.move_around(page, write)? {
-                    return Ok(Resolved::Mapped(mapped));
-                }
-            }
-        }
-        self.copy(page)?;
-        Ok(Resolved::Fallback)
+        self.have_provided(fault)
     }
 
     /// As [`Worker::resolve`], by entries; the pages that are there now. `None` if `page` is not.
-    fn move_around(
-        &mut self,
-        page: usize,
-        write: bool,
-    ) -> Result<Option<Range<usize>>, PagerError> {
+    fn move_or_refill(&mut self, page: usize, write: bool) -> Option<Range<usize>> {
         let pager = self.pager;
-        let _moving = pager.gate.move_entries();
+        if let Some(mapped) = self.move_around(page, write) {
+            return Some(mapped);
+        }
+        // No frame? No table? The former can be had.
+        if pager.ring.available() != 0 {
+            return None;
+        }
+        add(&pager.counters.dry, 1);
+        pager.refill_for(self.around(page).len());
+        self.move_around(page, write)
+    }
+
+    /// As [`Worker::move_or_refill`], with the frames that there are.
+    fn move_around(&mut self, page: usize, write: bool) -> Option<Range<usize>> {
+        let pager = self.pager;
+        let _lock = pager.map_lock.read();
         let wanted = self.around(page);
         // Still: somebody who was alone may have ended it.
-        let Some(movable) = self.movable.as_mut().filter(|_| pager.moves()) else {
-            return Ok(None);
-        };
-        let Some(table) = movable.region.table_mut(pager.page_address(page))? else {
-            return Ok(None);
-        };
+        let movable = self.movable.as_mut().filter(|_| pager.moves())?;
+        let table = pager.not_fatal(movable.region.table_mut(pager.page_address(page)))??;
         let index = movable
             .format
             .geometry
@@ -196,36 +196,41 @@ impl<P: Policy> Worker<'_, P> {
         if pager.policy.shared_zeros() && !write && movable.zeros != Descriptor::ZERO {
             let count = places(wanted.clone()).share(movable.zeros);
             add(&pager.counters.shared, count);
-            return Ok(Some(wanted));
+            return Some(wanted);
         }
         let mut moved = Moved::default();
         // First the page that is waited for, then those behind it, then those before.
         for pages in [page..wanted.end, wanted.start..page] {
             let mut places = places(pages);
             while places.next_empty().is_some() {
-                let most = places.left() as u64;
+                // No more than are needed: a slot that keeps its page costs when it is refilled.
+                let most = places.empty() as u64;
                 let Some(claim) = pager.ring.claim(self.number, most) else {
                     break;
                 };
                 // Slots that are left keep their pages, and are found full when it is their turn to be
                 // filled.
                 let slots = claim.slots.clone();
-                moved.move_slots(
+                let done = moved.move_slots(
                     pager,
                     &movable.format,
                     &mut movable.pool,
                     slots,
                     &mut places,
-                )?;
+                );
+                // No table of the pool, or a page that is refused: what was moved stays.
+                if pager.not_fatal(done) != Some(true) {
+                    break;
+                }
             }
         }
         let count = moved.publish();
         add(&pager.counters.moved, count);
         let there = table.entry(index).is_some_and(|entry| !entry.is_empty());
         if count != 0 {
-            self.remember(wanted.clone(), count)?;
+            self.remember(wanted.clone(), count);
         }
-        Ok(there.then_some(wanted))
+        there.then_some(wanted)
     }
 
     /// The pages that the policy wants with `page`: inside the region and the level-3 table.
@@ -240,44 +245,29 @@ impl<P: Policy> Worker<'_, P> {
         start..end.max(page + 1)
     }
 
-    /// Has the kernel make `page`, and wake those that wait for it.
-    fn copy(&mut self, page: usize) -> Result<(), PagerError> {
+    /// Has the kernel make the page of a fault, and wake those that wait for it.
+    fn have_provided(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
-        let _alone = pager.gate.be_alone();
-        let address = pager.page_address(page).0;
-        let size = pager.page_size();
-        let done = if pager.policy.zeros() {
-            // SAFETY: a page of the region, or what was there: it holds zeros, as the policy says.
-            unsafe { pager.uffd.zeropage(address, size as u64, Waking::Wake) }
-        } else {
-            // SAFETY: the page of this worker, which is borrowed alone.
-            let bytes = unsafe { core::slice::from_raw_parts_mut(self.scratch.as_ptr(), size) };
-            pager.policy.fill(page, bytes);
-            // SAFETY: a page of the region, which holds what the policy says.
-            unsafe { pager.uffd.copy(address, bytes, Waking::Wake) }
-        };
+        let _lock = pager.map_lock.write();
+        let done = pager
+            .space
+            .provide(&pager.policy, fault, &mut self.scratch)
+            .map_err(PagerError::call("UFFDIO_COPY"))?;
         match done {
-            Ok(_) => {
-                add(&pager.counters.fallbacks, 1);
-                Ok(())
+            Provided::Page => add(&pager.counters.fallbacks, 1),
+            Provided::Again if mutant("handler: no wake after a page was not made") => {}
+            Provided::Again => {
+                let end = fault.address + pager.page_size() as u64;
+                let woken = pager.space.wake(fault.address..end);
+                woken.map_err(PagerError::call("UFFDIO_WAKE"))?;
             }
-            // There is one already; or there is no place for it any more, which who waits finds out.
-            Err(Errno::EEXIST | Errno::ENOENT | Errno::EAGAIN) => self.wake(page..page + 1),
-            Err(errno) => Err(PagerError::Call("UFFDIO_COPY", errno)),
+            Provided::Refused => return Ok(Resolved::Refused),
         }
-    }
-
-    /// Lets those go on that wait for a page of `pages`.
-    pub(crate) fn wake(&self, pages: Range<usize>) -> Result<(), PagerError> {
-        let length = (pages.len() as u64) << self.pager.page_shift;
-        self.pager
-            .uffd
-            .wake(self.pager.page_address(pages.start).0, length)
-            .map_err(PagerError::call("UFFDIO_WAKE"))
+        Ok(Resolved::Woken)
     }
 
     /// Takes note of `moved` pages in `pages`, to be adopted later.
-    fn remember(&mut self, pages: Range<usize>, moved: u64) -> Result<(), PagerError> {
+    fn remember(&mut self, pages: Range<usize>, moved: u64) {
         let pager = self.pager;
         let start = pager.page_address(pages.start).0;
         let end = start + ((pages.len() as u64) << pager.page_shift);
@@ -287,13 +277,13 @@ impl<P: Policy> Worker<'_, P> {
         let run = match self.pending.iter_mut().find(same) {
             Some(run) => run,
             None => {
-                // The last one makes room.
+                // The last one makes room. If it is not adopted, its pages stay where they are in memory.
                 if let Some(last) = self.pending.last_mut() {
-                    adopt(pager, last)?;
+                    pager.not_fatal(adopt(pager, last));
                 }
                 self.pending.rotate_right(1);
                 let Some(first) = self.pending.first_mut() else {
-                    return Ok(());
+                    return;
                 };
                 *first = Pending {
                     start,
@@ -307,26 +297,34 @@ impl<P: Policy> Worker<'_, P> {
         run.end = run.end.max(end);
         run.moved += moved;
         if run.moved >= ADOPT_AFTER {
-            adopt(pager, run)?;
+            pager.not_fatal(adopt(pager, run));
         }
-        Ok(())
     }
 
-    /// Has the kernel make all pages that this worker has moved ones of their place.
+    /// Has the kernel make all pages that this worker has moved ones of their place. After an error it may
+    /// be called again.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Call`].
+    /// [`PagerError::Call`]: the first one; the other runs of pages were adopted all the same.
+    /// [`PagerError::Forked`] in a child of the process that made the pager.
     pub fn settle(&mut self) -> Result<(), PagerError> {
+        self.pager.check_owner()?;
+        let mut result = Ok(());
         for run in &mut self.pending {
-            adopt(self.pager, run)?;
+            result = result.and(adopt(self.pager, run));
         }
-        Ok(())
+        result
     }
 }
 
 impl<P: Policy> Drop for Worker<'_, P> {
     fn drop(&mut self) {
+        if !self.pager.is_owner() {
+            // A child has other things where the tables were.
+            core::mem::forget(self.movable.take());
+            return;
+        }
         // The region is gone, or was moved: the pages are safe where they are.
         let _ = self.settle();
         let free = !(1 << self.number);
@@ -335,18 +333,22 @@ impl<P: Policy> Drop for Worker<'_, P> {
     }
 }
 
-/// Has the kernel adopt a run, which is empty then.
+/// Has the kernel adopt a run, which is empty then; after an error it stays.
 fn adopt<P: Policy>(pager: &Pager<P>, run: &mut Pending) -> Result<(), PagerError> {
-    let Pending { start, end, moved } = core::mem::replace(run, Pending::NONE);
+    let Pending { start, end, moved } = *run;
     if moved == 0 {
         return Ok(());
     }
     // SAFETY: the moves are done: entries of the region are put where nothing is, and not changed again.
-    match unsafe { remap::adopt(0, start, (end - start) >> pager.page_shift) } {
+    match unsafe { kernel::adopt(start, (end - start) >> pager.page_shift) } {
         Ok(adopted) => add(&pager.counters.adopted, adopted),
         // The region was unmapped or moved meanwhile: nothing is there to be adopted.
         Err(Errno::EINVAL) => {}
         Err(errno) => return Err(PagerError::Call("ADOPT", errno)),
     }
+    *run = Pending::NONE;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

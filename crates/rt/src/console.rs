@@ -1,21 +1,98 @@
 //! Standard output and standard error.
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use core::time::Duration;
 
 use heapless::Vec;
-use tablewalk_uapi::Errno;
-use tablewalk_uapi::file::{self, BorrowedFd};
+use tablewalk_uapi::file::{self, BorrowedFd, O_RDWR};
+use tablewalk_uapi::{Errno, poll, process, terminal};
+
+use crate::ExitCode;
 
 /// Bytes that are written with one system call.
 const LINE: usize = 256;
 
+/// How long a terminal may take nothing before [`never_give_up`] starts it.
+const STALLED: Duration = Duration::from_secs(1);
+
+/// A descriptor and what became of the bytes for it.
+#[derive(Debug)]
+struct Output {
+    fd: BorrowedFd<'static>,
+    name: &'static str,
+    /// The number of the error that the first lost bytes met, 0 if none were lost.
+    lost: AtomicU16,
+}
+
+static STDOUT: Output = Output::new(BorrowedFd::STDOUT, "standard output");
+static STDERR: Output = Output::new(BorrowedFd::STDERR, "standard error");
+
+/// Whether [`never_give_up`] was called.
+static ENDLESS: AtomicBool = AtomicBool::new(false);
+
+/// Whether descriptor 1 was closed when the program was started.
+static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
+
+impl Output {
+    const fn new(fd: BorrowedFd<'static>, name: &'static str) -> Self {
+        Self {
+            fd,
+            name,
+            lost: AtomicU16::new(0),
+        }
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed) != 0
+    }
+
+    /// Writes all bytes, or none after bytes were lost: what is written is a beginning of the output,
+    /// without a gap.
+    fn write(&self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && !self.is_lost() {
+            match file::write_to(self.fd, bytes) {
+                Ok(written) if written > 0 => bytes = bytes.get(written..).unwrap_or_default(),
+                Ok(_) => return self.lose(Errno::EIO),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => self.wait(),
+                Err(errno) => return self.lose(errno),
+            }
+        }
+    }
+
+    /// Waits until the descriptor takes bytes again.
+    fn wait(&self) {
+        let endless = ENDLESS.load(Ordering::Relaxed);
+        match poll::wait_until_writable(self.fd, endless.then_some(STALLED)) {
+            Ok(true) | Err(Errno::EINTR) => {}
+            // What is no terminal has its own reasons, and is waited for.
+            Ok(false) => drop(terminal::keep_going(self.fd)),
+            Err(errno) => self.lose(errno),
+        }
+    }
+
+    /// Notes that bytes were lost; a program whose reader is gone ends.
+    fn lose(&self, errno: Errno) {
+        if ENDLESS.load(Ordering::Relaxed) {
+            return;
+        }
+        self.lost.store(errno.number(), Ordering::Relaxed);
+        if errno == Errno::EPIPE && self.fd == BorrowedFd::STDOUT {
+            process::exit(settle(ExitCode::FAILURE).0.into());
+        }
+    }
+}
+
 /// An output stream that writes whole lines where they fit 256 bytes, so that lines of several
 /// processes do not mix.
 ///
-/// What the descriptor does not take is lost: there is nowhere to say so.
+/// Where the descriptor is non-blocking and takes nothing now, it waits. Any other error is remembered:
+/// nothing is written to that descriptor any more, and the program's exit status says so. Without a
+/// reader (`EPIPE` of descriptor 1, where `SIGPIPE` is ignored) the program ends.
 #[derive(Debug)]
 pub struct Stream {
-    fd: BorrowedFd<'static>,
+    output: &'static Output,
     line: Vec<u8, LINE>,
 }
 
@@ -24,7 +101,7 @@ impl Stream {
     #[must_use]
     pub const fn stdout() -> Self {
         Self {
-            fd: BorrowedFd::STDOUT,
+            output: &STDOUT,
             line: Vec::new(),
         }
     }
@@ -33,20 +110,13 @@ impl Stream {
     #[must_use]
     pub const fn stderr() -> Self {
         Self {
-            fd: BorrowedFd::STDERR,
+            output: &STDERR,
             line: Vec::new(),
         }
     }
 
     fn flush(&mut self) {
-        let mut rest = self.line.as_slice();
-        while !rest.is_empty() {
-            match file::write_to(self.fd, rest) {
-                Ok(written) if written > 0 => rest = rest.get(written..).unwrap_or_default(),
-                Err(Errno::EINTR) => {}
-                _ => break,
-            }
-        }
+        self.output.write(&self.line);
         self.line.clear();
     }
 }
@@ -72,6 +142,56 @@ impl Drop for Stream {
     }
 }
 
+/// Whether something that was printed did not get to descriptor 1. What ends by itself need not ask:
+/// the exit status will say it.
+#[must_use]
+pub fn output_is_lost() -> bool {
+    STDOUT.is_lost()
+}
+
+/// Whether descriptor 1 was closed when the program was started; it is `/dev/null` since then, if there is one.
+#[must_use]
+pub fn stdout_was_closed() -> bool {
+    STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
+}
+
+/// For process 1, which has nobody to report to and must not end: errors are not remembered, and a
+/// non-blocking terminal that takes nothing for a second is started again, whoever has stopped it.
+pub fn never_give_up() {
+    ENDLESS.store(true, Ordering::Relaxed);
+}
+
+/// Opens those of descriptors 0 to 2 that are closed on `/dev/null`, so that no file of the program gets
+/// such a number and the program's messages with it.
+pub(crate) fn fill_descriptors() {
+    for fd in 0..=2 {
+        if file::is_open(fd) {
+            continue;
+        }
+        if fd == STDOUT.fd.number() {
+            STDOUT_WAS_CLOSED.store(true, Ordering::Relaxed);
+        }
+        // The lowest number that is free is this one. Without the device there is nothing to do.
+        let _ = file::open_for_good(c"/dev/null", O_RDWR);
+    }
+}
+
+/// The status to exit with, of a program that ends with `status`: lost output is a failure, and standard
+/// error says why.
+pub(crate) fn settle(status: ExitCode) -> ExitCode {
+    for output in [&STDOUT, &STDERR] {
+        let lost = i32::from(output.lost.load(Ordering::Relaxed));
+        if let Err(errno) = Errno::from_return_value(-(lost as isize)) {
+            crate::eprintln!("{}: {}: {errno}", crate::process::Name::new(), output.name);
+        }
+    }
+    let lost = STDOUT.is_lost() || STDERR.is_lost();
+    if lost && matches!(status, ExitCode::SUCCESS | ExitCode::SKIP) {
+        return ExitCode::FAILURE;
+    }
+    status
+}
+
 /// What [`print!`](crate::print) and [`println!`](crate::println) call.
 #[doc(hidden)]
 #[inline(never)]
@@ -87,7 +207,7 @@ pub fn eprint(text: fmt::Arguments<'_>, end: &str) {
 }
 
 fn write(mut stream: Stream, text: fmt::Arguments<'_>, end: &str) {
-    // What is lost is lost: see `Stream`.
+    // A stream takes everything, and remembers what it lost.
     let _ = stream.write_fmt(text);
     let _ = stream.write_str(end);
 }

@@ -1,8 +1,8 @@
 //! What a freestanding program needs around its `main`: start-up, arguments, console, panic,
 //! memory functions, processes, threads, test output, and the way out of an emulator.
 //!
-//! For arm64 Linux. Elsewhere threads, panics and memory functions are those of std, so that what is built
-//! on this can be tested; nothing starts a program there. A program names its main function with [`program!`]:
+//! For arm64 Linux. On other hosts start-up, threads, panics and memory functions are those of std, so that
+//! what is built on this can be tested there. A program names its main function with [`program!`]:
 //!
 //! ```ignore
 //! #![no_std]
@@ -30,7 +30,8 @@ pub mod ktap;
 #[cfg(target_arch = "aarch64")]
 mod mem;
 #[cfg(not(target_arch = "aarch64"))]
-mod of_std;
+#[doc(hidden)]
+pub mod of_std;
 #[cfg(target_arch = "aarch64")]
 mod panic;
 pub mod process;
@@ -67,6 +68,18 @@ macro_rules! program {
         #[unsafe(no_mangle)]
         extern "Rust" fn tablewalk_main(args: $crate::Args) -> $crate::ExitCode {
             $main(args)
+        }
+
+        #[cfg(not(any(target_arch = "aarch64", test)))]
+        #[expect(unsafe_code, reason = "what the C library calls")]
+        #[unsafe(export_name = "main")]
+        extern "C" fn main_of_c(
+            _: ::core::ffi::c_int,
+            arguments: *const *const ::core::ffi::c_char,
+        ) -> ::core::ffi::c_int {
+            // SAFETY: the C library's own, which it has from the kernel.
+            let args = unsafe { $crate::of_std::args(arguments) };
+            $main(args).0.into()
         }
     };
 }

@@ -1,9 +1,27 @@
-//! Threads and the clock of a host, for tests of what is built on this.
+//! Start-up, threads and the clock of a host, for tests of what is built on this.
 
+#![expect(unsafe_code, reason = "reads what the kernel laid on the stack")]
+
+use core::ffi::c_char;
 use std::time::Instant;
 use std::{sync, thread};
 
 use tablewalk_uapi::Errno;
+
+use crate::Args;
+
+/// The arguments that the main function of a C program has got.
+///
+/// # Safety
+///
+/// They are those that the kernel laid on the stack, which the C library of Linux hands on in place.
+#[must_use]
+pub unsafe fn args(arguments: *const *const c_char) -> Args {
+    // SAFETY: `argc`, as wide as a pointer, is below them.
+    let stack = unsafe { arguments.sub(1) };
+    // SAFETY: the stack pointer that the program was entered with.
+    unsafe { Args::from_stack(stack.cast()) }
+}
 
 /// [`run_beside`](crate::thread::run_beside).
 pub(crate) fn run_beside<F, R>(beside: F, body: impl FnOnce() -> R) -> Result<R, Errno>

@@ -6,13 +6,34 @@
 )]
 
 use core::ffi::{CStr, c_char};
-use core::ptr;
+use core::{fmt, ptr};
 
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::signal::Signal;
 
-use crate::ExitCode;
+use crate::{ExitCode, console};
+
+/// The name of the calling thread, for messages: up to 15 bytes of the program's, if it gave no other.
+pub(crate) struct Name([u8; 16]);
+
+impl Name {
+    pub(crate) fn new() -> Self {
+        Self(process::thread_name())
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = CStr::from_bytes_until_nul(&self.0).ok();
+        f.write_str(name.and_then(|name| name.to_str().ok()).unwrap_or("?"))
+    }
+}
+
+/// Ends the process with `status`, or with [`ExitCode::FAILURE`] if output was lost.
+pub(crate) fn finish(status: ExitCode) -> ! {
+    process::exit(console::settle(status).0.into())
+}
 
 /// A child process, killed and reaped when dropped.
 #[derive(Debug)]
@@ -49,7 +70,7 @@ impl Fork {
                     Ok(()) => body(),
                     Err(_) => ExitCode::FAILURE,
                 };
-                process::exit(status.0.into())
+                finish(status)
             }
         }
     }

@@ -7,9 +7,7 @@
 
 use core::arch::naked_asm;
 
-use tablewalk_uapi::process;
-
-use crate::{Args, ExitCode};
+use crate::{Args, ExitCode, console, process};
 
 unsafe extern "Rust" {
     /// The program's main function: see [`crate::program!`].
@@ -36,9 +34,10 @@ unsafe extern "C" fn _start() -> ! {
 ///
 /// `stack` is the stack pointer that the kernel entered the program with.
 unsafe extern "C" fn entry(stack: *const usize) -> ! {
+    console::fill_descriptors();
     // SAFETY: the caller's.
     let args = unsafe { Args::from_stack(stack) };
     // SAFETY: `program!` defined it, with this signature.
     let status = unsafe { tablewalk_main(args) };
-    process::exit(status.0.into())
+    process::finish(status)
 }

@@ -4,8 +4,8 @@
 
 use linux_raw_sys::general::{
     __kernel_timespec, __user_cap_data_struct, __user_cap_header_struct, iovec, kernel_sigaction,
-    kernel_sigset_t, pollfd, uffd_msg, uffdio_api, uffdio_copy, uffdio_range, uffdio_register,
-    uffdio_zeropage,
+    kernel_sigset_t, pollfd, termios, uffd_msg, uffdio_api, uffdio_copy, uffdio_range,
+    uffdio_register, uffdio_zeropage,
 };
 use linux_raw_sys::system::new_utsname;
 
@@ -38,6 +38,9 @@ check_struct!(ProgLoad, size 40, align 8, {
 check_struct!(TestRun, size 72, align 8, {
     prog_fd: 0, retval: 4, data_size_in: 8, data_size_out: 12, data_in: 16, data_out: 24, repeat: 32,
     duration: 36, ctx_size_in: 40, ctx_size_out: 44, ctx_in: 48, ctx_out: 56, flags: 64, cpu: 68
+});
+check_struct!(termios, size 36, align 4, {
+    c_iflag: 0, c_oflag: 4, c_cflag: 8, c_lflag: 12, c_line: 16, c_cc: 17
 });
 check_struct!(ExposePgtblArgs, size 32, align 8, { pid: 0, remap_vaddr: 8, pfn: 16, level: 24 });
 check_struct!(ExposePgtblInfo, size 56, align 8, {
@@ -105,3 +108,12 @@ check_struct!(uffd_msg, size 32, align 1, {
 static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefault.flags), 8);
 static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefault.address), 16);
 static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefault.feat), 24);
+
+// What threads share.
+static_assertions::assert_impl_all!(crate::Mapping: Send, Sync);
+static_assertions::assert_impl_all!(crate::file::OwnedFd: Send, Sync);
+static_assertions::assert_impl_all!(crate::file::BorrowedFd<'static>: Send, Sync);
+static_assertions::assert_impl_all!(crate::userfault::Userfault: Send, Sync);
+static_assertions::assert_impl_all!(crate::Errno: Send, Sync);
+// What a handler is told is of the thread that was interrupted.
+static_assertions::assert_not_impl_any!(crate::signal::FaultContext<'static>: Send, Sync);

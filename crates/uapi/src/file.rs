@@ -10,9 +10,8 @@ use core::marker::PhantomData;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{
-    O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
+    O_CLOEXEC, O_EXCL, O_NOCTTY, O_NONBLOCK, O_PATH, O_RDONLY, O_RDWR, O_SYNC, O_WRONLY,
 };
-use linux_raw_sys::ioctl::TCSBRK;
 
 use crate::errno::Errno;
 use crate::syscall::{Argument, int};
@@ -59,6 +58,14 @@ impl BorrowedFd<'static> {
     pub const STDOUT: Self = Self(1, PhantomData);
     /// Standard error, as [`BorrowedFd::STDOUT`].
     pub const STDERR: Self = Self(2, PhantomData);
+}
+
+impl BorrowedFd<'_> {
+    /// The number.
+    #[must_use]
+    pub const fn number(&self) -> i32 {
+        self.0
+    }
 }
 
 impl Argument for BorrowedFd<'_> {
@@ -113,6 +120,50 @@ pub fn create(path: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
 pub fn remove(path: &CStr) -> Result<(), Errno> {
     // SAFETY: the kernel reads a string that ends in NUL.
     unsafe { syscall!(sys::__NR_unlinkat, sys::AT_FDCWD, path.as_ptr(), 0_u32) }.map(drop)
+}
+
+/// Gives the file at `from` the name `to`, which is not there yet: renameat2(2) with `RENAME_NOREPLACE`,
+/// and link(2) on file systems that lack it.
+///
+/// # Errors
+///
+/// As rename(2): `EEXIST` if there is a file at `to`.
+pub fn rename_new(from: &CStr, to: &CStr) -> Result<(), Errno> {
+    let (from, to) = (from.as_ptr(), to.as_ptr());
+    let here = sys::AT_FDCWD;
+    let flags = sys::RENAME_NOREPLACE;
+    // SAFETY: the kernel reads strings that end in NUL.
+    let renamed = unsafe { syscall!(sys::__NR_renameat2, here, from, here, to, flags) };
+    if renamed != Err(Errno::EINVAL) {
+        return renamed.map(drop);
+    }
+    // SAFETY: as above.
+    unsafe { syscall!(sys::__NR_linkat, here, from, here, to, 0_u32) }?;
+    // SAFETY: as above.
+    unsafe { syscall!(sys::__NR_unlinkat, here, from, 0_u32) }.map(drop)
+}
+
+/// A file without a name in the folder `path`, to read and write, which is gone when it is closed: open(2)
+/// with `O_TMPFILE`.
+///
+/// # Errors
+///
+/// As open(2): `EOPNOTSUPP` on a file system that has no such files.
+pub fn create_unnamed(path: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
+    let flags = sys::O_TMPFILE | O_RDWR | O_CLOEXEC;
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_openat, sys::AT_FDCWD, path.as_ptr(), flags, mode) }
+        .map(OwnedFd::from_return_value)
+}
+
+/// getdents64(2): entries of a folder, each a `struct linux_dirent64`; the number of bytes, 0 at the end.
+///
+/// # Errors
+///
+/// As getdents(2).
+pub fn read_folder(fd: &OwnedFd, bytes: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the kernel writes to the slice only.
+    unsafe { syscall!(sys::__NR_getdents64, fd, bytes.as_mut_ptr(), bytes.len()) }
 }
 
 /// pwrite(2); the number of bytes.
@@ -173,15 +224,47 @@ pub fn write_to(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     unsafe { syscall!(sys::__NR_write, fd, bytes.as_ptr(), bytes.len()) }
 }
 
+/// fcntl(2), `F_GETFD`: whether descriptor number `fd` is open.
+#[must_use]
+pub fn is_open(fd: i32) -> bool {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_fcntl, fd, sys::F_GETFD) }.is_ok()
+}
+
+/// openat(2) of `path` for good, under the lowest number that is free, kept over execve(2): for
+/// descriptors 0 to 2. The number.
+///
+/// # Errors
+///
+/// As open(2).
+pub fn open_for_good(path: &CStr, flags: u32) -> Result<i32, Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_openat, sys::AT_FDCWD, path.as_ptr(), flags, 0_u32) }.map(int)
+}
+
 /// pipe2(2), close-on-exec: the end to read from and the end to write to.
 ///
 /// # Errors
 ///
 /// As pipe(2).
 pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
+    pipe_with(0)
+}
+
+/// As [`pipe`]; neither end ever waits.
+///
+/// # Errors
+///
+/// As pipe(2).
+pub fn pipe_without_waiting() -> Result<(OwnedFd, OwnedFd), Errno> {
+    pipe_with(O_NONBLOCK)
+}
+
+fn pipe_with(flags: u32) -> Result<(OwnedFd, OwnedFd), Errno> {
     let mut ends = [0_i32; 2];
+    let flags = flags | O_CLOEXEC;
     // SAFETY: the kernel writes two numbers.
-    unsafe { syscall!(sys::__NR_pipe2, ends.as_mut_ptr(), O_CLOEXEC) }?;
+    unsafe { syscall!(sys::__NR_pipe2, ends.as_mut_ptr(), flags) }?;
     let [reader, writer] = ends;
     Ok((OwnedFd(reader), OwnedFd(writer)))
 }
@@ -196,14 +279,15 @@ pub fn duplicate_to(fd: &OwnedFd, to: &mut OwnedFd) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_dup3, fd, &*to, 0_u32) }.map(drop)
 }
 
-/// tcdrain(3): waits until the terminal `fd` has sent all that was written.
+/// Removes the folder at `path`, which is empty: rmdir(2).
 ///
 /// # Errors
 ///
-/// `ENOTTY` if it is no terminal.
-pub fn drain_terminal(fd: BorrowedFd<'_>) -> Result<(), Errno> {
-    // SAFETY: touches no memory.
-    unsafe { syscall!(sys::__NR_ioctl, fd, TCSBRK, 1_usize) }.map(drop)
+/// As rmdir(2).
+pub fn remove_folder(path: &CStr) -> Result<(), Errno> {
+    let flags = sys::AT_REMOVEDIR;
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_unlinkat, sys::AT_FDCWD, path.as_ptr(), flags) }.map(drop)
 }
 
 /// mkdirat(2) from the current folder.

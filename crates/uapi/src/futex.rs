@@ -32,12 +32,25 @@ pub fn wait(word: &AtomicU32, expected: u32) -> Result<(), Errno> {
     .map(drop)
 }
 
+/// Wakes one thread that waits for `word`; how many there were, 0 or 1.
+///
+/// # Errors
+///
+/// `ENOSYS` from a kernel without `CONFIG_FUTEX`.
+pub fn wake_one(word: &AtomicU32) -> Result<usize, Errno> {
+    wake(word, 1)
+}
+
 /// Wakes all threads that wait for `word`; their number.
 ///
 /// # Errors
 ///
 /// `ENOSYS` from a kernel without `CONFIG_FUTEX`.
 pub fn wake_all(word: &AtomicU32) -> Result<usize, Errno> {
+    wake(word, i32::MAX)
+}
+
+fn wake(word: &AtomicU32, most: i32) -> Result<usize, Errno> {
     // SAFETY: the address is a key and is not accessed.
-    unsafe { syscall!(sys::__NR_futex, word.as_ptr(), sys::FUTEX_WAKE, i32::MAX) }
+    unsafe { syscall!(sys::__NR_futex, word.as_ptr(), sys::FUTEX_WAKE, most) }
 }

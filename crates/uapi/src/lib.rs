@@ -56,6 +56,7 @@ pub mod raw;
 pub mod remap;
 pub mod signal;
 pub mod system;
+pub mod terminal;
 pub mod time;
 pub mod track;
 pub mod userfault;

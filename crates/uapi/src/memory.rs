@@ -79,6 +79,10 @@ pub enum Advice {
     DoFork = sys::MADV_DOFORK,
     /// `MADV_DODUMP`: a core dump contains the pages.
     DoDump = sys::MADV_DODUMP,
+    /// `MADV_DONTNEED_LOCKED`: as `DontNeed`, of pages that are locked in memory too.
+    DontNeedLocked = sys::MADV_DONTNEED_LOCKED,
+    /// `MADV_WIPEONFORK`: a child has pages of zeros there.
+    WipeOnFork = sys::MADV_WIPEONFORK,
 }
 
 /// mmap(2) of anonymous memory; `flags` are `MAP_*`.

@@ -9,7 +9,7 @@ use core::time::Duration;
 use linux_raw_sys::general as sys;
 
 use crate::errno::Errno;
-use crate::file::OwnedFd;
+use crate::file::{BorrowedFd, OwnedFd};
 use crate::time::timespec;
 
 /// Events of a file descriptor.
@@ -23,6 +23,8 @@ pub struct Events(i16);
 impl Events {
     /// `POLLIN`: there is something to read.
     pub const READABLE: Self = Self(sys::POLLIN as i16);
+    /// `POLLOUT`: there is room to write.
+    pub const WRITABLE: Self = Self(sys::POLLOUT as i16);
     /// `POLLERR`: an error; always asked for.
     pub const ERROR: Self = Self(sys::POLLERR as i16);
     /// `POLLHUP`: the other end is closed; always asked for.
@@ -44,12 +46,18 @@ impl Events {
 /// A file descriptor and the events waited for: `struct pollfd`.
 #[repr(transparent)]
 #[derive(Debug)]
-pub struct PollFd<'fd>(sys::pollfd, PhantomData<&'fd OwnedFd>);
+pub struct PollFd<'fd>(sys::pollfd, PhantomData<BorrowedFd<'fd>>);
 
 impl<'fd> PollFd<'fd> {
     /// Waits for `events` of `fd`.
     #[must_use]
     pub const fn new(fd: &'fd OwnedFd, events: Events) -> Self {
+        Self::borrowed(fd.borrow(), events)
+    }
+
+    /// Waits for `events` of `fd`.
+    #[must_use]
+    pub const fn borrowed(fd: BorrowedFd<'fd>, events: Events) -> Self {
         Self(
             sys::pollfd {
                 fd: fd.number(),
@@ -88,4 +96,15 @@ pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<usize, 
             0_usize
         )
     }
+}
+
+/// ppoll(2) of `fd`: waits until it has room for more bytes or an error to tell; false if the time-out was
+/// up first.
+///
+/// # Errors
+///
+/// As poll(2).
+pub fn wait_until_writable(fd: BorrowedFd<'_>, timeout: Option<Duration>) -> Result<bool, Errno> {
+    let mut fds = [PollFd::borrowed(fd, Events::WRITABLE)];
+    poll(&mut fds, timeout).map(|ready| ready > 0)
 }

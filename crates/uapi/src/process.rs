@@ -9,7 +9,7 @@ use core::ffi::{CStr, c_char};
 use core::ptr;
 
 use linux_raw_sys::general as sys;
-use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_PDEATHSIG};
+use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_NAME, PR_SET_PDEATHSIG};
 
 use crate::errno::Errno;
 use crate::file::OwnedFd;
@@ -141,7 +141,18 @@ pub fn wait_without_reaping(pid: i32) -> Result<(), Errno> {
 ///
 /// As waitid(2).
 pub fn has_ended(pid: i32) -> Result<bool, Errno> {
-    wait_for(pid, sys::WEXITED | sys::WNOWAIT | sys::WNOHANG).map(|code| code != 0)
+    let options = sys::WEXITED | sys::WNOWAIT | sys::WNOHANG;
+    wait_for(sys::P_PID, pid, options).map(|what| what.pid != 0)
+}
+
+/// waitid(2): a child that has ended, if there is one; it stays a zombie.
+///
+/// # Errors
+///
+/// As waitid(2); `ECHILD` if there are no children.
+pub fn first_ended() -> Result<Option<i32>, Errno> {
+    let options = sys::WEXITED | sys::WNOWAIT | sys::WNOHANG;
+    wait_for(sys::P_ALL, 0, options).map(|what| (what.pid != 0).then_some(what.pid))
 }
 
 /// waitid(2): waits until child `pid` is stopped; false if it ended, and stays a zombie.
@@ -150,18 +161,27 @@ pub fn has_ended(pid: i32) -> Result<bool, Errno> {
 ///
 /// As waitid(2).
 pub fn wait_until_stopped(pid: i32) -> Result<bool, Errno> {
-    wait_for(pid, sys::WEXITED | sys::WSTOPPED | sys::WNOWAIT).map(|code| code == sys::CLD_STOPPED)
+    let options = sys::WEXITED | sys::WSTOPPED | sys::WNOWAIT;
+    wait_for(sys::P_PID, pid, options).map(|what| what.code == sys::CLD_STOPPED)
 }
 
-/// waitid(2) for child `pid`: `si_code` of what happened, 0 if nothing did.
-fn wait_for(pid: i32, options: u32) -> Result<u32, Errno> {
-    // `struct siginfo` is 128 bytes (`SI_MAX_SIZE`) and begins with si_signo, si_errno, si_code.
+/// What happened to a child: `si_code` and `si_pid`; both 0 if nothing did.
+struct Happened {
+    code: u32,
+    pid: i32,
+}
+
+/// waitid(2) for one child or all, by `which`.
+fn wait_for(which: u32, pid: i32, options: u32) -> Result<Happened, Errno> {
+    // `struct siginfo` is 128 bytes (`SI_MAX_SIZE`) and begins with si_signo, si_errno, si_code, four
+    // bytes of nothing, and si_pid.
     let mut siginfo = [0_u32; 32];
     let (start, usage) = (siginfo.as_mut_ptr(), ptr::null_mut::<sys::rusage>());
     // SAFETY: the kernel writes the siginfo, and no usage.
-    unsafe { syscall!(sys::__NR_waitid, sys::P_PID, pid, start, options, usage) }?;
-    let [_, _, code, ..] = siginfo;
-    Ok(code)
+    unsafe { syscall!(sys::__NR_waitid, which, pid, start, options, usage) }?;
+    let [_, _, code, _, pid, ..] = siginfo;
+    let pid = pid.cast_signed();
+    Ok(Happened { code, pid })
 }
 
 /// kill(2).
@@ -242,6 +262,16 @@ pub fn thread_name() -> [u8; 16] {
     // SAFETY: the kernel writes sixteen bytes.
     let _ = unsafe { syscall!(sys::__NR_prctl, PR_GET_NAME, name.as_mut_ptr()) };
     name
+}
+
+/// prctl(2), `PR_SET_NAME`: names the calling thread, by the bytes before the first NUL; at most 15.
+///
+/// # Errors
+///
+/// None that is documented.
+pub fn set_thread_name(name: &[u8; 16]) -> Result<(), Errno> {
+    // SAFETY: the kernel reads at most 15 bytes (`kernel/sys.c`, `PR_SET_NAME`).
+    unsafe { syscall!(sys::__NR_prctl, PR_SET_NAME, name.as_ptr()) }.map(drop)
 }
 
 /// process_vm_readv(2): reads the memory of process `pid` at `address`; the number of bytes.

@@ -5,11 +5,21 @@
 use core::ffi::{c_int, c_void};
 use core::mem::{size_of, transmute};
 use core::ptr;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::siginfo_t;
 
 use crate::errno::Errno;
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
+#[cfg(target_arch = "aarch64")]
+use aarch64::Machine;
+#[cfg(target_arch = "x86_64")]
+mod x86_64;
+#[cfg(target_arch = "x86_64")]
+use x86_64::{Machine, restorer};
 
 /// A signal.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,6 +27,8 @@ use crate::errno::Errno;
 pub enum Signal {
     /// An access that the hardware or userfaultfd refused.
     Bus = sys::SIGBUS,
+    /// A child has ended or stopped.
+    Child = sys::SIGCHLD,
     /// Lets a stopped process go on.
     Continue = sys::SIGCONT,
     /// Ends a process at once.
@@ -25,6 +37,10 @@ pub enum Signal {
     Segv = sys::SIGSEGV,
     /// Stops a process at once.
     Stop = sys::SIGSTOP,
+    /// Ends a process whose terminal is gone.
+    Hangup = sys::SIGHUP,
+    /// Ends a process at the terminal's Ctrl-C.
+    Interrupt = sys::SIGINT,
     /// Asks a process to end.
     Term = sys::SIGTERM,
     /// For the program to use.
@@ -48,21 +64,7 @@ pub type Handler = extern "C" fn(c_int, *mut sys::siginfo_t, *mut c_void);
 /// The handler does nothing that is wrong between any two instructions of the program.
 pub unsafe fn handle(signal: Signal, handler: Handler) -> Result<(), Errno> {
     // SAFETY: the caller's.
-    unsafe { act(signal, Some(handler), 0) }
-}
-
-/// As [`handle`], on the alternate stack of the thread, if it has one.
-///
-/// # Errors
-///
-/// As sigaction(2).
-///
-/// # Safety
-///
-/// As [`handle`].
-pub unsafe fn handle_apart(signal: Signal, handler: Handler) -> Result<(), Errno> {
-    // SAFETY: the caller's.
-    unsafe { act(signal, Some(handler), sys::SA_ONSTACK) }
+    unsafe { replace_action(signal, &Action::new(handler, 0)) }.map(drop)
 }
 
 /// rt_sigaction(2): what the kernel does by itself happens for each `signal` from now on.
@@ -72,102 +74,250 @@ pub unsafe fn handle_apart(signal: Signal, handler: Handler) -> Result<(), Errno
 /// As sigaction(2).
 pub fn restore_default(signal: Signal) -> Result<(), Errno> {
     // SAFETY: no handler runs.
-    unsafe { act(signal, None, 0) }
+    unsafe { replace_action(signal, &Action::DEFAULT) }.map(drop)
 }
 
+/// rt_sigaction(2): `action` is done for each `signal` from now on; what was done before.
+///
+/// # Errors
+///
+/// As sigaction(2).
+///
 /// # Safety
 ///
-/// As [`handle`].
-unsafe fn act(signal: Signal, handler: Option<Handler>, flags: u32) -> Result<(), Errno> {
-    let action = sys::kernel_sigaction {
-        // SAFETY: both are pointers to functions or none, and SA_SIGINFO says which the kernel has.
-        sa_handler_kernel: unsafe {
-            transmute::<Option<Handler>, Option<unsafe extern "C" fn(c_int)>>(handler)
-        },
-        sa_flags: u64::from(sys::SA_SIGINFO | flags),
-        sa_restorer: None,
-        sa_mask: sys::kernel_sigset_t { sig: [0] },
-    };
-    let old: *mut sys::kernel_sigaction = ptr::null_mut();
+/// As [`handle`], for the handler of the action.
+pub unsafe fn replace_action(signal: Signal, action: &Action) -> Result<Action, Errno> {
+    // SAFETY: the handler is the caller's promise.
+    unsafe { exchange_action(signal, &action.0) }
+}
+
+unsafe fn exchange_action(
+    signal: Signal,
+    new: *const sys::kernel_sigaction,
+) -> Result<Action, Errno> {
+    let mut old = Action::DEFAULT;
     let size = size_of::<sys::kernel_sigset_t>();
-    // SAFETY: the kernel reads the action; the handler is the caller's promise.
+    // SAFETY: the kernel reads one action, if any, and writes the other; the rest is the caller's promise.
     unsafe {
         syscall!(
             sys::__NR_rt_sigaction,
             signal as u32,
-            ptr::from_ref(&action),
-            old,
+            new,
+            ptr::from_mut(&mut old.0),
             size
         )
     }
-    .map(drop)
+    .map(|_| old)
 }
 
-/// sigaltstack(2): handlers of [`handle_apart`] run on these bytes when this thread gets the signal; on its
-/// own stack again with an empty slice.
+/// What is done at a signal: `struct sigaction` of the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Action(sys::kernel_sigaction);
+
+/// `SIG_IGN` of include/uapi/asm-generic/signal-defs.h.
+const IGNORE: usize = 1;
+
+impl Action {
+    /// What the kernel does by itself.
+    pub const DEFAULT: Self = Self(sys::kernel_sigaction {
+        sa_handler_kernel: None,
+        sa_flags: 0,
+        sa_restorer: None,
+        sa_mask: sys::kernel_sigset_t { sig: [0] },
+    });
+
+    /// rt_sigaction(2): what is done at `signal` now.
+    ///
+    /// # Errors
+    ///
+    /// None that is documented for a valid signal.
+    pub fn current(signal: Signal) -> Result<Self, Errno> {
+        // SAFETY: nothing is changed.
+        unsafe { exchange_action(signal, ptr::null()) }
+    }
+
+    /// `handler` runs, on the alternate stack of the thread, if it has one.
+    #[must_use]
+    pub fn apart(handler: Handler) -> Self {
+        Self::new(handler, sys::SA_ONSTACK)
+    }
+
+    fn new(handler: Handler, flags: u32) -> Self {
+        Self(sys::kernel_sigaction {
+            // SAFETY: pointers to functions; SA_SIGINFO says which the kernel has.
+            sa_handler_kernel: unsafe {
+                transmute::<Option<Handler>, Option<unsafe extern "C" fn(c_int)>>(Some(handler))
+            },
+            sa_flags: u64::from(sys::SA_SIGINFO | flags | RESTORER_FLAG),
+            sa_restorer: RESTORER,
+            ..Self::DEFAULT.0
+        })
+    }
+
+    /// The address of the handler; 0 for what the kernel does by itself.
+    fn address(&self) -> usize {
+        self.0
+            .sa_handler_kernel
+            .map_or(0, |handler| handler as usize)
+    }
+
+    /// Whether it is a call of `handler`.
+    #[must_use]
+    pub fn is(&self, handler: Handler) -> bool {
+        self.address() == handler as usize
+    }
+
+    /// Whether the signal is ignored.
+    #[must_use]
+    pub fn ignores(&self) -> bool {
+        self.address() == IGNORE
+    }
+
+    /// Calls the handler, if there is one; whether there is.
+    ///
+    /// # Safety
+    ///
+    /// The arguments are those that the kernel has called another handler with, which has not returned.
+    pub unsafe fn call(
+        &self,
+        signal: c_int,
+        info: *mut sys::siginfo_t,
+        context: *mut c_void,
+    ) -> bool {
+        let Some(handler) = self.0.sa_handler_kernel.filter(|_| !self.ignores()) else {
+            return false;
+        };
+        if self.0.sa_flags & u64::from(sys::SA_SIGINFO) != 0 {
+            // SAFETY: the flag says that the function is one of this type.
+            let handler = unsafe { transmute::<unsafe extern "C" fn(c_int), Handler>(handler) };
+            handler(signal, info, context);
+        } else {
+            // SAFETY: somebody has set it for this signal.
+            unsafe { handler(signal) };
+        }
+        true
+    }
+}
+
+/// An [`Action`] that handlers may read while another thread saves one.
+#[derive(Debug)]
+pub struct SavedAction([AtomicUsize; 4]);
+
+impl SavedAction {
+    /// [`Action::DEFAULT`].
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "for statics")]
+    pub const fn new() -> Self {
+        Self([const { AtomicUsize::new(0) }; 4])
+    }
+
+    /// Saves an action. By one thread at a time.
+    pub fn save(&self, action: &Action) {
+        // SAFETY: four words, without padding: asserted below.
+        let words = unsafe { transmute::<Action, [usize; 4]>(*action) };
+        for (place, word) in self.0.iter().zip(words) {
+            place.store(word, Ordering::Release);
+        }
+    }
+
+    /// The action that was saved.
+    #[must_use]
+    pub fn load(&self) -> Action {
+        let words = self.0.each_ref().map(|word| word.load(Ordering::Acquire));
+        // SAFETY: the words of an action, or 0, which is the default one.
+        unsafe { transmute::<[usize; 4], Action>(words) }
+    }
+}
+
+// Flags, mask and two pointers.
+static_assertions::const_assert_eq!(size_of::<Action>(), 32);
+
+/// x86-64 has no code of its own that ends a handler.
+#[cfg(target_arch = "x86_64")]
+const RESTORER: Option<unsafe extern "C" fn()> = Some(restorer::restore);
+#[cfg(target_arch = "x86_64")]
+const RESTORER_FLAG: u32 = sys::SA_RESTORER;
+#[cfg(not(target_arch = "x86_64"))]
+const RESTORER: Option<unsafe extern "C" fn()> = None;
+#[cfg(not(target_arch = "x86_64"))]
+const RESTORER_FLAG: u32 = 0;
+
+/// An alternate signal stack of a thread, or none: `stack_t`.
+#[derive(Clone, Copy, Debug)]
+pub struct AlternateStack(sys::sigaltstack);
+
+impl AlternateStack {
+    /// These bytes.
+    #[must_use]
+    pub const fn new(stack: *mut [u8]) -> Self {
+        Self(sys::sigaltstack {
+            ss_sp: stack.cast(),
+            ss_flags: 0,
+            ss_size: stack.len() as u64,
+        })
+    }
+
+    /// sigaltstack(2): that of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// None that is documented.
+    pub fn current() -> Result<Self, Errno> {
+        // SAFETY: nothing is changed.
+        unsafe { exchange_alternate_stack(ptr::null()) }
+    }
+
+    /// Where it is and its size in bytes; `None` if there is none.
+    #[must_use]
+    pub fn bytes(&self) -> Option<(*mut u8, u64)> {
+        let disabled = self.0.ss_flags.cast_unsigned() & sys::SS_DISABLE != 0;
+        (!disabled).then(|| (self.0.ss_sp.cast(), self.0.ss_size))
+    }
+}
+
+/// sigaltstack(2): handlers of [`Action::apart`] run on `stack` when this thread gets the signal; the stack
+/// that was there before.
 ///
 /// # Errors
 ///
-/// As sigaltstack(2); `ENOMEM` if they are too few.
+/// As sigaltstack(2): `EPERM` on the alternate stack itself.
 ///
 /// # Safety
 ///
-/// Nobody else uses the bytes until they are taken back.
-pub unsafe fn set_alternate_stack(stack: *mut [u8]) -> Result<(), Errno> {
+/// The bytes are nobody else's, until the thread has another stack.
+pub unsafe fn replace_alternate_stack(stack: &AlternateStack) -> Result<AlternateStack, Errno> {
+    // What the kernel says of the thread is not what it takes.
     let stack = sys::sigaltstack {
-        ss_sp: stack.cast(),
-        ss_flags: if stack.is_empty() {
-            sys::SS_DISABLE.cast_signed()
-        } else {
-            0
-        },
-        ss_size: stack.len() as u64,
+        ss_flags: stack.0.ss_flags & !sys::SS_ONSTACK.cast_signed(),
+        ..stack.0
     };
-    let old: *mut sys::sigaltstack = ptr::null_mut();
-    // SAFETY: the kernel reads the struct; the stack is the caller's promise.
-    unsafe { syscall!(sys::__NR_sigaltstack, ptr::from_ref(&stack), old) }.map(drop)
+    // SAFETY: the caller's.
+    unsafe { exchange_alternate_stack(&stack) }
+}
+
+unsafe fn exchange_alternate_stack(new: *const sys::sigaltstack) -> Result<AlternateStack, Errno> {
+    let mut old = AlternateStack::new(ptr::slice_from_raw_parts_mut(ptr::null_mut(), 0));
+    // SAFETY: the kernel reads one struct, if any, and writes the other; the stack is the caller's promise.
+    unsafe { syscall!(sys::__NR_sigaltstack, new, ptr::from_mut(&mut old.0)) }.map(|_| old)
 }
 
 /// Where and how a thread was interrupted by a fault: what a handler is told.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultContext<'a> {
+    code: i32,
     address: u64,
     context: &'a Context,
 }
 
-/// `struct ucontext` of arm64, as far as it is needed.
+/// The start of `struct ucontext`, the same everywhere, and what this architecture has behind it.
 #[repr(C)]
 #[derive(Debug)]
 struct Context {
     flags: u64,
     link: u64,
     stack: sys::sigaltstack,
-    /// Signal mask, and room for a larger one.
-    mask: [u8; 128],
-    /// `struct sigcontext`, which is aligned to 16 bytes: address, x0 to x30, sp, pc, pstate.
-    registers: Registers,
-    /// `__reserved`: records, each with its magic number and size.
-    records: Records,
+    machine: Machine,
 }
-
-#[repr(C, align(16))]
-#[derive(Debug)]
-struct Registers {
-    fault_address: u64,
-    x: [u64; 31],
-    sp: u64,
-    pc: u64,
-    pstate: u64,
-}
-
-#[repr(C, align(16))]
-#[derive(Debug)]
-struct Records([u8; 4096]);
-
-/// `ESR_MAGIC`: the record with the fault syndrome.
-const ESR_MAGIC: u32 = 0x4553_5201;
-/// ESR_EL1.WnR of a data abort: it was a write.
-const ESR_WRITE: u64 = 1 << 6;
 
 impl FaultContext<'_> {
     /// What the arguments of a handler say.
@@ -177,13 +327,20 @@ impl FaultContext<'_> {
     /// They are those that the kernel has called the handler with, which has not returned.
     #[must_use]
     pub unsafe fn new(info: *mut sys::siginfo_t, context: *mut c_void) -> Self {
-        // The fields of faults are behind three numbers and padding, for all of them.
+        // si_signo, si_errno, si_code; the fields of faults are behind them and padding.
+        let code = info.cast::<i32>().wrapping_add(2);
         let address = info.cast::<u64>().wrapping_add(2);
         // SAFETY: inside the struct, which the kernel has filled.
+        let code = unsafe { code.read() };
+        // SAFETY: as above.
         let address = unsafe { address.read() };
         // SAFETY: as above.
         let context = unsafe { &*context.cast() };
-        Self { address, context }
+        Self {
+            code,
+            address,
+            context,
+        }
     }
 
     /// `si_addr`: the address of the access.
@@ -192,33 +349,46 @@ impl FaultContext<'_> {
         self.address
     }
 
+    /// Whether a process has sent the signal, and no access has caused it: `SI_FROMUSER`.
+    #[must_use]
+    pub const fn is_sent(&self) -> bool {
+        self.code <= 0
+    }
+
     /// Whether it was a write; as good as its own word if the kernel does not tell.
     #[must_use]
     pub fn is_write(&self) -> bool {
-        self.syndrome().is_none_or(|esr| esr & ESR_WRITE != 0)
+        self.context.machine.is_write()
     }
 
-    /// The start and the size of the alternate stack, if the thread has one.
+    /// The alternate stack of the thread.
     #[must_use]
-    pub fn alternate_stack(&self) -> Option<(*mut u8, u64)> {
-        let stack = &self.context.stack;
-        let disabled = stack.ss_flags.cast_unsigned() & sys::SS_DISABLE != 0;
-        (!disabled).then(|| (stack.ss_sp.cast(), stack.ss_size))
+    pub const fn alternate_stack(&self) -> AlternateStack {
+        AlternateStack(self.context.stack)
     }
+}
 
-    fn syndrome(&self) -> Option<u64> {
-        let mut records = &self.context.records.0[..];
-        loop {
-            let (head, rest) = records.split_first_chunk::<8>()?;
-            let [a, b, c, d, size @ ..] = *head;
-            let size = u32::from_le_bytes(size) as usize;
-            if u32::from_le_bytes([a, b, c, d]) == ESR_MAGIC {
-                return rest.first_chunk().copied().map(u64::from_le_bytes);
-            }
-            // The last one has no size.
-            records = records.get(size.max(8)..).filter(|_| size != 0)?;
-        }
+/// rt_sigprocmask(2): the calling thread, and the children that it makes, get none of `signals` from now
+/// on; they wait.
+///
+/// # Errors
+///
+/// None that is documented.
+pub fn block(signals: &[Signal]) -> Result<(), Errno> {
+    let bits = signals.iter().map(|&signal| 1 << (signal as u32 - 1));
+    let set = bits.fold(0, |set, bit: u64| set | bit);
+    let old: *mut u64 = ptr::null_mut();
+    // SAFETY: the kernel reads one word.
+    unsafe {
+        syscall!(
+            sys::__NR_rt_sigprocmask,
+            sys::SIG_BLOCK,
+            ptr::from_ref(&set),
+            old,
+            size_of::<u64>()
+        )
     }
+    .map(drop)
 }
 
 /// ppoll(2) of nothing, for ever: returns when a signal was handled.

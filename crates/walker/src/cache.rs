@@ -382,7 +382,7 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         }
     }
 
-    /// Maps the leaf table that `seen` leads to into its slot; its first entry. `None` if it is gone
+    /// Maps the leaf table that `seen` leads to into its slot; its entries. `None` if it is gone
     /// meanwhile.
     fn map_leaf(
         &mut self,
@@ -406,11 +406,10 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
             return Ok(None);
         }
         let table = self.source.table(slot);
-        // All of it is there: the warm path does not look.
-        let whole = table.entry(self.geometry.entries(Level::L3) - 1).is_some();
         let first = self.page_number(address.align_down(self.page.range_shift));
-        let numbered = |entry| EntryPointer::new(entry).numbered_from(first);
-        Ok(table.entry(0).filter(|_| whole).map(numbered))
+        // All of it is there: the warm path does not look.
+        let whole = EntryPointer::of_table(table, self.geometry.entries(Level::L3));
+        Ok(whole.map(|table| table.numbered_from(first)))
     }
 
     const fn leaf_slot(&self, address: VirtualAddress) -> usize {

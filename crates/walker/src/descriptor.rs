@@ -182,7 +182,6 @@ impl fmt::Debug for Descriptor {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a panic fails the test")]
 mod tests {
     use super::*;
 

@@ -79,3 +79,19 @@ pub use source::{Batched, LiveSource, TableId, TableSource, TableSourceMut};
 pub use table::{Entry, EntryMut, FlushOwed, PublishOwed, Table, TableMut};
 pub use translate::{Path, Step, Translation, entry, entry_mut, path, translate};
 pub use walk::{Found, TableVisit, Visit, Walk, WalkError};
+
+#[cfg(test)]
+mod tests {
+    use static_assertions::assert_impl_all;
+
+    use super::*;
+
+    // A cache goes to another thread with its source, and is looked up from many.
+    assert_impl_all!(Cache<dump::Dump<'static>, 16, 4>: Send, Sync);
+    assert_impl_all!(Table<'static>: Send, Sync);
+    assert_impl_all!(Entry<'static>: Send, Sync);
+    assert_impl_all!(TableMut<'static>: Send, Sync);
+    assert_impl_all!(EntryMut<'static>: Send, Sync);
+    assert_impl_all!(FlushOwed: Send, Sync);
+    assert_impl_all!(PublishOwed: Send, Sync);
+}

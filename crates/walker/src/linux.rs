@@ -18,7 +18,7 @@ pub struct Linux {
     pub devmap: u64,
     /// `PTE_PROT_NONE`, in an entry that is not valid: the page is there, without access.
     pub prot_none: u64,
-    /// `PMD_PRESENT_INVALID`, in an entry that is not valid: a block that is being split.
+    /// `PMD_PRESENT_INVALID`, in an entry above level 3 that is not valid: a block that is being split.
     pub present_invalid: u64,
     /// `PTE_SWP_EXCLUSIVE`, in a swap entry: the page belongs to this process alone.
     pub swap_exclusive: u64,
@@ -96,7 +96,8 @@ pub enum Absent {
 
 impl Linux {
     /// Linux 6.1: `arch/arm64/include/asm/pgtable-prot.h` and `pgtable.h`, with every kind of swap
-    /// entry configured. For tests and documentation; a live kernel tells its own.
+    /// entry configured; `include/linux/swap.h` counts them down from the last type, 31, which is
+    /// `SWP_SWAPIN_ERROR`. For tests and documentation; a live kernel tells its own.
     pub const V6_1: Self = Self {
         write: 1 << 51,
         dirty: 1 << 55,
@@ -111,10 +112,10 @@ impl Linux {
             type_bits: 5,
             offset_shift: 8,
             offset_bits: 50,
-            hardware_poison: Some(23),
-            migration: Some(24),
-            device: Some(27),
-            marker: Some(31),
+            hardware_poison: Some(22),
+            migration: Some(23),
+            device: Some(26),
+            marker: Some(30),
         },
     };
 
@@ -188,16 +189,17 @@ impl Linux {
         descriptor.0 & self.uffd_wp != 0
     }
 
-    /// Whether there is a page in memory, with or without access (`pte_present`, `pmd_present`).
+    /// Whether there is a page or block in memory by an entry of `level`, with or without access
+    /// (`pte_present`, `pmd_present`).
     #[inline]
     #[must_use]
-    pub const fn is_present(&self, descriptor: Descriptor) -> bool {
-        descriptor.is_valid() || self.is_no_access(descriptor)
+    pub const fn is_present(&self, descriptor: Descriptor, level: Level) -> bool {
+        descriptor.0 & self.present_bits(level) != 0
     }
 
     /// As [`Linux::is_present`], for a descriptor that is not valid.
-    const fn is_no_access(&self, descriptor: Descriptor) -> bool {
-        !descriptor.is_valid() && descriptor.0 & (self.prot_none | self.present_invalid) != 0
+    const fn is_no_access(&self, descriptor: Descriptor, level: Level) -> bool {
+        !descriptor.is_valid() && self.is_present(descriptor, level)
     }
 
     /// What an entry of `level` is that hardware takes for invalid.
@@ -211,7 +213,7 @@ impl Linux {
         if descriptor.0 == 0 {
             return Absent::Empty;
         }
-        if self.is_no_access(descriptor) {
+        if self.is_no_access(descriptor, level) {
             let frame = descriptor.output_address(geometry, level).frame(geometry);
             return Absent::NoAccess { frame };
         }
@@ -241,6 +243,9 @@ impl Linux {
         if is(swap.hardware_poison, kind, 1) {
             return Absent::HardwarePoison { frame };
         }
+        if swap.is_behind_areas(kind) {
+            return Absent::Unknown;
+        }
         Absent::Swap {
             area: kind,
             offset,
@@ -248,19 +253,24 @@ impl Linux {
         }
     }
 
-    /// Bits of which an entry has one at least if there is a page behind it.
-    pub(crate) const fn present_bits(&self) -> u64 {
-        Descriptor::VALID | self.prot_none | self.present_invalid
+    /// Bits of which an entry of `level` has one at least if there is a page or block behind it.
+    pub(crate) const fn present_bits(&self, level: Level) -> u64 {
+        let page = Descriptor::VALID | self.prot_none;
+        match level {
+            // `pte_present`. From 6.10 on both bits are one.
+            Level::L3 => page,
+            _ => page | self.present_invalid,
+        }
     }
 
     /// The bits in which entries without a page are equal that are of the same kind.
-    pub(crate) const fn absent_bits(&self) -> u64 {
+    pub(crate) const fn absent_bits(&self, level: Level) -> u64 {
         let kind = low_bits(self.swap.type_bits as u32);
         let kind = match kind.checked_shl(self.swap.type_shift as u32) {
             Some(kind) => kind,
             None => 0,
         };
-        0b11 | kind | self.present_bits()
+        0b11 | kind | self.present_bits(level)
     }
 }
 
@@ -270,6 +280,15 @@ impl SwapLayout {
     #[must_use]
     pub const fn kind(&self, descriptor: Descriptor) -> u8 {
         field(descriptor, self.type_shift, self.type_bits) as u8
+    }
+
+    /// Whether `kind` is behind a type that means something else, as areas never are: 6.1 has
+    /// `SWP_SWAPIN_ERROR` there.
+    const fn is_behind_areas(&self, kind: u8) -> bool {
+        is_behind(self.hardware_poison, kind)
+            || is_behind(self.migration, kind)
+            || is_behind(self.device, kind)
+            || is_behind(self.marker, kind)
     }
 
     /// The offset of a swap entry, of whatever type.
@@ -283,6 +302,13 @@ impl SwapLayout {
 const fn is(first: Option<u8>, kind: u8, count: u8) -> bool {
     match first {
         Some(first) => kind >= first && kind - first < count,
+        None => false,
+    }
+}
+
+const fn is_behind(first: Option<u8>, kind: u8) -> bool {
+    match first {
+        Some(first) => kind > first,
         None => false,
     }
 }
@@ -303,7 +329,6 @@ const fn field(descriptor: Descriptor, shift: u8, bits: u8) -> u64 {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a panic fails the test")]
 mod tests {
     use super::*;
 
@@ -311,7 +336,8 @@ mod tests {
     fn a_layout_that_makes_no_sense_is_no_layout() {
         let mut linux = LINUX;
         linux.swap.type_shift = 64;
-        assert_eq!(linux.absent_bits(), 0b11 | linux.present_bits());
+        let (absent, present) = (linux.absent_bits(Level::L3), linux.present_bits(Level::L3));
+        assert_eq!(absent, 0b11 | present);
         assert_eq!(linux.swap.kind(Descriptor(u64::MAX)), 0);
         linux.swap.offset_shift = 255;
         assert_eq!(linux.swap.offset(Descriptor(u64::MAX)), 0);
@@ -338,10 +364,15 @@ mod tests {
         assert!(LINUX.is_dirty(Descriptor(read_only | dirty)));
         assert!(LINUX.is_dirty(Descriptor(write)));
         assert!(LINUX.is_dirty(Descriptor(write | dirty)));
-        assert!(LINUX.is_present(Descriptor(Descriptor::VALID)));
-        assert!(LINUX.is_present(Descriptor(LINUX.prot_none)));
-        assert!(LINUX.is_present(Descriptor(LINUX.present_invalid)));
-        assert!(!LINUX.is_present(Descriptor(0b10)));
+        let present = |word, level| LINUX.is_present(Descriptor(word), level);
+        for level in [Level::L2, Level::L3] {
+            assert!(present(Descriptor::VALID, level));
+            assert!(present(LINUX.prot_none, level));
+            assert!(!present(0b10, level));
+        }
+        // `pmd_present` alone asks for it.
+        assert!(present(LINUX.present_invalid, Level::L2));
+        assert!(!present(LINUX.present_invalid, Level::L3));
     }
 
     #[test]
@@ -354,16 +385,16 @@ mod tests {
             exclusive: true,
         };
         assert_eq!(absent(entry(2, 0x1234) | 1 << 2), swap);
-        assert_eq!(absent(entry(23, 0x1234)), Absent::HardwarePoison { frame });
-        for (kind, writable) in [(24, false), (25, false), (26, true)] {
+        assert_eq!(absent(entry(22, 0x1234)), Absent::HardwarePoison { frame });
+        for (kind, writable) in [(23, false), (24, false), (25, true)] {
             // With the accessed and dirty state above the frame number.
             let word = entry(kind, 0b11 << 36 | 0x1234);
             assert_eq!(absent(word), Absent::Migration { frame, writable });
         }
-        for kind in 27..=30 {
+        for kind in 26..=29 {
             assert_eq!(absent(entry(kind, 0x1234)), Absent::Device { frame });
         }
-        assert_eq!(absent(entry(31, 1)), Absent::Marker { marks: 1 });
+        assert_eq!(absent(entry(30, 1)), Absent::Marker { marks: 1 });
         assert_eq!(
             absent(0x1234_5000 | LINUX.prot_none),
             Absent::NoAccess {
@@ -371,6 +402,66 @@ mod tests {
             }
         );
         assert_eq!(absent(0b10), Absent::Unknown);
+        // SWP_SWAPIN_ERROR
+        assert_eq!(absent(entry(31, 0)), Absent::Unknown);
+    }
+
+    #[test]
+    fn types_are_counted_as_the_kernel_counts_them() {
+        // include/linux/swap.h of 6.1, with MEMORY_FAILURE, MIGRATION, DEVICE_PRIVATE and PTE_MARKER.
+        const MAX_SWAPFILES_SHIFT: u8 = 5;
+        const SWP_SWAPIN_ERROR_NUM: u8 = 1;
+        const SWP_PTE_MARKER_NUM: u8 = 1;
+        const SWP_DEVICE_NUM: u8 = 4;
+        const SWP_MIGRATION_NUM: u8 = 3;
+        const SWP_HWPOISON_NUM: u8 = 1;
+        const MAX_SWAPFILES: u8 = (1 << MAX_SWAPFILES_SHIFT)
+            - SWP_DEVICE_NUM
+            - SWP_MIGRATION_NUM
+            - SWP_HWPOISON_NUM
+            - SWP_PTE_MARKER_NUM
+            - SWP_SWAPIN_ERROR_NUM;
+        let swap = LINUX.swap;
+        assert_eq!(swap.type_bits, MAX_SWAPFILES_SHIFT);
+        assert_eq!(swap.hardware_poison, Some(MAX_SWAPFILES));
+        let migration = MAX_SWAPFILES + SWP_HWPOISON_NUM;
+        assert_eq!(swap.migration, Some(migration));
+        let device = migration + SWP_MIGRATION_NUM;
+        assert_eq!(swap.device, Some(device));
+        assert_eq!(swap.marker, Some(device + SWP_DEVICE_NUM));
+    }
+
+    #[test]
+    fn a_corrupt_word_of_level_3_is_never_a_page_without_access() {
+        // Bit 59 is set; to the kernel, type 1 and offset 0x207070a050609.
+        let word = 0x0a07_070a_0506_090a;
+        assert_eq!(LINUX.swap.kind(Descriptor(word)), 1);
+        assert_eq!(LINUX.swap.offset(Descriptor(word)), 0x2_0707_0a05_0609);
+        assert_eq!(absent(word), Absent::Unknown);
+        assert!(matches!(absent(word & !0b11), Absent::Swap { area: 1, .. }));
+        let geometry = Geometry::new(12, 39, 48).unwrap();
+        let block = LINUX.absent(Descriptor(word & !0b11), &geometry, Level::L2);
+        assert!(matches!(block, Absent::NoAccess { .. }));
+    }
+
+    #[test]
+    fn one_word_is_read_with_the_layout_that_it_was_written_with() {
+        // From 6.10 on: arch/arm64/include/asm/pgtable.h, `__SWP_TYPE_SHIFT` and the others.
+        let mut later = LINUX;
+        (later.prot_none, later.present_invalid) = (1 << 11, 1 << 11);
+        later.swap.type_shift = 6;
+        later.swap.offset_shift = 12;
+        let geometry = Geometry::new(12, 39, 48).unwrap();
+        let word = Descriptor(0x12bc_3e04);
+        let swap = Absent::Swap {
+            area: 0,
+            offset: 1_227_838,
+            exclusive: true,
+        };
+        assert_eq!(LINUX.absent(word, &geometry, Level::L3), swap);
+        let frame = FrameNumber(0x12bc3);
+        let there = Absent::NoAccess { frame };
+        assert_eq!(later.absent(word, &geometry, Level::L3), there);
     }
 
     #[test]
@@ -378,9 +469,9 @@ mod tests {
         let mut linux = LINUX;
         linux.swap.hardware_poison = None;
         let geometry = Geometry::new(12, 39, 48).unwrap();
-        let found = linux.absent(Descriptor(entry(23, 5)), &geometry, Level::L3);
+        let found = linux.absent(Descriptor(entry(22, 5)), &geometry, Level::L3);
         let swap = Absent::Swap {
-            area: 23,
+            area: 22,
             offset: 5,
             exclusive: false,
         };

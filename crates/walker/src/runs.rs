@@ -80,7 +80,7 @@ impl Rules {
     fn new(format: &Format, level: Level, merge: Merge, ignored: u64, wanted: (u64, u64)) -> Self {
         let linux = &format.linux;
         let output = AddressBits::new(&format.geometry, level);
-        let present = linux.present_bits();
+        let present = linux.present_bits(level);
         // Nothing makes an entry with a page equal to one without.
         let ignored = ignored & !present;
         let attributes = !(output.mask() | Descriptor::CONTIGUOUS) & !ignored;
@@ -97,7 +97,10 @@ impl Rules {
             wanted,
             present,
             // An entry that is left out ends a run, since it differs in a bit that is asked for.
-            care: (care | wanted.0, linux.absent_bits() & !ignored | wanted.0),
+            care: (
+                care | wanted.0,
+                linux.absent_bits(level) & !ignored | wanted.0,
+            ),
             step,
             output,
         }

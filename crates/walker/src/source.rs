@@ -24,8 +24,9 @@ pub struct TableId {
 /// # Safety
 ///
 /// The words of the table in a slot stay where they are, and can be read there, until the next
-/// successful [`TableSource::map`] into that slot or until the source is dropped. Moving the source
-/// does not move them.
+/// [`TableSource::map`] into that slot, whether that succeeds or not, or until the source is dropped.
+/// Neither moving the source nor borrowing it alone moves them, or ends the use of pointers to them: they
+/// are not in the source itself, nor in a `Box` of its own, which nothing else may point into.
 ///
 /// # Examples
 ///
@@ -41,11 +42,11 @@ pub struct TableId {
 ///
 /// /// Level 1, 2 and 3 for the lowest addresses, in frames 0 to 2.
 /// struct Memory {
-///     tables: [Box<[AtomicU64; 512]>; 3],
+///     tables: [Vec<AtomicU64>; 3],
 ///     slots: [usize; 4],
 /// }
 ///
-/// // SAFETY: the words are in boxes, which stay where they are until the source is dropped.
+/// // SAFETY: the words are in vectors that never grow, and stay where they are.
 /// unsafe impl TableSource for Memory {
 ///     type Error = ();
 ///
@@ -69,11 +70,11 @@ pub struct TableId {
 ///     }
 ///
 ///     fn table(&self, slot: usize) -> Table<'_> {
-///         Table::new(&self.tables[self.slots[slot]][..])
+///         Table::new(&self.tables[self.slots[slot]])
 ///     }
 /// }
 ///
-/// let table = || Box::new([const { AtomicU64::new(0) }; 512]);
+/// let table = || (0..512).map(|_| AtomicU64::new(0)).collect();
 /// let mut memory = Memory { tables: [table(), table(), table()], slots: [0; 4] };
 /// // Level 1 leads to frame 1, level 2 to frame 2, and page 5 is in frame 0x12345.
 /// *memory.tables[0][0].get_mut() = 1 << 12 | 0b11;
@@ -141,7 +142,7 @@ pub unsafe trait TableSource {
         None
     }
 
-    /// The table in batch slot `slot`: as [`TableSource::table`]. It stays until the next successful
+    /// The table in batch slot `slot`: as [`TableSource::table`]. It stays until the next
     /// [`TableSource::map_batch`] into that slot.
     fn batch_table(&self, slot: usize) -> Table<'_> {
         let _ = slot;

@@ -84,7 +84,8 @@ impl PublishOwed {
 /// # Invariants
 ///
 /// Leads to an entry of a table in a slot of a [`TableSource`](crate::TableSource), or to a word that
-/// is always 0, by its number.
+/// is always 0, by its number. Made from all the words that it is used for, not from a reference to one:
+/// a pointer reaches no further than what it was made from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EntryPointer(*const AtomicU64);
 
@@ -100,8 +101,15 @@ impl EntryPointer {
         Self(&raw const NOTHING)
     }
 
-    pub(crate) fn new(entry: Entry<'_>) -> Self {
+    /// An entry by itself, with the number 0.
+    pub(crate) const fn new(entry: Entry<'_>) -> Self {
         Self(core::ptr::from_ref(entry.0))
+    }
+
+    /// The first `entries` entries of `table`, numbered from 0; `None` if it has fewer.
+    pub(crate) fn of_table(table: Table<'_>, entries: usize) -> Option<Self> {
+        let words = table.0.get(..entries)?;
+        (!words.is_empty()).then_some(Self(words.as_ptr()))
     }
 
     /// Has the entry the number `first`, and those behind it the next ones, instead of 0.

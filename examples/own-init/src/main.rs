@@ -3,7 +3,7 @@
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 use core::fmt;
 
@@ -13,7 +13,7 @@ use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file::BorrowedFd;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::system::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID, Reboot};
-use tablewalk_uapi::{Errno, process, signal};
+use tablewalk_uapi::{Errno, process, signal, terminal};
 use tablewalk_walker::{Found, Geometry, TableSource, Visit, Walk};
 
 tablewalk_rt::program!(main);
@@ -45,7 +45,7 @@ fn main(_: Args) -> ExitCode {
         return status;
     }
     // What was printed has left the machine before the power goes.
-    let _ = file::drain_terminal(BorrowedFd::STDOUT);
+    let _ = terminal::drain(BorrowedFd::STDOUT);
     let _ = system::reboot(Reboot::PowerOff);
     // If process 1 ended, the kernel would panic.
     loop {

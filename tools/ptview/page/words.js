@@ -75,7 +75,8 @@ const describe = {
   },
   warmth(rect, picture) { return `${span(rect[0], rect[1])}\nin ${plural(rect[5], "round")}`; },
   span(rect, picture) {
-    const happened = rect[5] ? `${wordOf(picture)}, as in ${plural(rect[5], "round")}` : "not in memory";
+    const happened = rect[5] ? `${wordOf(picture)}, as in ${plural(rect[5], "round")}`
+      : data.fills[rect[4]] === "uncertain" ? `perhaps ${wordOf(picture)}` : "not in memory";
     return `${roundWords(rect[0], picture)}\n${span(rect[2], rect[3])}\n${happened}`;
   },
   share(rect, picture) {

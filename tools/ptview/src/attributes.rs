@@ -8,6 +8,7 @@ use tablewalk_walker::{
 };
 
 use crate::record::Said;
+use crate::snapshot::printable;
 
 /// What entries have in common that belong together: all but their frames. The words are those of
 /// `docs/json.md`; empty where an entry has none.
@@ -57,12 +58,12 @@ impl Attributes {
             more.push(format!("marks {marks:#x}"));
         }
         Self {
-            kind: said.kind.clone(),
-            el0: said.el0.clone(),
-            el1: said.el1.clone(),
-            memory: said.memory.clone(),
-            shareability: said.shareability.clone(),
-            flags: said.flags.clone(),
+            kind: printable(&said.kind),
+            el0: printable(&said.el0),
+            el1: printable(&said.el1),
+            memory: printable(&said.memory),
+            shareability: printable(&said.shareability),
+            flags: said.flags.iter().map(|flag| printable(flag)).collect(),
             more: more.join(" "),
         }
     }

@@ -6,6 +6,7 @@ use svg::node::element::{Group, Line, Polygon, Rectangle, Style, Text, Title};
 use crate::axis::{Axis, ROW};
 use crate::palette::{FILLS, file_css};
 use crate::picture::{Layer, Meaning, Picture};
+use crate::snapshot::printable;
 
 /// The width of a picture, and what surrounds the plot, in pixels.
 const WIDTH: f64 = 1200.0;
@@ -59,7 +60,7 @@ pub fn document(picture: &Picture) -> Document {
         .set("width", WIDTH)
         .set("height", whole)
         .set("role", "img")
-        .add(Title::new(&*picture.title))
+        .add(Title::new(printable(&picture.title)))
         .add(Style::new(file_css()))
         .add(rectangle((0.0, WIDTH), (0.0, whole)).set("class", "paper"))
         .add(text(LEFT, 26.0, &picture.title).set("style", "font-size:16px;font-weight:600"))
@@ -71,7 +72,7 @@ pub fn document(picture: &Picture) -> Document {
 }
 
 fn text(x: f64, y: f64, what: &str) -> Text {
-    Text::new(what).set("x", x).set("y", y)
+    Text::new(printable(what)).set("x", x).set("y", y)
 }
 
 fn rectangle(x: (f64, f64), y: (f64, f64)) -> Rectangle {

@@ -24,6 +24,8 @@ pub enum Error {
     },
     #[error("{}: is read and would be written", path.display())]
     Overwrite { path: PathBuf },
+    #[error("{}: would be written twice", path.display())]
+    Twice { path: PathBuf },
     #[error("several processes: {}; choose one with --pid", list(pids))]
     Processes { pids: Vec<u64> },
     #[error("no process {pid}; there is {}", list(pids))]
@@ -56,7 +58,7 @@ pub enum LineError {
     Behind { text: String },
     #[error("schema `{0}`, not `tablewalk.pt`")]
     Schema(String),
-    #[error("version {0} of the schema, not 1")]
+    #[error("version {0} of the schema, not 1 or 2")]
     Version(u64),
     #[error(transparent)]
     Geometry(#[from] GeometryError),
@@ -72,7 +74,7 @@ pub enum LineError {
         value: u64,
         why: &'static str,
     },
-    #[error("kind `{0}`: not dirty, accessed or absent")]
+    #[error("kind `{0}`: not dirty, accessed, away, busy, new or absent")]
     RunKind(String),
 }
 

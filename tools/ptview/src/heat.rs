@@ -11,7 +11,9 @@ pub enum SpanKind {
     Accessed,
     /// Their entries changed.
     Changed,
-    /// They were not in memory.
+    /// They may have been written or used, which nobody knows.
+    Uncertain,
+    /// They were not there.
     Absent,
 }
 
@@ -22,6 +24,7 @@ impl SpanKind {
         match name {
             "dirty" => Some(Self::Dirty),
             "accessed" => Some(Self::Accessed),
+            "away" | "busy" | "new" => Some(Self::Uncertain),
             "absent" => Some(Self::Absent),
             _ => None,
         }
@@ -34,8 +37,15 @@ impl SpanKind {
             Self::Dirty => "written",
             Self::Accessed => "used",
             Self::Changed => "changed",
+            Self::Uncertain => "perhaps",
             Self::Absent => "not in memory",
         }
+    }
+
+    /// Whether it is certain that something happened.
+    #[must_use]
+    pub const fn is_certain(self) -> bool {
+        !matches!(self, Self::Uncertain | Self::Absent)
     }
 }
 
@@ -91,7 +101,7 @@ impl Round {
     #[must_use]
     pub fn touched(&self) -> u64 {
         let spans = self.spans.iter();
-        let spans = spans.filter(|span| span.kind != SpanKind::Absent);
+        let spans = spans.filter(|span| span.kind.is_certain());
         spans.map(|span| span.end - span.start).sum()
     }
 
@@ -158,7 +168,7 @@ impl Heat {
         let mut edges: Vec<(u64, i64)> = Vec::new();
         for round in &self.rounds {
             let spans = round.spans.iter();
-            for span in spans.filter(|span| span.kind != SpanKind::Absent) {
+            for span in spans.filter(|span| span.kind.is_certain()) {
                 edges.push((span.start, 1));
                 edges.push((span.end, -1));
             }

@@ -4,7 +4,7 @@
 //! indentation of KTAP, time stamps before each line, and lines that the kernel interrupted in the
 //! middle to print one of its own.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read};
 
 use serde::de::IgnoredAny;
 
@@ -12,6 +12,10 @@ use crate::error::LineError;
 
 /// How every object of `pt` begins.
 const BEGIN: &str = "{\"type\":\"";
+/// Most bytes of a line: one of `pt` has some thousand.
+const MOST_LINE: u64 = 1 << 20;
+/// Most bytes of a time stamp of the kernel after its `[`: `12345.123456]`, with blanks before.
+const STAMP: usize = 24;
 /// Most lines of the kernel inside one of `pt`.
 const INTERRUPTIONS: usize = 64;
 
@@ -57,15 +61,21 @@ impl<R: BufRead> Objects<R> {
         Ok(Ok(None))
     }
 
-    /// A line without its end; what is not UTF-8 is replaced.
+    /// A line without its end, and without what colours it; what is not UTF-8 is replaced.
     fn next_line(&mut self) -> io::Result<Option<String>> {
         let mut bytes = Vec::new();
-        if self.reader.read_until(b'\n', &mut bytes)? == 0 {
+        let mut part = self.reader.by_ref().take(MOST_LINE);
+        let read = part.read_until(b'\n', &mut bytes)?;
+        if read == 0 {
             return Ok(None);
         }
         self.line += 1;
+        if read as u64 == MOST_LINE && !bytes.ends_with(b"\n") {
+            let what = format!("line {} has more than {MOST_LINE} bytes: no log", self.line);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
         let text = String::from_utf8_lossy(&bytes);
-        Ok(Some(text.trim_end_matches(['\n', '\r']).to_owned()))
+        Ok(Some(plain(text.trim_end_matches(['\n', '\r']))))
     }
 
     /// The object at the beginning of `text`, without what the kernel has printed into it.
@@ -89,11 +99,25 @@ impl<R: BufRead> Objects<R> {
     }
 }
 
-/// Where in a line an object begins.
+/// A line without the sequences by which terminals change colours: ESC, `[`, numbers, and a letter. None
+/// are in JSON, where ESC is escaped.
+fn plain(line: &str) -> String {
+    let mut parts = line.split("\x1b[");
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let end = part.find(|character| ('@'..='~').contains(&character));
+        plain.push_str(end.and_then(|end| part.get(end + 1..)).unwrap_or_default());
+    }
+    plain
+}
+
+/// Where in a line an object of ours begins; the kernel may have interrupted it at once. A line of another
+/// program may begin with a brace, too.
 fn begin(line: &str) -> Option<usize> {
-    let blank = line.len() - line.trim_start().len();
-    if line.get(blank..)?.starts_with('{') {
-        return Some(blank);
+    let start = line.trim_start();
+    let interrupted = kernel_stamp(start).and_then(|stamp| start.get(..stamp));
+    if interrupted.is_some_and(|part| !part.is_empty() && BEGIN.starts_with(part)) {
+        return Some(line.len() - start.len());
     }
     line.find(BEGIN)
 }
@@ -121,15 +145,17 @@ fn cut(mut text: String, end: usize) -> Result<String, LineError> {
 /// Where a line of the kernel begins: `[    1.234567]`.
 fn kernel_stamp(text: &str) -> Option<usize> {
     text.match_indices('[').map(|(at, _)| at).find(|&at| {
-        let inside = text.get(at + 1..).unwrap_or_default();
-        let Some((time, _)) = inside.split_once(']') else {
+        let inside = text.as_bytes().get(at + 1..).unwrap_or_default();
+        let inside = inside.get(..STAMP).unwrap_or(inside);
+        let mut parts = inside.splitn(2, |&byte| byte == b']');
+        let (Some(time), Some(_)) = (parts.next(), parts.next()) else {
             return false;
         };
-        let Some((seconds, fraction)) = time.trim_start().split_once('.') else {
+        let mut parts = time.trim_ascii_start().splitn(2, |&byte| byte == b'.');
+        let (Some(seconds), Some(fraction)) = (parts.next(), parts.next()) else {
             return false;
         };
-        let digits =
-            |word: &str| !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_digit());
+        let digits = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_digit);
         digits(seconds) && digits(fraction) && fraction.len() == 6
     })
 }
@@ -157,7 +183,6 @@ fn shortened(text: &str) -> String {
 }
 
 #[cfg(test)]
-#[expect(clippy::unwrap_used, reason = "a panic fails the test")]
 mod tests {
     use super::*;
 
@@ -194,6 +219,44 @@ mod tests {
         ] {
             assert_eq!(texts(log).unwrap(), [(1, ONE.to_owned())], "{log}");
         }
+    }
+
+    #[test]
+    fn lines_of_other_programs_are_passed_over() {
+        let log =
+            format!("{{\"level\":\"info\",[1]}}\n{{ shell function }}\n{{\n{{\"ty\n{ONE}\n{{");
+        assert_eq!(texts(&log).unwrap(), [(5, ONE.to_owned())]);
+    }
+
+    #[test]
+    fn colours_are_no_part_of_an_object() {
+        let log = format!(
+            "\x1b[1;32m{ONE}\x1b[0m\r\n{{\"type\":\"end\",\x1b[33m[    5.000001] a\x1b[0m\n\x1b[m\"changed\":0}}\n"
+        );
+        let found = texts(&log).unwrap();
+        assert_eq!(found, [(1, ONE.to_owned()), (2, ONE.to_owned())]);
+    }
+
+    #[test]
+    fn a_line_without_end_is_an_error() {
+        let mut objects = Objects::new(io::BufReader::new(io::repeat(b'{')));
+        let error = objects.next_object().unwrap_err();
+        assert!(error.to_string().contains("line 1 has more"), "{error}");
+    }
+
+    #[test]
+    fn the_search_for_a_stamp_looks_at_each_byte_a_few_times() {
+        let brackets = "[".repeat(900_000);
+        let log = format!("{{\"type\":\"{brackets}\n");
+        // Nanoseconds on a CPU, whatever else the machine does (Documentation/scheduler/sched-stats.rst).
+        let spent = || -> u64 {
+            let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+            text.split(' ').next().unwrap().parse().unwrap()
+        };
+        let before = spent();
+        assert!(texts(&log).is_err());
+        let spent = spent() - before;
+        assert!(spent < 4_000_000_000, "{spent}");
     }
 
     #[test]

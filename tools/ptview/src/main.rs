@@ -5,9 +5,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ptview::error::Error;
-use ptview::output::Output;
+use ptview::output::{self, Output};
 use ptview::picture::Picture;
-use ptview::view::{Request, View, same_file};
+use ptview::view::{Request, View};
 use ptview::{draw, page, pictures, tree};
 
 /// Makes one HTML page of what `pt` has saved or printed about a process: its address space, its
@@ -21,7 +21,7 @@ struct Arguments {
     /// Dumps, JSON lines and serial logs
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The page to write
+    /// The page to write; `-` is the standard output [default: ptview.html]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// A folder to write each picture to, as NAME.svg
@@ -64,12 +64,6 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         (None, Some(_)) => None,
         (None, None) => Some(PathBuf::from("ptview.html")),
     };
-    for file in request.files.iter().chain(&request.before) {
-        if page.as_ref().is_some_and(|page| same_file(page, file)) {
-            let path = file.clone();
-            return Err(Error::Overwrite { path });
-        }
-    }
     let view = View::read(&request, &mut |warning| eprintln!("ptview: {warning}"))?;
     let pictures = pictures::all(&view);
     // Everything is written before anything takes its place.
@@ -81,6 +75,8 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     if let Some(folder) = &arguments.svg {
         outputs.extend(drawings(folder, &view, &pictures)?);
     }
+    let inputs: Vec<_> = request.files.iter().chain(&request.before).collect();
+    output::check(&outputs, &inputs)?;
     outputs.into_iter().try_for_each(Output::publish)
 }
 

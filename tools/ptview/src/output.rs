@@ -1,36 +1,45 @@
 //! Files that are whole or not there.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use tempfile::NamedTempFile;
+use tempfile::{Builder, NamedTempFile};
 
 use crate::error::Error;
+use crate::view::same_file;
 
-/// A file beside the one it is to be, which it becomes with [`Output::publish`]; until then nothing has
-/// changed.
+/// Symbolic links that are followed, one from the other, to a file that is not there yet.
+const LINKS: usize = 40;
+
+/// What is to be written; until [`Output::publish`] nothing has changed.
 #[derive(Debug)]
 pub struct Output {
+    /// As it was asked for.
     path: PathBuf,
-    file: NamedTempFile,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// A file beside the one that it is to be, which may be elsewhere than the path says: behind symbolic
+    /// links.
+    Beside(NamedTempFile, PathBuf),
+    /// What cannot be replaced, as a device, a pipe and the standard output: it is written to.
+    Into(Vec<u8>),
 }
 
 impl Output {
-    /// Writes `contents` for `path`.
+    /// Writes `contents` for `path`; `-` is the standard output.
     ///
     /// # Errors
     ///
     /// [`Error::Io`].
     pub fn prepare(path: &Path, contents: &[u8]) -> Result<Self, Error> {
         let path = path.to_owned();
-        let folder = path
-            .parent()
-            .filter(|folder| !folder.as_os_str().is_empty());
-        let prepared = write(folder.unwrap_or(Path::new(".")), contents);
-        match prepared {
-            Ok(file) => Ok(Self { path, file }),
+        match place(&path, contents) {
+            Ok(place) => Ok(Self { path, place }),
             Err(error) => Err(Error::Io { path, error }),
         }
     }
@@ -42,21 +51,97 @@ impl Output {
     /// [`Error::Io`].
     pub fn publish(self) -> Result<(), Error> {
         let path = self.path;
-        let published = self.file.persist(&path);
-        published.map_err(|error| Error::Io {
-            path,
-            error: error.error,
-        })?;
-        Ok(())
+        let published = match self.place {
+            Place::Beside(file, target) => {
+                let persisted = file.persist(&target);
+                persisted.map(drop).map_err(|error| error.error)
+            }
+            Place::Into(contents) => write_into(&path, &contents),
+        };
+        published.map_err(|error| Error::Io { path, error })
     }
 }
 
-fn write(folder: &Path, contents: &[u8]) -> io::Result<NamedTempFile> {
+/// Checks that no output replaces one of `inputs`, or another output.
+///
+/// # Errors
+///
+/// [`Error::Overwrite`] and [`Error::Twice`].
+pub fn check(outputs: &[Output], inputs: &[&PathBuf]) -> Result<(), Error> {
+    let mut targets: Vec<PathBuf> = Vec::new();
+    for output in outputs {
+        let Place::Beside(file, target) = &output.place else {
+            continue;
+        };
+        if let Some(&path) = inputs.iter().find(|input| same_file(target, input)) {
+            let path = path.clone();
+            return Err(Error::Overwrite { path });
+        }
+        // The folder is there, since the file beside is.
+        let folder = file.path().parent().map(fs::canonicalize);
+        let folder = folder.and_then(Result::ok).unwrap_or_default();
+        let target = folder.join(target.file_name().unwrap_or_default());
+        if targets.contains(&target) {
+            let path = output.path.clone();
+            return Err(Error::Twice { path });
+        }
+        targets.push(target);
+    }
+    Ok(())
+}
+
+fn place(path: &Path, contents: &[u8]) -> io::Result<Place> {
+    if path == Path::new("-") {
+        return Ok(Place::Into(contents.to_owned()));
+    }
+    let target = follow(path)?;
+    let replaced = match fs::metadata(&target) {
+        Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
+        Ok(found) if !found.is_file() => return Ok(Place::Into(contents.to_owned())),
+        Ok(found) => Some(found.permissions()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    let folder = target
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut file = NamedTempFile::with_prefix_in(".ptview-", folder)?;
+    // A new file is as the umask has it, another one as the one that it replaces.
+    let mut file = Builder::new()
+        .prefix(".ptview-")
+        .permissions(Permissions::from_mode(0o666))
+        .tempfile_in(folder)?;
+    if let Some(permissions) = replaced {
+        file.as_file().set_permissions(permissions)?;
+    }
     file.write_all(contents)?;
-    // As others make files: what is private by itself is made so by the umask of a later copy.
-    file.as_file()
-        .set_permissions(Permissions::from_mode(0o644))?;
-    Ok(file)
+    Ok(Place::Beside(file, target))
+}
+
+/// Where symbolic links at `path` lead, also if nothing is there.
+fn follow(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        match fs::read_link(&path) {
+            Ok(next) => path = path.parent().unwrap_or(Path::new("")).join(next),
+            Err(_) => return Ok(path),
+        }
+    }
+    // ELOOP, as of the kernel.
+    Err(fs::metadata(&path)
+        .err()
+        .unwrap_or_else(|| io::ErrorKind::Other.into()))
+}
+
+fn write_into(path: &Path, contents: &[u8]) -> io::Result<()> {
+    if path == Path::new("-") {
+        let mut out = io::stdout().lock();
+        out.write_all(contents)?;
+        return out.flush();
+    }
+    OpenOptions::new()
+        .write(true)
+        .open(path)?
+        .write_all(contents)
 }

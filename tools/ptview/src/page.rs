@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::palette::{FILLS, file_css, page_css};
 use crate::picture::Picture;
 use crate::runs::Run;
+use crate::snapshot::printable;
 use crate::view::{MOST_RUNS, View, shape};
 
 /// What the page is made of.
@@ -88,10 +89,11 @@ struct Difference<'a> {
 /// [`Error::Page`] and [`Error::Data`].
 pub fn html(view: &View, pictures: &[Picture], title: Option<&str>) -> Result<String, Error> {
     let own = format!("Process {}", view.pid);
+    let title = printable(title.unwrap_or(&own));
     // Nothing in it ends the element that it stands in.
     let data = serde_json::to_string(&data(view, pictures))?.replace('<', "\\u003c");
     let page = Page {
-        title: title.unwrap_or(&own),
+        title: &title,
         shape: shape(&view.geometry),
         sources: &view.sources,
         numbers: numbers(view),
@@ -137,6 +139,12 @@ fn note(view: &View) -> String {
     if tables > MOST_RUNS {
         notes.push(format!(
             "Of {tables} tables the first {MOST_RUNS} are listed."
+        ));
+    }
+    if view.left_out > 0 {
+        notes.push(format!(
+            "The {} smallest mappings are left out: the {MOST_RUNS} largest are shown.",
+            view.left_out
         ));
     }
     notes.join(" ")

@@ -37,6 +37,7 @@ pub const FILLS: &[Fill] = &[
     ("h3", "#d9661c", "#bd6420"),
     ("h4", "#a53a0b", "#ee9140"),
     ("h5", "#5a1804", "#ffdcaa"),
+    ("uncertain", "#b9a5d6", "#6d5a8c"),
     ("absent", "#e4e6ea", "#2c323b"),
 ];
 

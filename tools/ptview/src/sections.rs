@@ -13,7 +13,7 @@ use crate::heat::{Round, Span, SpanKind};
 use crate::lines::Objects;
 use crate::record::{self, Hex, Record};
 use crate::runs::Run;
-use crate::snapshot::{Entry, Origin, Region, Snapshot};
+use crate::snapshot::{Entry, Origin, Region, Snapshot, printable};
 
 /// What one command has printed.
 #[derive(Clone, Debug)]
@@ -33,7 +33,8 @@ impl Section {
         if header.schema != "tablewalk.pt" {
             return Err(LineError::Schema(header.schema.clone()));
         }
-        if header.version != 1 {
+        // Version 2 says more of pages that were not written for certain.
+        if !(1..=2).contains(&header.version) {
             return Err(LineError::Version(header.version));
         }
         let geometry = Geometry::new(header.page_shift, header.va_bits, header.oa_bits)?;
@@ -112,11 +113,13 @@ impl Section {
         {
             return Err(value("address", address, "not behind the entry before"));
         }
+        let pages = geometry.entry_size(level) >> geometry.page_shift();
+        let frame = frame("frame", entry.said.frame, pages)?;
         self.snapshot.tables.entry(level);
         self.snapshot.entries.push(Entry {
             address,
             descriptor: entry.said.descriptor.0,
-            frame: entry.said.frame.map(|frame| frame.0),
+            frame,
             attributes: catalogue.number(Attributes::said(&entry.said)),
             level,
         });
@@ -130,6 +133,7 @@ impl Section {
     ) -> Result<(), LineError> {
         let level = self.level(range.level)?;
         let (start, end) = self.pages(range.start, range.end, range.pages)?;
+        let frame = frame("first_frame", range.first_frame, range.pages)?;
         if let Some(last) = self.snapshot.ranges.last()
             && last.end > start
         {
@@ -139,12 +143,11 @@ impl Section {
             let region = Region {
                 start: range.start.0,
                 end: range.end.0,
-                permissions: range.vma.unwrap_or_default(),
-                name: range.name.unwrap_or_default(),
+                permissions: printable(&range.vma.unwrap_or_default()),
+                name: printable(&range.name.unwrap_or_default()),
             };
             self.add_region(region);
         }
-        let frame = range.first_frame.map(|frame| frame.0);
         self.snapshot.ranges.push(Run {
             start,
             end,
@@ -250,6 +253,16 @@ impl Section {
     }
 }
 
+/// A first frame of so many that each has a number of at most 52 bits.
+fn frame(member: &'static str, first: Option<Hex>, pages: u64) -> Result<Option<u64>, LineError> {
+    match first {
+        Some(Hex(first)) if first.saturating_add(pages) > 1 << 52 => {
+            Err(value(member, first, "more bits than a frame number has"))
+        }
+        first => Ok(first.map(|frame| frame.0)),
+    }
+}
+
 const fn value(member: &'static str, value: u64, why: &'static str) -> LineError {
     LineError::Value { member, value, why }
 }
@@ -259,7 +272,7 @@ const fn value(member: &'static str, value: u64, why: &'static str) -> LineError
 /// # Errors
 ///
 /// Of the reader, and of the first line that is not as `docs/json.md` has it; output without its end,
-/// unless `partial` is true.
+/// unless `partial` is true: then the last line of each may be a part of one.
 pub fn read(
     path: &Path,
     reader: impl BufRead,
@@ -280,14 +293,23 @@ pub fn read(
     let mut sections = Vec::new();
     // The one that is being read, and the line of its header.
     let mut open: Option<(u64, Section)> = None;
+    // A line that is none, behind which nothing of its section may come.
+    let mut cut: Option<Error> = None;
     loop {
         let object = match objects.next_object().map_err(io)? {
             Ok(Some(object)) => object,
             Ok(None) => break,
-            // Only a cut-off last line can be forgiven.
-            Err((line, what)) => return Err(at(line, what)),
+            Err((line, what)) if partial && cut.is_none() && open.is_some() => {
+                cut = Some(at(line, what));
+                continue;
+            }
+            Err((line, what)) => return Err(cut.unwrap_or_else(|| at(line, what))),
         };
         let record = Record::parse(&object).map_err(|what| at(object.line, what))?;
+        match (cut.take(), &record) {
+            (None, _) | (_, Record::Header(_)) => {}
+            (Some(error), _) => return Err(error),
+        }
         match record {
             Record::Header(header) => {
                 let next = Section::begin(&path, &header).map_err(|what| at(object.line, what))?;

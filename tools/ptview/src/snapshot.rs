@@ -235,19 +235,32 @@ const fn addresses(
     both & ((1 << 48) - 1)
 }
 
+/// A text without control characters and what XML knows no character for: pictures of them stand in their
+/// place, as U+241B for ESC, so that no name moves a cursor or breaks a picture.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let picture = |character: char| match character {
+        '\0'..='\x1f' => char::from_u32(0x2400 + u32::from(character)),
+        '\x7f' => Some('\u{2421}'),
+        '\u{80}'..='\u{9f}' | '\u{fffe}' | '\u{ffff}' => Some(char::REPLACEMENT_CHARACTER),
+        _ => Some(character),
+    };
+    text.chars().filter_map(picture).collect()
+}
+
 /// The mappings that the text of `/proc/PID/maps` tells of.
 #[must_use]
 pub fn regions(text: &str) -> Vec<Region> {
     let parse = |line: &str| {
         let mut words = line.splitn(6, ' ');
         let (start, end) = words.next()?.split_once('-')?;
-        let permissions = words.next()?.to_owned();
+        let permissions = words.next()?;
         let name = words.nth(3).unwrap_or_default().trim();
         Some(Region {
             start: u64::from_str_radix(start, 16).ok()?,
             end: u64::from_str_radix(end, 16).ok()?,
-            permissions,
-            name: name.to_owned(),
+            permissions: printable(permissions),
+            name: printable(name),
         })
     };
     text.lines().filter_map(parse).collect()

@@ -3,10 +3,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Cursor, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use tablewalk_walker::Geometry;
-use tablewalk_walker::dump::Dump;
+use tablewalk_walker::dump::{Dump, DumpError, HEADER_SIZE};
 
 use crate::attributes::{Attributes, Catalogue};
 use crate::difference::{self, Change};
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::heat::Heat;
 use crate::runs::{self, FrameRun, Lengths, Run};
 use crate::sections::{self, Section};
-use crate::snapshot::{Region, Snapshot};
+use crate::snapshot::{Region, Snapshot, printable};
 
 /// How a dump begins: `tablewalk_walker::dump`.
 const MAGIC: &[u8] = b"pgtables";
@@ -58,6 +59,8 @@ pub struct View {
     pub heats: Vec<Heat>,
     /// Everything that was read, in words.
     pub sources: Vec<String>,
+    /// Mappings that are left out: the smallest, if there are too many.
+    pub left_out: usize,
 }
 
 impl View {
@@ -75,6 +78,7 @@ impl View {
         }
         let pid = choose(&sections, request.pid)?;
         sections.retain(|section| section.snapshot.origin.pid == pid);
+        let geometry = same_geometry(&sections)?;
         let sources = sections.iter().map(source).collect();
         let before = match &request.before {
             Some(path) => Some(read_before(path, request.partial, &mut catalogue)?),
@@ -86,13 +90,18 @@ impl View {
             if !section.rounds.is_empty() {
                 let rounds = std::mem::take(&mut section.rounds).into_values();
                 let heat = Heat::new(section.snapshot.origin.command.clone(), rounds);
-                heats.retain(|known| known.command != heat.command);
+                if heats.iter().any(|known| known.command == heat.command) {
+                    let (command, path) = (&heat.command, section.snapshot.origin.path.display());
+                    warn(format!(
+                        "`pt {command}` of one process twice: the later one, in {path}, is shown"
+                    ));
+                    heats.retain(|known| known.command != heat.command);
+                }
                 heats.push(heat);
             } else if section.snapshot.origin.command == "diff" {
                 changes = Some(difference::join(std::mem::take(&mut section.changes)));
             }
         }
-        let geometry = sections.first().map(|section| section.snapshot.geometry);
         let snapshot = best(sections, warn);
         if let Some(before) = &before {
             changes = Some(compare(before, snapshot.as_ref(), request)?);
@@ -107,11 +116,14 @@ impl View {
         catalogue: Catalogue,
         pid: u64,
         geometry: Geometry,
-        snapshot: Option<Snapshot>,
+        mut snapshot: Option<Snapshot>,
         changes: Option<Vec<Change>>,
         heats: Vec<Heat>,
         sources: Vec<String>,
     ) -> Self {
+        let left_out = snapshot
+            .as_mut()
+            .map_or(0, |snapshot| largest(&mut snapshot.regions));
         let all = snapshot.as_ref().map(runs::runs).unwrap_or_default();
         let frames = snapshot
             .as_ref()
@@ -128,6 +140,7 @@ impl View {
             changes,
             heats,
             sources,
+            left_out,
         }
     }
 
@@ -153,6 +166,33 @@ fn nothing(request: &Request) -> Error {
     Error::Nothing { path }
 }
 
+/// The shape of the tables of all: addresses of one are none of another.
+fn same_geometry(sections: &[Section]) -> Result<Option<Geometry>, Error> {
+    let mut snapshots = sections.iter().map(|section| &section.snapshot);
+    let Some(first) = snapshots.next() else {
+        return Ok(None);
+    };
+    match snapshots.find(|snapshot| snapshot.geometry != first.geometry) {
+        Some(other) => Err(Error::Geometries {
+            paths: [first.origin.path.clone(), other.origin.path.clone()],
+            before: shape(&first.geometry),
+            now: shape(&other.geometry),
+        }),
+        None => Ok(Some(first.geometry)),
+    }
+}
+
+/// Leaves the largest regions, if there are more than a page can have; how many it takes away.
+fn largest(regions: &mut Vec<Region>) -> usize {
+    let left_out = regions.len().saturating_sub(MOST_RUNS);
+    if left_out > 0 {
+        regions.sort_by_key(|region| std::cmp::Reverse(region.end.saturating_sub(region.start)));
+        regions.truncate(MOST_RUNS);
+        regions.sort_by_key(|region| region.start);
+    }
+    left_out
+}
+
 /// `walk of process 30 in FILE`.
 fn source(section: &Section) -> String {
     let origin = &section.snapshot.origin;
@@ -160,11 +200,11 @@ fn source(section: &Section) -> String {
         0 => String::new(),
         changed => format!(" ({changed} tables changed meanwhile and are missing)"),
     };
-    format!(
+    printable(&format!(
         "pt {} in {}{changed}",
         origin.command,
         origin.path.display()
-    )
+    ))
 }
 
 /// What is in a file: one dump, or the output of commands.
@@ -184,11 +224,9 @@ fn read_file(path: &Path, partial: bool, catalogue: &mut Catalogue) -> Result<Ve
         .read_to_end(&mut start)
         .map_err(io)?;
     let is_dump = start == MAGIC;
-    let mut rest = Cursor::new(start).chain(file);
+    let rest = Cursor::new(start).chain(file);
     let sections = if is_dump {
-        let mut bytes = Vec::new();
-        rest.read_to_end(&mut bytes).map_err(io)?;
-        vec![read_dump(path, &mut bytes, catalogue)?]
+        vec![read_dump(path, rest, catalogue)?]
     } else {
         sections::read(path, BufReader::new(rest), partial, catalogue)?
     };
@@ -199,10 +237,30 @@ fn read_file(path: &Path, partial: bool, catalogue: &mut Catalogue) -> Result<Ve
     Ok(sections)
 }
 
-fn read_dump(path: &Path, bytes: &mut [u8], catalogue: &mut Catalogue) -> Result<Section, Error> {
+fn read_dump(
+    path: &Path,
+    mut file: impl Read,
+    catalogue: &mut Catalogue,
+) -> Result<Section, Error> {
+    let io = |error| Error::Io {
+        path: path.to_owned(),
+        error,
+    };
+    let mut bytes = Vec::new();
+    let header = file.by_ref().take(HEADER_SIZE as u64);
+    { header }.read_to_end(&mut bytes).map_err(io)?;
+    // A header by itself says how long the whole is, which is no reason to believe that there is room.
+    if let Err(DumpError::Length {
+        expected: Some(size),
+        ..
+    }) = Dump::from_bytes(&mut bytes)
+    {
+        let rest = size.saturating_sub(bytes.len() as u64).saturating_add(1);
+        file.take(rest).read_to_end(&mut bytes).map_err(io)?;
+    }
     // A vector of bytes begins at a multiple of 8 with every allocator that there is; if not, the
     // dump says so.
-    let mut dump = Dump::from_bytes(bytes).map_err(|error| Error::Dump {
+    let mut dump = Dump::from_bytes(&mut bytes).map_err(|error| Error::Dump {
         path: path.to_owned(),
         error,
     })?;
@@ -305,11 +363,11 @@ fn best(sections: Vec<Section>, warn: &mut dyn FnMut(String)) -> Option<Snapshot
     Some(found)
 }
 
-/// Whether two paths lead to the same file.
+/// Whether two paths lead to the same file, by whatever name.
 #[must_use]
 pub fn same_file(one: &Path, other: &Path) -> bool {
-    match (fs::canonicalize(one), fs::canonicalize(other)) {
-        (Ok(one), Ok(other)) => one == other,
+    match (fs::metadata(one), fs::metadata(other)) {
+        (Ok(one), Ok(other)) => (one.dev(), one.ino()) == (other.dev(), other.ino()),
         _ => false,
     }
 }

@@ -9,8 +9,9 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0,
-    EXPOSE_PGTBL_PATH, ExposePgtblInfo, flush, path,
+    EXPOSE_PGTBL_NO_BIT, EXPOSE_PGTBL_PATH, ExposePgtblInfo, flush, path,
 };
+use tablewalk_uapi::system::uname;
 
 use crate::Test;
 use tablewalk_bins::expect::{all, each, expect, expect_error, expect_ok};
@@ -60,6 +61,10 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "INFO and PATH fill what the caller has room for",
         run: sized,
+    },
+    Case {
+        name: "INFO has the types of swap entries that the kernel counts",
+        run: swap_types,
     },
 ];
 
@@ -228,6 +233,29 @@ fn sized(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         all(&met)? == Verdict::Ok,
         expect_error("no memory", unmapped, Errno::EFAULT),
     ])
+}
+
+fn swap_types(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    // include/linux/swap.h: each behind the one before, if it is configured. Up to 6.5 one more is the
+    // last, SWP_SWAPIN_ERROR.
+    let release = uname()?;
+    let error = u8::from(release.release().to_bytes().starts_with(b"6.1."));
+    let mut end = 1_u8 << info.swp_type_bits;
+    end -= error;
+    let mut met = true;
+    let types = [
+        ("marker", info.swp_marker, 1),
+        ("device", info.swp_device, 4),
+        ("migration", info.swp_migration, 3),
+        ("hardware poison", info.swp_hwpoison, 1),
+    ];
+    for (what, first, count) in types {
+        if first != EXPOSE_PGTBL_NO_BIT {
+            end -= count;
+            met &= expect(what, Ok(first.into()), Ok(end.into()));
+        }
+    }
+    Ok(met.into())
 }
 
 /// The call, on pages of these tests alone, or on no memory.

@@ -4,7 +4,7 @@
 //! `/proc/iomem` and from other processes; what is mapped is read word by word.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 mod arguments;
 mod mappings;

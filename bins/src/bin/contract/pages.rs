@@ -151,9 +151,11 @@ fn take_refuses(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     read_only.protect(0..page, Protection::READ)?;
     let shared = Page::writable(info)?;
     let end = 1 << info.va_bits;
-    // Its end has no table: one is for `span` bytes.
+    // Its end has no table: one is for `span` bytes, which are 512 MiB with 64K pages. So much that it
+    // must not count as memory in use: a machine may have less.
     let span = page << (info.page_shift - 3);
-    let sparse = private(4 * span)?;
+    let sparse = Mapping::reserve(4 * span, Protection::READ_WRITE)?;
+    sparse.base_pages_only()?;
     write(&sparse, 0, 1);
     let far = sparse.address() + 3 * span as u64;
     let gone = private(2 * page)?.address();

@@ -276,7 +276,7 @@ impl<'a> Observer<'a> {
     fn map_all(&self, page: &Page, pid: i32) -> Result<(u32, u64), Errno> {
         let mut tables = [ExposePgtblTable::default(); TOGETHER];
         let mut asked = range(self.range.part(0), self.range.part(2), &mut tables);
-        // SAFETY: one page, and one element.
+        // SAFETY: as many pages as elements: `page` is made with `TOGETHER`.
         unsafe { page.map_range(pid, 3, &mut asked) }?;
         match tables {
             [first, ..] if asked.count > 0 => Ok((3, frame_of(self.info, first.desc))),

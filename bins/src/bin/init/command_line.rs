@@ -51,6 +51,8 @@ pub(crate) enum CommandLineError<'a> {
     Twice(&'a str),
     Early(&'a str),
     Late(&'a str, &'a str),
+    SecondSeparator,
+    Quoted,
     TooMany(&'static str, usize),
     TooLong(&'a str),
     EmptyProgram,
@@ -75,6 +77,13 @@ impl fmt::Display for CommandLineError<'_> {
             Self::Late(word, program) => write!(
                 f,
                 "`{word}` is for init and has to stand before the program `{program}`"
+            ),
+            Self::SecondSeparator => f.write_str(
+                "there is a second ` -- `: the kernel keeps it and all that follows for itself",
+            ),
+            Self::Quoted => f.write_str(
+                "the ` -- ` stands inside quotes, and so is a part of the word before it; bootargs= of \
+                 uEnv.txt takes no quotes",
             ),
             Self::TooMany(what, most) => write!(f, "too many {what}, at most {most}"),
             Self::TooLong(word) => write!(

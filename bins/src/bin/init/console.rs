@@ -5,11 +5,12 @@
 use core::ffi::CStr;
 use core::mem::ManuallyDrop;
 
+use tablewalk_rt::console::stdout_was_closed;
 use tablewalk_rt::{ExitCode, println};
-use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{
     self, BorrowedFd, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, O_WRONLY, OwnedFd,
 };
+use tablewalk_uapi::{Errno, terminal};
 
 use crate::path;
 
@@ -25,17 +26,19 @@ pub(crate) enum Output {
     Nowhere,
 }
 
+const CONSOLE: &CStr = c"/dev/console";
 const KERNEL_LOG: &CStr = c"/dev/kmsg";
 
 impl Output {
     /// Fills descriptors 0 to 2, if the kernel found no console for them.
     pub(crate) fn open() -> Self {
-        if file::write_to(BorrowedFd::STDOUT, &[]) != Err(Errno::EBADF) {
+        let taken = match stdout_was_closed() {
+            true => take(CONSOLE, O_RDWR),
+            false => Ok(()),
+        };
+        let Err(why) = taken else {
+            unblock();
             return Self::Console;
-        }
-        let why = match take(c"/dev/console", O_RDWR) {
-            Ok(()) => return Self::Console,
-            Err(errno) => errno,
         };
         if take(KERNEL_LOG, O_RDWR).is_ok() {
             println!("init: /dev/console: {why}; the kernel log has the lines of init");
@@ -59,6 +62,8 @@ impl Output {
         {
             let _ = replace(&fd, 1);
         }
+        // A program may have stopped the terminal, or set IXON again.
+        let _ = terminal::keep_going(BorrowedFd::STDOUT);
         println!("tablewalk: {word}");
         if self == Self::Console {
             say_on_others(word);
@@ -66,14 +71,34 @@ impl Output {
     }
 }
 
-/// Opens `path` as descriptors 0, 1 and 2, which are closed.
+/// Opens `path` as descriptors 0, 1 and 2.
 fn take(path: &CStr, flags: u32) -> Result<(), Errno> {
-    // The lowest free number: 0.
     let fd = file::open(path, flags)?;
-    let duplicated = replace(&fd, 1).and_then(|()| replace(&fd, 2));
-    // Kept open for good.
-    core::mem::forget(fd);
-    duplicated
+    for number in 0..=2 {
+        if number != fd.number() {
+            replace(&fd, number)?;
+        }
+    }
+    if fd.number() <= 2 {
+        // Where there is no /dev/null, its number is one of the three: kept open for good.
+        core::mem::forget(fd);
+    }
+    Ok(())
+}
+
+/// Opens the console again as descriptors 1 and 2, so that a write to it does not wait: a terminal that is
+/// stopped, by a Ctrl-S or by a program, would hold up init and all that it watches. Programs have
+/// descriptor 0 as it was.
+fn unblock() {
+    // Without the device, in a read-only root, the kernel's descriptor stays.
+    if let Ok(fd) = file::open(CONSOLE, O_WRONLY | O_NOCTTY | O_NONBLOCK) {
+        for number in [1, 2] {
+            // They are open, so this does not fail.
+            let _ = replace(&fd, number);
+        }
+    }
+    // No terminal: nothing to stop.
+    let _ = terminal::keep_going(BorrowedFd::STDOUT);
 }
 
 /// Standard output or error, `number`, leads from now on to what `fd` does.
@@ -100,7 +125,9 @@ fn say_on_others(word: &str) {
             continue;
         };
         // One that does not take it now does not hold up the others, nor the end.
-        let _ = file::open(&path, O_WRONLY | O_NOCTTY | O_NONBLOCK)
-            .and_then(|fd| file::write(&fd, line.to_bytes()));
+        if let Ok(fd) = file::open(&path, O_WRONLY | O_NOCTTY | O_NONBLOCK) {
+            let _ = terminal::keep_going(fd.borrow());
+            let _ = file::write(&fd, line.to_bytes());
+        }
     }
 }

@@ -4,10 +4,10 @@
 
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println, semihosting};
-use tablewalk_uapi::file::{self, BorrowedFd};
+use tablewalk_uapi::file::BorrowedFd;
 use tablewalk_uapi::process::{self, Status};
-use tablewalk_uapi::signal;
 use tablewalk_uapi::system::{self, Reboot};
+use tablewalk_uapi::{signal, terminal};
 
 use crate::command_line::CommandLine;
 use crate::led::Led;
@@ -42,7 +42,7 @@ impl End {
 /// Ends the machine as the command line says.
 pub(crate) fn end(line: &CommandLine<'_>, led: Option<&Led>, status: ExitCode) -> ! {
     // What was printed has left the machine when the power goes. No terminal: nothing to wait for.
-    let _ = file::drain_terminal(BorrowedFd::STDOUT);
+    let _ = terminal::drain(BorrowedFd::STDOUT);
     system::sync();
     if let Some(led) = led {
         led.show(status);

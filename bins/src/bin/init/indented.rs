@@ -1,9 +1,29 @@
 //! Lines of a program on their way to the console.
 
+use core::fmt::{self, Write};
+
 use heapless::Vec;
 use tablewalk_rt::print;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, OwnedFd};
+
+/// Text in which control characters are spelled out, so that no program begins a line of its own, as
+/// with a carriage return, or wipes out another's.
+struct Visible<'a>(&'a str);
+
+impl fmt::Display for Visible<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '\r' => f.write_str("\\r")?,
+                '\t' => f.write_char(character)?,
+                '\0'..'\x20' | '\x7f'..='\u{9f}' => write!(f, "\\x{:02x}", u32::from(character))?,
+                _ => f.write_char(character)?,
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Lines, each of which is printed after two spaces.
 pub(crate) struct IndentedLines {
@@ -26,6 +46,10 @@ impl IndentedLines {
         let read = file::read(from, &mut bytes)?;
         for &byte in bytes.iter().take(read) {
             if byte == b'\n' {
+                // Some end lines in both characters.
+                if self.line.last() == Some(&b'\r') {
+                    self.line.pop();
+                }
                 self.finish();
             } else if self.line.push(byte).is_err() {
                 self.print("");
@@ -47,7 +71,9 @@ impl IndentedLines {
         };
         let (text, rest) = self.line.split_at_checked(whole).unwrap_or_default();
         match core::str::from_utf8(text) {
-            Ok(text) if whole > 0 || self.line.is_empty() => print!("{indentation}{text}{end}"),
+            Ok(text) if whole > 0 || self.line.is_empty() => {
+                print!("{indentation}{}{end}", Visible(text))
+            }
             _ => print!("{indentation}# not UTF-8{end}"),
         }
         let rest = Vec::from_slice(if whole == 0 { &[] } else { rest });

@@ -1,17 +1,20 @@
 //! `init`: process 1. Runs the programs, reports in KTAP, and ends the machine.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 mod command_line;
 mod console;
 mod ending;
 mod indented;
+mod kernel_line;
 mod led;
 mod mounts;
+mod orphans;
 mod path;
 mod run;
 
+use tablewalk_rt::console::never_give_up;
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::process;
 
@@ -48,6 +51,7 @@ fn main(args: Args) -> ExitCode {
         println!("{HELP}");
         return ExitCode::USAGE;
     }
+    never_give_up();
     let mounts = mounts::mount_what_is_missing();
     let output = Output::open();
     for failure in mounts {
@@ -72,6 +76,7 @@ fn prepare<'a>(
     led: &mut Option<Led>,
     args: Args,
 ) -> Result<(), CommandLineError<'a>> {
+    let given = kernel_line::check();
     let parsed = line.parse(args);
     let opened = match line.led {
         Some(name) => Led::open(name)
@@ -80,5 +85,5 @@ fn prepare<'a>(
         None => Ok(()),
     };
     // The LED shows what else is wrong.
-    parsed.and(opened)
+    given.and(parsed).and(opened)
 }

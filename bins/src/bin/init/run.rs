@@ -20,6 +20,7 @@ use tablewalk_uapi::time::monotonic;
 use crate::command_line::{Run, WORDS};
 use crate::console::replace;
 use crate::indented::IndentedLines;
+use crate::orphans::Reaper;
 use crate::path::{self, LONGEST};
 
 /// A run, as the words that started it.
@@ -77,7 +78,10 @@ fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
     drop(input);
     let ended = pidfd_open(child.pid())?;
     let mut lines = IndentedLines::new();
-    if !relay(&output, &ended, &mut lines, deadline)? {
+    let reaper = Reaper::new(child.pid())?;
+    let in_time = relay(&output, &ended, &mut lines, deadline);
+    drop(reaper);
+    if !in_time? {
         lines.finish();
         let seconds = timeout.unwrap_or_default().as_secs();
         println!("# {}: not done after {seconds} s", Name(run));
@@ -91,7 +95,8 @@ fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
     status
 }
 
-/// Passes the output on until the program has ended; false if the time is up first.
+/// Passes the output on until the program has ended; false if the time is up first. Both are looked at
+/// before each piece of output: somebody may print without pause, the program or what it left behind.
 fn relay(
     output: &OwnedFd,
     ended: &OwnedFd,
@@ -110,16 +115,16 @@ fn relay(
             Some(deadline) => Some(deadline.saturating_sub(monotonic()?)),
             None => None,
         };
-        match poll(fds, left) {
+        let ready = match poll(fds, left) {
             Err(Errno::EINTR) => continue,
-            Ok(0) => return Ok(false),
-            other => other?,
+            ready => ready?,
         };
         match fds {
+            [ended_fd, ..] if !ended_fd.events().is_empty() => return Ok(true),
+            _ if ready == 0 || left == Some(Duration::ZERO) => return Ok(false),
             [_, output_fd] if output_fd.events().intersects(Events::READABLE) => {
                 lines.copy(output)?;
             }
-            [ended_fd, ..] if !ended_fd.events().is_empty() => return Ok(true),
             // The program closed its output and runs on.
             _ => {
                 lines.finish();

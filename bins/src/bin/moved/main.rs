@@ -1,7 +1,7 @@
 //! `moved`: pages whose entries were moved are pages like any other.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(
     unsafe_code,
     reason = "reads and writes memory of a pager, and gives advice about it"
@@ -14,7 +14,7 @@ use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_bins::swap::Swap;
 use tablewalk_bins::{cli, frames, paging, prerequisite};
 use tablewalk_live::{format as format_of_kernel, path};
-use tablewalk_pager::{Delivery, Options, Pager, Policy, Worker};
+use tablewalk_pager::{Delivery, Options, Pager, Policy, Refusal, Worker};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{Args, ExitCode, println};
@@ -104,11 +104,12 @@ fn main(args: Args) -> ExitCode {
 struct Marks;
 
 impl Policy for Marks {
-    fn fill(&self, page: usize, bytes: &mut [u8]) {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         bytes.fill(0x5a);
         if let Some(word) = bytes.first_chunk_mut() {
             *word = (MARK | page as u64).to_ne_bytes();
         }
+        Ok(bytes.len())
     }
 }
 

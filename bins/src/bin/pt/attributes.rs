@@ -22,6 +22,11 @@ pub(crate) const FLAGS: [(char, &str); 9] = [
     ('U', "uffd_wp"),
 ];
 
+/// What the bits of a marker mean (`include/linux/swapops.h`, `PTE_MARKER_*`): bit 1 is that of this series in
+/// Linux 6.1, and one of Linux itself from 6.6 on.
+const MARKS_6_1: [&str; 2] = ["uffd_wp", "track"];
+const MARKS_6_12: [&str; 3] = ["uffd_wp", "poisoned", "guard"];
+
 /// An entry with everything that is needed to understand it.
 #[derive(Clone, Copy)]
 pub(crate) struct Attributes<'a> {
@@ -64,13 +69,24 @@ impl Attributes<'_> {
             | u16::from(descriptor.is_guarded()) << 6
             | u16::from(valid && !descriptor.is_not_global()) << 7
             | u16::from(linux.is_uffd_wp(descriptor)) << 8;
-        let bits = if linux.is_present(descriptor) {
+        let bits = if linux.is_present(descriptor, self.level) {
             bits
         } else {
             0
         };
         let flags = FLAGS.into_iter().enumerate();
         flags.filter(move |(index, _)| bits >> index & 1 != 0)
+    }
+
+    /// The names of what a marker has, as far as there are any. The layout of a swap entry tells the kernels
+    /// apart: its type moved from bit 3 to bit 6 in Linux 6.10.
+    fn marked(&self, marks: u64) -> impl Iterator<Item = &'static str> {
+        let names = match self.format.linux.swap.type_shift {
+            3 => &MARKS_6_1[..],
+            _ => &MARKS_6_12[..],
+        };
+        let names = names.iter().enumerate();
+        names.filter_map(move |(bit, &name)| (marks >> bit & 1 != 0).then_some(name))
     }
 
     /// Whether user space can write it, now or after a fault.
@@ -156,7 +172,8 @@ impl Attributes<'_> {
                 json.flag("writable", writable);
             }
             Absent::Marker { marks } => {
-                json.number("marks", marks);
+                json.number("marks", marks)
+                    .list("marked", self.marked(marks));
             }
             _ => {}
         }
@@ -195,7 +212,10 @@ impl fmt::Display for Attributes<'_> {
         }
         match self.absent() {
             Absent::Swap { area, offset, .. } => write!(f, " area {area} offset {offset:#x}"),
-            Absent::Marker { marks } => write!(f, " {marks:#x}"),
+            Absent::Marker { marks } => {
+                write!(f, " {marks:#x}")?;
+                self.marked(marks).try_for_each(|name| write!(f, " {name}"))
+            }
             _ => Ok(()),
         }
     }

@@ -28,13 +28,16 @@ Shows page tables: those of process TARGET, a number or `self`, or of a file tha
                                 pages that are written, every second, for ever
   idle PID [--interval MS] [--count N]
                                 pages that are used, and so which are not
+                                (both: EBUSY beside another pt or checkpoint that
+                                tracks the process, as far as /proc shows it)
   stat TARGET                   numbers by level, size, permission, memory type
   verify PID                    compares every page with pagemap; 1 if any differs
   save PID FILE                 writes all tables to FILE, which must not exist
 Options of all:
   --json                        JSON lines: see docs/json.md
   --range START-END             addresses from START to before END
-Addresses and frame numbers are hexadecimal, with or without 0x.
+Addresses and frame numbers are hexadecimal, with or without 0x; a tag in the top
+byte of an address is told apart.
 Columns: EL0 is what user space may do now. FLAGS: A accessed, D dirty, W Linux lets
 it be written, C contiguous, S special, V memory of a device, B guarded (BTI),
 G global, U write-protected by userfaultfd. After them what is unusual: the memory
@@ -159,7 +162,8 @@ fn parse_option(
 ) -> Result<Option<What>, ExitCode> {
     match (name, option) {
         (_, "--json") => options.json = true,
-        (_, "--range") => {
+        // Of translate, the addresses are the range.
+        (name, "--range") if name != "translate" => {
             let word = value(args, option)?;
             match parse_range(word) {
                 Some(range) => options.range = range,

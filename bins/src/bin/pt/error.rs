@@ -28,6 +28,12 @@ pub(crate) enum Error {
     Memory(&'static str, Errno),
     /// A dump has fewer slots than asked for.
     Slot(InvalidSlot),
+    /// A process of which there are no tables.
+    NoTables(i32),
+    /// A process that another program tracks.
+    Tracked(i32),
+    /// A file that is longer than the dump in it, of so many bytes.
+    Longer(&'static str, u64),
     /// An address that tables of so many bits do not translate.
     Address(VirtualAddress, u32),
     /// Two dumps that cannot be compared.
@@ -93,6 +99,21 @@ impl fmt::Display for Error {
             Self::Slot(error) => error.fmt(f),
             Self::Address(address, bits) => {
                 write!(f, "{address}: user tables translate {bits} bits")
+            }
+            Self::NoTables(pid) => write!(
+                f,
+                "process {} has no user tables: {}",
+                pid.cast_unsigned(),
+                Errno::ESRCH
+            ),
+            Self::Tracked(pid) => write!(
+                f,
+                "process {}: {}: another pt or checkpoint tracks it",
+                pid.cast_unsigned(),
+                Errno::EBUSY
+            ),
+            Self::Longer(file, bytes) => {
+                write!(f, "{file}: more than the {bytes} bytes of its dump")
             }
             Self::Formats => f.write_str("the two are tables of different kernels"),
             Self::Usage(text) => f.write_str(text),

@@ -1,6 +1,7 @@
 //! `pt find`: entries of a kind.
 
 use tablewalk_bins::memory::words_room;
+use tablewalk_bins::pagemap::FrameFlags;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
 use tablewalk_walker::{
@@ -14,7 +15,7 @@ use crate::error::Error;
 use crate::json::Json;
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::report::{self, Range, vmas};
+use crate::report::{self, vmas};
 use crate::subject::Subject;
 use crate::walk;
 
@@ -68,7 +69,7 @@ fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64
             descriptor: run.descriptor,
             limits: run.limits,
         };
-        let present = format.linux.is_present(run.descriptor);
+        let present = format.linux.is_present(run.descriptor, run.level);
         let valid = run.descriptor.is_valid();
         let wanted = match what {
             What::WritableExecutable => {
@@ -80,14 +81,7 @@ fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64
             What::Frame(_) | What::Alias => false,
         };
         if wanted {
-            while vmas.next_if(|vma| vma.end <= run.address.0).is_some() {}
-            let range = Range {
-                run,
-                start: run.address.0,
-                end: run.end(&format).0,
-                vma: vmas.peek().filter(|vma| vma.start <= run.address.0),
-            };
-            report::print_range(&format, &range, options);
+            report::print_run(&format, run, &mut vmas, options);
         }
         Ok(())
     })
@@ -142,7 +136,8 @@ fn find_frame(subject: &mut Subject, frame: FrameNumber, options: &Options) -> R
     Ok(changed)
 }
 
-/// Frames to which more than one entry leads. Pages that are special, as that of zeros, are left out.
+/// Frames to which more than one entry leads. Pages that are special, as that of zeros, are left out, and
+/// so is the huge page of zeros where the kernel tells which that is.
 fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> {
     let format = subject.format;
     let memory = |errno| Error::Memory("runs of frames", errno);
@@ -150,7 +145,7 @@ fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> 
     let mut count = 0;
     let changed = for_each_run(subject, Merge::Frames, options, &mut |run| {
         let descriptor = run.descriptor;
-        if format.linux.is_present(descriptor) && !format.linux.is_special(descriptor) {
+        if format.linux.is_present(descriptor, run.level) && !format.linux.is_special(descriptor) {
             let place = runs.get_mut(count).ok_or(memory(Errno::ENOMEM))?;
             *place = [run.frame(&format).0, run.address.0, run.pages(&format)];
             count += 1;
@@ -159,6 +154,13 @@ fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> 
     })?;
     let runs = runs.get_mut(..count).unwrap_or_default();
     sort(runs);
+    // Of another kernel, or another boot, nobody knows.
+    let flags = subject.live_pid().and_then(|_| FrameFlags::open().ok());
+    let is_zeros = |frame| {
+        flags
+            .as_ref()
+            .is_some_and(|flags| flags.is_zeros(frame) == Ok(true))
+    };
     let mut rest: &[Mapped] = runs;
     while let Some((&[frame, _, pages], _)) = rest.split_first() {
         // As many as overlap one before them.
@@ -174,7 +176,7 @@ fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> 
         let (cluster, behind) = rest.split_at_checked(together).unwrap_or((rest, &[]));
         rest = behind;
         if cluster.len() > 1 {
-            show_cluster(&format, cluster, options);
+            show_cluster(&format, cluster, &is_zeros, options);
         }
     }
     Ok(changed)
@@ -204,8 +206,13 @@ fn sift_down(runs: &mut [Mapped], mut root: usize) {
     }
 }
 
-/// Shows the pieces of `cluster`, sorted by frames, that are mapped more than once.
-fn show_cluster(format: &Format, cluster: &[Mapped], options: &Options) {
+/// Shows the pieces of `cluster`, sorted by frames, that are mapped more than once and not left out.
+fn show_cluster(
+    format: &Format,
+    cluster: &[Mapped],
+    left_out: &dyn Fn(u64) -> bool,
+    options: &Options,
+) {
     let covers = |&[frame, _, pages]: &Mapped, at: u64| frame <= at && at < frame + pages;
     let mut start = cluster.first().map_or(0, |&[frame, ..]| frame);
     // From one border to the next, the same runs cover each frame.
@@ -216,7 +223,7 @@ fn show_cluster(format: &Format, cluster: &[Mapped], options: &Options) {
         .min()
     {
         let mappings = cluster.iter().filter(|mapped| covers(mapped, start));
-        if mappings.clone().count() > 1 {
+        if mappings.clone().count() > 1 && !left_out(start) {
             for &[frame, address, _] in mappings.clone() {
                 let offset = (start - frame) << format.geometry.page_shift();
                 let address = VirtualAddress(address).wrapping_add(offset);

@@ -3,8 +3,9 @@
 use core::time::Duration;
 
 use tablewalk_bins::memory::room;
+use tablewalk_bins::only_tracker::OnlyTracker;
 use tablewalk_bins::pagemap::Pagemap;
-use tablewalk_dirty::{DirtyError, Options as Tracking, Run, Tracker, What};
+use tablewalk_dirty::{DirtyError, Options as Tracking, Tracker, What, Why};
 use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::{Errno, time};
@@ -27,6 +28,9 @@ pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<
         return Err(Error::Usage("a file is neither written nor idle"));
     };
     let mut heat = Heat::new(pid, subject.format.geometry.page_shift(), what)?;
+    let tracker = OnlyTracker::announce(pid, what);
+    let tracker = tracker.map_err(|errno| Error::Proc(pid, "stat", errno))?;
+    heat.check_only(&tracker)?;
     heat.each(options, &mut |_, tracker| tracker.start())?;
     let start = ticks();
     let mut last = start;
@@ -38,9 +42,8 @@ pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<
         let now = ticks();
         let passed = [now - start, now - last].map(|ticks| ticks / (frequency() / 1000).max(1));
         last = now;
-        if !heat.look(round, passed, options)? {
-            break;
-        }
+        heat.look(round, passed, options)?;
+        heat.check_only(&tracker)?;
     }
     heat.each(options, &mut |_, tracker| tracker.stop())?;
     Ok((ExitCode::SUCCESS, 0))
@@ -54,12 +57,14 @@ struct Heat {
 }
 
 /// What is seen in a look.
-#[derive(Default)]
+#[derive(Clone, Copy, Default)]
 struct Seen {
     /// In memory.
     pages: u64,
     /// Written or accessed.
     hot: u64,
+    /// Perhaps written or accessed.
+    uncertain: u64,
 }
 
 impl Heat {
@@ -72,20 +77,31 @@ impl Heat {
         })
     }
 
-    /// Visits the mappings, or their parts in the range, that can be tracked. Whether there are any.
+    /// Checks that nobody else tracks the process.
+    fn check_only(&self, tracker: &OnlyTracker) -> Result<(), Error> {
+        tracker.check().map_err(|errno| match errno {
+            Errno::EBUSY => Error::Tracked(self.pid),
+            errno => Error::Proc(self.pid, "stat", errno),
+        })
+    }
+
+    /// Visits the mappings, or their parts in the range, that can be tracked.
     fn each(
         &mut self,
         options: &Options,
         visit: &mut dyn FnMut(&Vma<'_>, &Tracker) -> Result<(), DirtyError>,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         let page = 1 << self.page_shift;
         let tracking = Tracking {
             what: self.what,
             absent: true,
             ..Tracking::WRITTEN
         };
-        let mut any = false;
-        for vma in vmas(read_maps_into(self.pid, self.maps)?) {
+        let maps = read_maps_into(self.pid, self.maps)?;
+        if maps.is_empty() {
+            return Err(Error::NoTables(self.pid));
+        }
+        for vma in vmas(maps) {
             let (first, last) = options.range;
             let start = vma.start.max(first.0 / page * page);
             let end = vma
@@ -96,7 +112,7 @@ impl Heat {
             }
             let range = VirtualAddress(start)..VirtualAddress(end);
             match visit(&vma, &Tracker::new(self.pid, range, tracking)) {
-                Ok(()) => any = true,
+                Ok(()) => {}
                 // Of another kind, or gone.
                 Err(DirtyError::Track {
                     errno: Errno::EINVAL,
@@ -105,37 +121,40 @@ impl Heat {
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(any)
+        Ok(())
     }
 
-    /// Shows what has happened since the look before; false if the process is no more.
+    /// Shows what has happened since the look before.
     fn look(
         &mut self,
         round: u32,
         [since_start, since_last]: [u64; 2],
         options: &Options,
-    ) -> Result<bool, Error> {
+    ) -> Result<(), Error> {
         let (what, shift) = (self.what, self.page_shift);
         let pagemap = Pagemap::open(self.pid, shift)
             .map_err(|errno| Error::Proc(self.pid, "pagemap", errno))?;
         let mut all = Seen::default();
         let rate = |pages: u64| pages * 1000 / since_last.max(1);
-        let any = self.each(options, &mut |vma, tracker| {
-            let hot = collect(tracker, what, shift, options, round)?;
+        self.each(options, &mut |vma, tracker| {
+            let Seen { hot, uncertain, .. } = collect(tracker, what, shift, options, round)?;
             let range = tracker.range();
             let (start, end) = (range.start.0, range.end.0);
             all.hot += hot;
+            all.uncertain += uncertain;
             // A mapping that is gone has none.
             all.pages += pagemap.count_present(start, end).unwrap_or(0);
-            if hot > 0 && !options.json {
+            if hot + uncertain > 0 && !options.json {
                 let (pages, rate) = ((end - start) >> shift, rate(hot));
                 let name = Name(Some(vma.name));
-                println!("{start:12x}-{end:<12x} {pages:8} {hot:8} {rate:8}{name:.24}");
+                println!(
+                    "{start:12x}-{end:<12x} {pages:8} {hot:8} {uncertain:8} {rate:8}{name:.15}"
+                );
             }
             Ok(())
         })?;
         self.end_round(round, since_start, rate(all.hot), &all, options);
-        Ok(any)
+        Ok(())
     }
 
     fn end_round(&self, round: u32, time: u64, rate: u64, seen: &Seen, options: &Options) {
@@ -149,30 +168,39 @@ impl Heat {
                 .number("round", round.into())
                 .text("kind", kind)
                 .number("pages", seen.pages)
-                .number(hot, seen.hot);
+                .number(hot, seen.hot)
+                .number("uncertain", seen.uncertain);
         } else {
-            let Seen { pages, hot: many } = seen;
-            println!("# {time} ms: {many} of {pages} pages {hot}, {rate} a second");
+            let Seen {
+                pages,
+                hot: many,
+                uncertain,
+            } = seen;
+            println!(
+                "# {time} ms: {many} of {pages} pages {hot}, {uncertain} uncertain, {rate} a second"
+            );
         }
     }
 }
 
-/// Shows what has happened to the pages of a tracker; how many are hot.
+/// Shows what has happened to the pages of a tracker; how many are hot, or may be.
 fn collect(
     tracker: &Tracker,
     what: What,
     shift: u32,
     options: &Options,
     round: u32,
-) -> Result<u64, DirtyError> {
-    let mut hot = 0;
+) -> Result<Seen, DirtyError> {
+    let mut seen = Seen::default();
     tracker.collect(|run| {
         let pages = (run.end.0 - run.start.0) >> shift;
-        let Some(kind) = kind(what, &run) else {
+        let Some(kind) = kind(what, run.why) else {
             return;
         };
-        if kind != ABSENT {
-            hot += pages;
+        match kind {
+            "dirty" | "accessed" => seen.hot += pages,
+            ABSENT => {}
+            _ => seen.uncertain += pages,
         }
         if options.json {
             Json::new("run")
@@ -183,20 +211,24 @@ fn collect(
                 .text("kind", kind);
         }
     })?;
-    Ok(hot)
+    Ok(seen)
 }
 
-/// The kind of a run of pages that are not in memory.
+/// The kind of a run where no page is, nor was one that could have been written: the others that are
+/// neither `dirty` nor `accessed` may be either.
 const ABSENT: &str = "absent";
 
-/// What is shown of a run. Pages of which nothing is certain are not hot.
-fn kind(what: What, run: &Run) -> Option<&'static str> {
-    let why = run.why;
-    if why.is_absent() || why.is_away() {
-        return Some(ABSENT);
-    }
-    match what {
+/// The kind of a run, by what is most certain of it.
+fn kind(what: What, why: Why) -> Option<&'static str> {
+    let hot = match what {
         What::Written => why.is_written().then_some("dirty"),
         What::Accessed => why.is_accessed().then_some("accessed"),
-    }
+    };
+    let others = [
+        (why.is_absent(), ABSENT),
+        (why.is_away(), "away"),
+        (why.is_busy(), "busy"),
+        (why.is_new(), "new"),
+    ];
+    hot.or_else(|| others.iter().find(|(is, _)| *is).map(|&(_, kind)| kind))
 }

@@ -6,7 +6,7 @@ use tablewalk_rt::console::Stream;
 use tablewalk_walker::Level;
 
 /// The version of the schema: it grows when a member changes its meaning or goes away.
-pub(crate) const VERSION: u64 = 1;
+pub(crate) const VERSION: u64 = 2;
 
 /// An object on a line of its own, which ends when this is dropped.
 pub(crate) struct Json(Stream);
@@ -88,7 +88,10 @@ impl Write for Escaped<'_> {
         for character in text.chars() {
             match character {
                 '"' | '\\' => write!(self.0, "\\{character}")?,
-                '\0'..='\x1f' => write!(self.0, "\\u{:04x}", u32::from(character))?,
+                // DEL and the C1 characters need not be escaped, but terminals act on them.
+                '\0'..='\x1f' | '\x7f'..='\u{9f}' => {
+                    write!(self.0, "\\u{:04x}", u32::from(character))?
+                }
                 _ => self.0.write_char(character)?,
             }
         }

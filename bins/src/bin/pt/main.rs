@@ -1,7 +1,7 @@
 //! `pt`: shows, translates, searches, compares and saves page tables, those of a process or of a file.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 
 mod attributes;
 mod command;
@@ -27,6 +27,7 @@ use tablewalk_uapi::Errno;
 
 use crate::command::{Command, Request};
 use crate::error::Error;
+use crate::options::untag;
 use crate::subject::Subject;
 
 tablewalk_rt::program!(main);
@@ -40,7 +41,7 @@ fn main(args: Args) -> ExitCode {
         Ok(request) => run(&request).unwrap_or_else(|error| {
             eprintln!("pt: {error}");
             match error {
-                Error::Usage(_) => ExitCode::USAGE,
+                Error::Usage(_) | Error::Address(..) => ExitCode::USAGE,
                 Error::Live(LiveError::Info(Errno::ENOSYS)) => ExitCode::SKIP,
                 _ => ExitCode::FAILURE,
             }
@@ -50,8 +51,14 @@ fn main(args: Args) -> ExitCode {
 }
 
 fn run(request: &Request) -> Result<ExitCode, Error> {
-    let options = &request.options;
     let subject = &mut Subject::open(request.target)?;
+    let options = &request.options.fit(&subject.format.geometry)?;
+    let geometry = &subject.format.geometry;
+    for &address in &request.addresses {
+        if !geometry.contains(untag(address).0) {
+            return Err(Error::Address(address, geometry.va_bits()));
+        }
+    }
     report::begin(request.name, subject, options);
     let (status, changed) = match request.command {
         Command::Walk => walk::run(subject, options),

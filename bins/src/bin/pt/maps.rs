@@ -7,7 +7,7 @@ use crate::Ended;
 use crate::error::Error;
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::report::{self, Range, vmas};
+use crate::report::{self, vmas};
 use crate::subject::Subject;
 
 #[inline(never)]
@@ -32,24 +32,7 @@ pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Err
             Err(WalkError::Source(error)) => return Err(error),
         };
         progress.at(run.address);
-        // A run goes on where a mapping ends and the next one is the same to the tables.
-        let (mut start, last) = (run.address.0, run.end(&format).0);
-        while start < last {
-            while vmas.next_if(|vma| vma.end <= start).is_some() {}
-            let (end, vma) = match vmas.peek() {
-                Some(vma) if vma.start <= start => (last.min(vma.end), Some(vma)),
-                Some(vma) => (last.min(vma.start), None),
-                None => (last, None),
-            };
-            let range = Range {
-                run: &run,
-                start,
-                end,
-                vma,
-            };
-            report::print_range(&format, &range, options);
-            start = end;
-        }
+        report::print_run(&format, &run, &mut vmas, options);
     }
     Ok((ExitCode::SUCCESS, changed))
 }

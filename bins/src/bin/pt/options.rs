@@ -2,7 +2,12 @@
 
 use core::time::Duration;
 
-use tablewalk_walker::{Level, TableSource, VirtualAddress, Walk};
+use tablewalk_walker::{Geometry, Level, TableSource, VirtualAddress, Walk};
+
+use crate::error::Error;
+
+/// A range that no user can give: its end would be 2^64.
+const EVERYTHING: (VirtualAddress, VirtualAddress) = (VirtualAddress(0), VirtualAddress(u64::MAX));
 
 /// The options, as they were given or by default.
 #[derive(Clone, Copy, Debug)]
@@ -11,6 +16,8 @@ pub(crate) struct Options {
     pub(crate) json: bool,
     /// The addresses to look at: first, and last.
     pub(crate) range: (VirtualAddress, VirtualAddress),
+    /// The top byte of the addresses that the range was given with.
+    pub(crate) tag: u64,
     /// The lowest level of tables to look at.
     pub(crate) level: Level,
     /// Runs of consecutive frames.
@@ -24,12 +31,30 @@ pub(crate) struct Options {
 impl Options {
     pub(crate) const DEFAULT: Self = Self {
         json: false,
-        range: (VirtualAddress(0), VirtualAddress(u64::MAX)),
+        range: EVERYTHING,
+        tag: 0,
         level: Level::L3,
         frames: false,
         interval: None,
         count: None,
     };
+
+    /// The options for tables of this geometry, with the tags taken off the range.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] if not all of the range is translated by these tables.
+    pub(crate) fn fit(mut self, geometry: &Geometry) -> Result<Self, Error> {
+        if self.range != EVERYTHING {
+            let (start, tag) = untag(self.range.0);
+            let (last, last_tag) = untag(self.range.1);
+            if last_tag != tag || !geometry.contains(last) {
+                return Err(Error::Address(self.range.1, geometry.va_bits()));
+            }
+            (self.range, self.tag) = ((start, last), tag);
+        }
+        Ok(self)
+    }
 
     /// A walk of the range.
     pub(crate) fn walk<'s, S: TableSource>(&self, source: &'s mut S) -> Walk<'s, S> {
@@ -42,4 +67,11 @@ impl Options {
     pub(crate) const fn includes(&self, start: u64, last: u64) -> bool {
         start <= self.range.1.0 && last >= self.range.0.0
     }
+}
+
+/// An address without its top byte, and that byte: a tag, which the hardware ignores in addresses of user
+/// space (Linux sets `TCR_EL1.TBI0`).
+pub(crate) fn untag(address: VirtualAddress) -> (VirtualAddress, u64) {
+    let tag = address.0 >> 56;
+    (VirtualAddress(address.0 ^ tag << 56), tag)
 }

@@ -1,22 +1,25 @@
 //! The lines that all commands have: the first, and those about ranges of entries.
 
-use core::fmt;
+use core::ascii;
+use core::fmt::{self, Write};
+use core::iter::Peekable;
 
 use tablewalk_bins::lines::parse_range;
 use tablewalk_rt::{print, println};
 use tablewalk_walker::{Format, FrameNumber, Run};
 
 use crate::attributes::Attributes;
-use crate::json::{Json, Lossy, VERSION};
+use crate::json::{Json, VERSION};
 use crate::options::Options;
 use crate::subject::Subject;
 
 /// Says whose tables these are, and of which shape.
 pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
     let Format { geometry, mair, .. } = subject.format;
+    let tag = options.tag;
     if options.json {
-        Json::new("header")
-            .text("schema", "tablewalk.pt")
+        let mut json = Json::new("header");
+        json.text("schema", "tablewalk.pt")
             .number("version", VERSION)
             .text("command", command)
             .number("pid", subject.pid().into())
@@ -26,6 +29,9 @@ pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
             .number("oa_bits", geometry.oa_bits().into())
             .number("levels", geometry.levels().into())
             .hex("mair", mair);
+        if tag != 0 {
+            json.hex("tag", tag);
+        }
     } else {
         println!(
             "{subject}: {} KiB pages, {}-bit addresses, {} levels",
@@ -33,6 +39,9 @@ pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
             geometry.va_bits(),
             geometry.levels()
         );
+        if tag != 0 {
+            println!("# tag {tag:#x} of --range");
+        }
     }
 }
 
@@ -70,11 +79,38 @@ pub(crate) fn vmas(maps: &[u8]) -> impl Iterator<Item = Vma<'_>> {
 }
 
 /// A part of a run, and where it is.
-pub(crate) struct Range<'a> {
-    pub(crate) run: &'a Run,
-    pub(crate) start: u64,
-    pub(crate) end: u64,
-    pub(crate) vma: Option<&'a Vma<'a>>,
+struct Range<'a> {
+    run: &'a Run,
+    start: u64,
+    end: u64,
+    vma: Option<&'a Vma<'a>>,
+}
+
+/// Lines for `run`: one for each mapping that it is in, since a run goes on where a mapping ends and the
+/// next one is the same to the tables. `vmas` are the mappings that end behind the runs before.
+pub(crate) fn print_run<'a>(
+    format: &Format,
+    run: &Run,
+    vmas: &mut Peekable<impl Iterator<Item = Vma<'a>>>,
+    options: &Options,
+) {
+    let (mut start, last) = (run.address.0, run.end(format).0);
+    while start < last {
+        while vmas.next_if(|vma| vma.end <= start).is_some() {}
+        let (end, vma) = match vmas.peek() {
+            Some(vma) if vma.start <= start => (last.min(vma.end), Some(vma)),
+            Some(vma) => (last.min(vma.start), None),
+            None => (last, None),
+        };
+        let range = Range {
+            run,
+            start,
+            end,
+            vma,
+        };
+        print_range(format, &range, options);
+        start = end;
+    }
 }
 
 /// The columns above [`print_range`].
@@ -86,7 +122,7 @@ pub(crate) fn print_range_titles(options: &Options) {
 }
 
 /// One line for a range of entries of equal attributes.
-pub(crate) fn print_range(format: &Format, range: &Range<'_>, options: &Options) {
+fn print_range(format: &Format, range: &Range<'_>, options: &Options) {
     let geometry = &format.geometry;
     let run = range.run;
     let attributes = Attributes {
@@ -129,20 +165,40 @@ pub(crate) fn print_range(format: &Format, range: &Range<'_>, options: &Options)
     }
 }
 
-/// A space and the end of a name, as far as the precision says; `no VMA` where there is none.
+/// A space and the end of a name, of at most as many columns as the precision says; `no VMA` where there is
+/// none. The name of a file has any bytes: what is not printable ASCII is told as `\r` or `\x1b`, so that
+/// no name makes a line, or moves the cursor.
 pub(crate) struct Name<'a>(pub(crate) Option<&'a [u8]>);
 
 impl fmt::Display for Name<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns = f.precision().unwrap_or(usize::MAX);
-        match self.0 {
-            None => f.write_str(" no VMA"),
-            Some([]) => Ok(()),
-            Some(name) if name.len() > columns => {
-                let rest = name.get(name.len() + 2 - columns..).unwrap_or_default();
-                write!(f, " ..{}", Lossy(rest))
+        let name = match self.0 {
+            None => return f.write_str(" no VMA"),
+            Some([]) => return Ok(()),
+            Some(name) => name,
+        };
+        f.write_char(' ')?;
+        let width = |bytes: &[u8]| -> usize { bytes.iter().map(|&byte| escape(byte).len()).sum() };
+        let mut rest = name;
+        if width(name) > columns {
+            f.write_str("..")?;
+            while width(rest) > columns.saturating_sub(2) {
+                rest = rest.get(1..).unwrap_or_default();
             }
-            Some(name) => write!(f, " {}", Lossy(name)),
         }
+        for byte in rest.iter().copied().flat_map(escape) {
+            f.write_char(byte.into())?;
+        }
+        Ok(())
     }
+}
+
+/// `byte` in printable ASCII. A quotation mark is printable, but not to the library.
+fn escape(byte: u8) -> ascii::EscapeDefault {
+    let mut escaped = ascii::escape_default(byte);
+    if matches!(byte, b'\'' | b'"') {
+        escaped.next();
+    }
+    escaped
 }

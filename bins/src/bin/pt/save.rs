@@ -1,8 +1,10 @@
 //! `pt save`: all tables of a process, in a file.
 
+use heapless::{String, format};
+use tablewalk_rt::counter::ticks;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::file::{self, OwnedFd};
+use tablewalk_uapi::file::{self, O_PATH, OwnedFd};
 use tablewalk_walker::dump::DumpWriter;
 
 use crate::Ended;
@@ -17,20 +19,31 @@ pub(crate) fn run(
     name: &'static str,
     options: &Options,
 ) -> Result<Ended, Error> {
+    let error = |errno| Error::File(name, errno);
     let path = c_path(name)?;
-    let fd = file::create(&path, 0o600).map_err(|errno| Error::File(name, errno))?;
+    match file::open(&path, O_PATH) {
+        Err(Errno::ENOENT) => {}
+        other => return Err(error(other.err().unwrap_or(Errno::EEXIST))),
+    }
     let maps = subject.maps()?;
+    // A part is never at the place of the whole, and what a killed run leaves is in nobody's way.
+    let too_long = error(Errno::ENAMETOOLONG);
+    let end: String<64> = format!(".{:x}.part", ticks()).map_err(|_| too_long)?;
+    let mut part = c_path(name)?;
+    part.extend_from_bytes(end.as_bytes())
+        .map_err(|_| too_long)?;
+    let fd = file::create(&part, 0o600).map_err(error)?;
     let saved = write_all(subject, maps, options, &mut |offset, bytes| {
-        put(&fd, offset, bytes).map_err(|errno| Error::File(name, errno))
+        put(&fd, offset, bytes).map_err(error)
     });
-    let saved = match saved {
-        Ok(saved) => saved,
-        Err(error) => {
-            // It was not there before, and half a dump is none. The first error is the one to tell.
-            let _ = file::remove(&path);
-            return Err(error);
-        }
-    };
+    let saved = saved.and_then(|saved| {
+        file::rename_new(&part, &path).map_err(error)?;
+        Ok(saved)
+    });
+    let saved = saved.inspect_err(|_| {
+        // The first error is the one to tell.
+        let _ = file::remove(&part);
+    })?;
     let Saved {
         tables,
         changed,
@@ -55,13 +68,18 @@ pub(crate) struct Saved {
     pub(crate) bytes: u64,
 }
 
+/// What takes a piece, with its offset.
+type Put<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>;
+
 /// Writes the dump in pieces, each with its offset; without the mappings if `text` is empty.
+#[inline(never)]
 pub(crate) fn write_all(
     subject: &mut Subject,
     text: &[u8],
     options: &Options,
-    put: &mut impl FnMut(u64, &[u8]) -> Result<(), Error>,
+    put: Put<'_>,
 ) -> Result<Saved, Error> {
+    let put = &mut |offset, bytes: &[u8]| put(offset, bytes);
     let mut writer = DumpWriter::new(subject.format, subject.pid());
     let (tables, changed) = writer.tables(&mut options.walk(&mut subject.source), put)?;
     writer.text(text, put)?;

@@ -5,13 +5,13 @@ use core::fmt;
 use heapless::CString;
 use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::memory::room;
-use tablewalk_bins::pagemap::proc_path;
+use tablewalk_bins::pagemap::{PATH, proc_path};
 use tablewalk_live::Live;
 use tablewalk_live::copy::{Copied, Either};
 use tablewalk_rt::eprintln;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
-use tablewalk_uapi::{Errno, process};
-use tablewalk_walker::dump::Dump;
+use tablewalk_uapi::{Errno, process, remap};
+use tablewalk_walker::dump::{Dump, DumpError, HEADER_SIZE};
 use tablewalk_walker::{
     Batched, Format, FrameNumber, Geometry, Level, Path, Table, TableId, TableSource,
     VirtualAddress, path,
@@ -27,8 +27,6 @@ const BATCH_SLOTS: usize = 512;
 const FILE_ROOM: usize = 8 << 30;
 /// Address space for `/proc/PID/maps`: 65,530 lines of some 100 bytes, and some with long paths.
 pub(crate) const MAPS_ROOM: usize = 64 << 20;
-/// Longest path of a file.
-const PATH: usize = 256;
 
 /// A target, open.
 pub(crate) struct Subject {
@@ -58,7 +56,10 @@ impl Subject {
             _ => None,
         };
         if target == "kernel" {
-            let copied = Either::bpf().and_then(Copied::of_kernel).or_else(|error| { eprintln!("bpf: {error}"); Either::kcore().and_then(Copied::of_kernel) })?;
+            let copied = Either::bpf().and_then(Copied::of_kernel).or_else(|error| {
+                eprintln!("bpf: {error}");
+                Either::kcore().and_then(Copied::of_kernel)
+            })?;
             let source = Source::Copied(copied);
             return Ok(Self {
                 format: source.format(),
@@ -136,7 +137,12 @@ impl fmt::Display for Subject {
 fn open_process(pid: i32) -> Result<Source, Error> {
     let live = Live::with_batch(pid, SLOTS, BATCH_SLOTS);
     if !matches!(live, Err(tablewalk_live::LiveError::Info(Errno::ENOSYS))) {
-        return Ok(Source::Live(pid, live?));
+        let live = live?;
+        // Known before anything is printed.
+        if matches!(remap::path(pid, 0), Err(Errno::ESRCH)) {
+            return Err(Error::NoTables(pid));
+        }
+        return Ok(Source::Live(pid, live));
     }
     match Either::bpf().and_then(|bpf| Copied::new(bpf, pid)) {
         Ok(copied) => return Ok(Source::Copied(copied)),
@@ -163,8 +169,29 @@ fn open_dump(name: &'static str) -> Result<Dump<'static>, Error> {
     let error = |errno| Error::File(name, errno);
     let fd = file::open(&c_path(name)?, O_RDONLY).map_err(error)?;
     let room = room(FILE_ROOM).map_err(|errno| Error::Memory("a file", errno))?;
-    let bytes = read_all(&fd, room).map_err(error)?;
-    Dump::from_bytes(bytes).map_err(|dump_error| Error::Dump(name, dump_error))
+    let dump_error = |dump_error| Error::Dump(name, dump_error);
+    let (header, _) = room.split_at_mut_checked(HEADER_SIZE).unwrap_or_default();
+    let read = read_up_to(&fd, header).map_err(error)?;
+    // A header by itself says how long the whole is, unless it is none.
+    let size = match Dump::from_bytes(header.get_mut(..read).unwrap_or_default()) {
+        Err(DumpError::Length {
+            expected: Some(size),
+            ..
+        }) => size,
+        Ok(_) => HEADER_SIZE as u64,
+        Err(error) => return Err(dump_error(error)),
+    };
+    // And one byte, which must not be there.
+    let all = usize::try_from(size)
+        .ok()
+        .and_then(|size| size.checked_add(1));
+    let all = all.and_then(|all| room.get_mut(HEADER_SIZE..all));
+    let all = all.ok_or_else(|| error(Errno::EFBIG))?;
+    let read = HEADER_SIZE + read_up_to(&fd, all).map_err(error)?;
+    if read as u64 > size {
+        return Err(Error::Longer(name, size));
+    }
+    Dump::from_bytes(room.get_mut(..read).unwrap_or_default()).map_err(dump_error)
 }
 
 pub(crate) fn c_path(name: &'static str) -> Result<CString<PATH>, Error> {
@@ -174,16 +201,25 @@ pub(crate) fn c_path(name: &'static str) -> Result<CString<PATH>, Error> {
     Ok(path)
 }
 
-/// Reads to the end: the part of `room` that was filled. `EFBIG` if there is more.
+/// Reads to the end: the part of `room` that was filled. `EFBIG` if that is all of it.
 fn read_all<'r>(fd: &OwnedFd, room: &'r mut [u8]) -> Result<&'r mut [u8], Errno> {
+    let filled = read_up_to(fd, room)?;
+    let filled = Some(filled).filter(|&filled| filled < room.len());
+    filled
+        .and_then(|filled| room.get_mut(..filled))
+        .ok_or(Errno::EFBIG)
+}
+
+/// Reads until `room` is full, or to the end: how many bytes.
+fn read_up_to(fd: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno> {
     let mut filled = 0;
     loop {
         let free = room.get_mut(filled..).unwrap_or_default();
         if free.is_empty() {
-            return Err(Errno::EFBIG);
+            return Ok(filled);
         }
         match file::read(fd, free) {
-            Ok(0) => return room.get_mut(..filled).ok_or(Errno::EFBIG),
+            Ok(0) => return Ok(filled),
             Ok(read) => filled += read,
             Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno),

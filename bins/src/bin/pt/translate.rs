@@ -7,7 +7,7 @@ use crate::Ended;
 use crate::attributes::Attributes;
 use crate::error::Error;
 use crate::json::Json;
-use crate::options::Options;
+use crate::options::{Options, untag};
 use crate::subject::Subject;
 
 #[inline(never)]
@@ -17,19 +17,13 @@ pub(crate) fn run(
     options: &Options,
 ) -> Result<Ended, Error> {
     let format = subject.format;
-    let bits = format.geometry.va_bits();
-    if let Some(&address) = addresses
-        .iter()
-        .find(|&&address| !format.geometry.contains(address))
-    {
-        return Err(Error::Address(address, bits));
-    }
     for &address in addresses {
+        let (address, tag) = untag(address);
         let path = subject.path(address)?;
         if options.json {
-            write(&format, address, &path);
+            write(&format, address, tag, &path);
         } else {
-            print(&format, address, &path);
+            print(&format, address, tag, &path);
         }
     }
     Ok((ExitCode::SUCCESS, 0))
@@ -45,9 +39,12 @@ fn attributes<'a>(format: &'a Format, step: &Step, limits: Limits) -> Attributes
     }
 }
 
-fn print(format: &Format, address: VirtualAddress, path: &Path) {
+fn print(format: &Format, address: VirtualAddress, tag: u64, path: &Path) {
     let geometry = &format.geometry;
-    println!("{address}");
+    match tag {
+        0 => println!("{address}"),
+        tag => println!("{address} tag {tag:#x}"),
+    }
     for (place, step) in path.steps().iter().enumerate() {
         let last = place + 1 == path.steps().len();
         let attributes = attributes(format, step, path.limits());
@@ -67,7 +64,7 @@ fn print(format: &Format, address: VirtualAddress, path: &Path) {
     }
 }
 
-fn write(format: &Format, address: VirtualAddress, path: &Path) {
+fn write(format: &Format, address: VirtualAddress, tag: u64, path: &Path) {
     let geometry = &format.geometry;
     for step in path.steps() {
         let mut json = Json::new("step");
@@ -80,6 +77,9 @@ fn write(format: &Format, address: VirtualAddress, path: &Path) {
     }
     let mut json = Json::new("translation");
     json.hex("address", address.0);
+    if tag != 0 {
+        json.hex("tag", tag);
+    }
     match path.translation(geometry).physical() {
         Some(physical) => json.flag("mapped", true).hex("physical", physical.0),
         None => json.flag("mapped", false),

@@ -30,6 +30,8 @@ enum State {
     Special(FrameNumber),
     /// Type and offset of a swap entry.
     Swap(u64, u64),
+    /// The same of a marker: no page, and none in swap.
+    Marker(u64, u64),
 }
 
 impl fmt::Display for State {
@@ -37,7 +39,9 @@ impl fmt::Display for State {
         match self {
             Self::Nowhere => f.write_str("none"),
             Self::In(frame) | Self::Special(frame) => write!(f, "frame {frame}"),
-            Self::Swap(kind, offset) => write!(f, "swap {kind} offset {offset:#x}"),
+            Self::Swap(kind, offset) | Self::Marker(kind, offset) => {
+                write!(f, "swap {kind} offset {offset:#x}")
+            }
         }
     }
 }
@@ -72,7 +76,7 @@ impl State {
                 return Self::Swap(linux.swap.kind(descriptor).into(), frame.0 + page);
             }
             Absent::Marker { marks } => {
-                return Self::Swap(linux.swap.kind(descriptor).into(), marks);
+                return Self::Marker(linux.swap.kind(descriptor).into(), marks);
             }
         }
         let first = descriptor.output_address(geometry, level).frame(geometry);
@@ -88,6 +92,8 @@ impl State {
     fn agrees(self, pagemap: Self) -> bool {
         match self {
             Self::Special(frame) => pagemap == Self::Nowhere || pagemap == Self::In(frame),
+            // To pagemap it is as if it were swapped.
+            Self::Marker(kind, marks) => pagemap == Self::Swap(kind, marks),
             other => other == pagemap,
         }
     }
@@ -99,6 +105,7 @@ struct Tally {
     pages: u64,
     special: u64,
     swapped: u64,
+    markers: u64,
     /// Pages that agreed at a second look.
     moved: u64,
     differences: u64,
@@ -153,6 +160,7 @@ impl Tally {
             pages,
             special,
             swapped,
+            markers,
             moved,
             differences,
             ..
@@ -162,11 +170,12 @@ impl Tally {
                 .number("pages", pages)
                 .number("special", special)
                 .number("swapped", swapped)
+                .number("markers", markers)
                 .number("moved", moved)
                 .number("differences", differences);
         } else {
             println!(
-                "{pages} pages, {special} special, {swapped} swapped, {moved} moved meanwhile: {differences} differ"
+                "{pages} pages, {special} special, {swapped} swapped, {markers} markers, {moved} moved meanwhile: {differences} differ"
             );
         }
     }
@@ -288,6 +297,7 @@ impl Verifier<'_> {
             State::In(_) => self.tally.pages += 1,
             State::Special(_) => self.tally.special += 1,
             State::Swap(..) => self.tally.swapped += 1,
+            State::Marker(..) => self.tally.markers += 1,
             State::Nowhere => {}
         }
         if !state.agrees(witness) {

@@ -4,10 +4,13 @@
 //! and saves what they held; a count that is wrong at the end was lost on the way.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(unsafe_code, reason = "counters in the pages of a pager")]
 
 mod kills;
+#[path = "../../../../crates/pager/tests/torture/rounds.rs"]
+mod rounds;
+mod torture;
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -16,7 +19,9 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::random::Random;
 use tablewalk_bins::{cli, frames, prerequisite};
-use tablewalk_pager::{Clock, Counts, Delivery, Neighbours, Options, Pager, Policy, Sequential};
+use tablewalk_pager::{
+    Clock, Counts, Delivery, Neighbours, Options, Pager, Policy, Refusal, Sequential,
+};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::memory::Protection;
@@ -26,7 +31,7 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: stress [--pages N] [--frames N] [--threads N] [--handlers N] [--batch N]
-              [--rounds N] [--seed N] [--kills N]
+              [--rounds N] [--seed N] [--kills N] [--torture N]
 Threads increment counters in random pages of a region with fewer frames than pages;
 a pager moves frames in, and takes them back when it runs short. Prints KTAP.
   --pages N     pages of the region (256)
@@ -38,6 +43,8 @@ a pager moves frames in, and takes them back when it runs short. Prints KTAP.
   --seed N      of the random pages (1)
   --kills N     instead: start N processes that do so for ever, with events and N with
                 signals, and kill each at a random point
+  --torture N   instead: for N seconds, in rounds by seeds from --seed on, fault, discard,
+                move, fork, signal, stop and refuse all at once
 Needs a kernel with remap_page_table and userfaultfd, /proc, and root.";
 
 const TESTS: &[Case<Stress<'_>, Error>] = &[
@@ -74,6 +81,8 @@ struct Stress<'s> {
     seed: u64,
     /// Processes to be killed; 0: none.
     kills: u32,
+    /// Seconds of torture; 0: none.
+    torture: u32,
     /// What pages hold that are not there, and behind it what every page should hold. Children share it.
     store: &'s [AtomicU64],
     /// Free frames before, if that is known.
@@ -98,6 +107,7 @@ fn main(mut args: Args) -> ExitCode {
         increments: 10_000,
         seed: 1,
         kills: 0,
+        torture: 0,
         store: &[],
         free: None,
     };
@@ -118,10 +128,10 @@ fn main(mut args: Args) -> ExitCode {
     };
     // SAFETY: whole words of a mapping, which nobody has as other than atomic ones; it outlives them.
     stress.store = unsafe { core::slice::from_raw_parts(store.as_ptr().cast(), 2 * stress.pages) };
-    let tests = if stress.kills == 0 {
-        TESTS
-    } else {
-        kills::TESTS
+    let tests = match (stress.kills, stress.torture) {
+        (0, 0) => TESTS,
+        (0, _) => torture::TESTS,
+        _ => kills::TESTS,
     };
     ktap::run(&mut stress, &[tests])
 }
@@ -145,6 +155,7 @@ fn parse(stress: &mut Stress<'_>, args: &mut Args) -> Result<(), ExitCode> {
             "--batch" => stress.batch = number(1 << 16)?,
             "--rounds" => stress.increments = 100 * number(1_000_000)? as u64,
             "--seed" => stress.seed = number(u32::MAX)? as u64,
+            "--torture" => stress.torture = cli::number(args, HELP, argument, u32::MAX)?,
             "--kills" => stress.kills = cli::number(args, HELP, argument, u32::MAX)?,
             _ => return Err(cli::unknown(args, argument)),
         }
@@ -167,7 +178,7 @@ impl Paging<'_> {
 }
 
 impl Policy for Paging<'_> {
-    fn fill(&self, page: usize, bytes: &mut [u8]) {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         bytes.fill(0xa5);
         let count = self
             .word(page)
@@ -179,6 +190,7 @@ impl Policy for Paging<'_> {
             *last = page.to_ne_bytes();
         }
         self.clock.mapped(1);
+        Ok(bytes.len())
     }
 
     fn around(&self, page: usize) -> Range<usize> {

@@ -579,9 +579,9 @@ fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
     // SAFETY: private memory, and nothing is done with it but writes.
-    let entries = unsafe { Entries::start(&mapping) }?;
+    let mut entries = unsafe { Entries::start(&mapping) }?;
     let mut first = Vec::<_, PAGES>::new();
-    let collect = |told: &mut Vec<(u64, u64), PAGES>| -> Result<(), Error> {
+    let mut collect = |told: &mut Vec<(u64, u64), PAGES>| -> Result<(), Error> {
         told.clear();
         entries.collect(|(start, pages)| {
             let number = (start.0 - mapping.address()) / page as u64;

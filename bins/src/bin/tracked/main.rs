@@ -1,7 +1,7 @@
 //! `tracked`: what was written is told, and nothing else.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(
     unsafe_code,
     reason = "threads write memory of their own, system calls write it"

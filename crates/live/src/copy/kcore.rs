@@ -151,7 +151,10 @@ impl Kcore {
     /// Where the contents of the note of this kind are in the file, and how many bytes; `name` is the length
     /// of its name.
     fn note(&self, kind: u32, name: usize) -> Result<(u64, usize), CopyError> {
-        let problem = |problem| CopyError::Format { what: FILE, problem };
+        let problem = |problem| CopyError::Format {
+            what: FILE,
+            problem,
+        };
         let notes = self.notes.ok_or(problem("no notes"))?;
         let (mut at, end) = (notes.offset, notes.offset + notes.size);
         while at + 12 <= end {

@@ -142,7 +142,13 @@ fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Ve
         let number = i32::from(found.level.number());
         let size = 1 << shape.shift(number);
         let output = found.output_address(&geometry).0;
-        let present = |word: u64| word & (1 | 3 << 58) != 0;
+        // `pte_present` and `pmd_present` of 6.1.
+        let present_bits = if number == 3 {
+            1 | 1 << 58
+        } else {
+            1 | 3 << 58
+        };
+        let present = |word: u64| word & present_bits != 0;
         let address_bits = match (shape.oa_bits, shape.page_shift) {
             (52, 16) => (1 << 48) - size | 0xf000,
             (52, _) => (1 << 50) - size | 0x300,
@@ -150,9 +156,9 @@ fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Ve
         };
         let attributes = |word: u64| {
             if present(word) {
-                word & !address_bits & !(1 << 52) & !(ignored & !(1 | 3 << 58))
+                word & !address_bits & !(1 << 52) & !(ignored & !present_bits)
             } else {
-                word & (0b11 | 31 << 3 | 3 << 58) & !ignored
+                word & (0b11 | 31 << 3 | present_bits) & !(ignored & !present_bits)
             }
         };
         if let Some((run, next_output)) = runs.last_mut()
@@ -327,13 +333,14 @@ proptest! {
         // `__swp_entry` of arch/arm64/include/asm/pgtable.h.
         let absent = Linux::V6_1.absent(Descriptor(kind << 3 | offset << 8), &geometry, level(3));
         let frame = FrameNumber(offset % (1 << (shape.oa_bits - shape.page_shift)));
-        // include/linux/swap.h, from the top down: marker, device, migration, hardware poison.
+        // include/linux/swap.h, from the top down: swap-in error, marker, device, migration, hardware poison.
         let expected = match kind {
-            31 => Absent::Marker { marks: offset },
-            27..=30 => Absent::Device { frame },
-            26 => Absent::Migration { frame, writable: true },
-            24 | 25 => Absent::Migration { frame, writable: false },
-            23 => Absent::HardwarePoison { frame },
+            31 => Absent::Unknown,
+            30 => Absent::Marker { marks: offset },
+            26..=29 => Absent::Device { frame },
+            25 => Absent::Migration { frame, writable: true },
+            23 | 24 => Absent::Migration { frame, writable: false },
+            22 => Absent::HardwarePoison { frame },
             _ if kind == 0 && offset == 0 => Absent::Empty,
             area => Absent::Swap { area: area as u8, offset, exclusive: false },
         };

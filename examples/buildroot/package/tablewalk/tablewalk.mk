@@ -15,13 +15,15 @@ TABLEWALK_PROGRAMS = pt walktest uffd contract
 TABLEWALK_RELEASE = $(@D)/target/$(RUSTC_TARGET_NAME)/release
 
 # .cargo/config.toml has the flags; it wants the linker itself, not the compiler that
-# PKG_CARGO_ENV names.
+# PKG_CARGO_ENV names. Paths of crates inside the programs do not depend on the machine.
 define TABLEWALK_BUILD_CMDS
 	cd $(@D) && \
 	$(TARGET_MAKE_ENV) \
 		$(PKG_CARGO_ENV) \
 		CARGO_TARGET_$(call UPPERCASE,$(RUSTC_TARGET_NAME))_LINKER=$(TARGET_LD) \
-		cargo build --release --locked --package tablewalk-bins
+		cargo build --release --locked --package tablewalk-bins \
+		--config "target.$(RUSTC_TARGET_NAME).rustflags=['--remap-path-prefix=$(@D)=.', \
+			'--remap-path-prefix=$(or $(BR_CARGO_HOME),$(HOME)/.cargo)=cargo']"
 endef
 
 ifeq ($(BR2_PACKAGE_TABLEWALK_INIT),y)

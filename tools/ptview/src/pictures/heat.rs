@@ -7,6 +7,12 @@ use crate::heat::{Heat, Span, SpanKind, Warmth};
 use crate::picture::{Layer, Meaning, Picture, Rect, Zoom, fill, warm, warm_legend};
 use crate::view::{MOST_RUNS, View};
 
+/// Fills of what did not happen for certain.
+const OTHERS: [(&str, SpanKind); 2] = [
+    ("uncertain", SpanKind::Uncertain),
+    ("absent", SpanKind::Absent),
+];
+
 /// Rounds from left to right against addresses, and the pages of each round.
 pub(super) fn heat(view: &View, heat: &Heat) -> [Picture; 2] {
     let warmth = heat.warmth();
@@ -27,10 +33,10 @@ pub(super) fn heat(view: &View, heat: &Heat) -> [Picture; 2] {
         _ => (most, "pages of a cell"),
     };
     let mut legend = warm_legend(all, of);
-    legend.push(Meaning {
-        fill: "absent",
-        text: SpanKind::Absent.word().to_owned(),
-    });
+    for (fill, kind) in OTHERS {
+        let text = kind.word().to_owned();
+        legend.push(Meaning { fill, text });
+    }
     let over_time = Picture {
         name,
         title: format!("Pages {word}, over time"),
@@ -115,11 +121,11 @@ fn exact(heat: &Heat, warmth: &[Warmth]) -> Option<Layer> {
     for (round, spans) in heat.rounds.iter().enumerate() {
         let x = (round as u64, round as u64 + 1);
         for span in &spans.spans {
-            if span.kind == SpanKind::Absent {
+            if let Some((name, _)) = OTHERS.iter().find(|(_, kind)| *kind == span.kind) {
                 rects.push(Rect {
                     x,
                     y: (span.start, span.end),
-                    fill: fill("absent"),
+                    fill: fill(name),
                     item: 0,
                 });
             } else {
@@ -189,7 +195,7 @@ fn count(heat: &Heat, width: u64, shift: u32) -> Option<HashMap<(u64, u64), u64>
     for (round, spans) in heat.rounds.iter().enumerate() {
         let column = round as u64 / width;
         let spans = spans.spans.iter();
-        for span in spans.filter(|span| span.kind != SpanKind::Absent) {
+        for span in spans.filter(|span| span.kind.is_certain()) {
             for row in span.start >> shift..=(span.end - 1) >> shift {
                 let pages = span.end.min((row + 1) << shift) - span.start.max(row << shift);
                 *counts.entry((column, row)).or_default() += pages;

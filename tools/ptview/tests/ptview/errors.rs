@@ -33,7 +33,7 @@ fn changed(number: usize, from: &str, to: &str) -> String {
 fn a_bad_value_is_told_with_file_line_and_value() {
     for (number, from, to, words) in [
         (0, "tablewalk.pt", "other", &["input:1:", "other"][..]),
-        (0, "\"version\":1", "\"version\":2", &["input:1:", "2"]),
+        (0, "\"version\":1", "\"version\":3", &["input:1:", "3"]),
         (
             0,
             "\"page_shift\":12",
@@ -77,6 +77,67 @@ fn what_was_cut_off_is_told() {
     let folder = Folder::new();
     folder.file("input", console(&lines));
     assert!(folder.run(&["input", "--partial"]).status.success());
+    // The usual cut, in the middle of a line; what comes behind is another boot.
+    let log = console(&lines);
+    let (cut, _) = log.split_at(log.rfind("\"kind\"").unwrap());
+    for more in ["", "\n[    9.000000] reboot: machine restart\n"] {
+        let log = format!("{cut}{more}");
+        refused(&log, &[], &["input:"]);
+        folder.file("input", &log);
+        let output = folder.run(&["input", "--partial"]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    // A line that is damaged in between is no cut.
+    refused(changed(4, "}", ""), &["--partial"], &["input:5:"]);
+}
+
+#[test]
+fn numbers_that_do_not_fit_are_told() {
+    let process = Process::new();
+    let range = |frame: &str| {
+        format!(
+            r#"{{"type":"range","start":"0x400000","end":"0x402000","pages":2,"level":3,"consecutive":true,"descriptor":"0x1","kind":"page","first_frame":"{frame}"}}"#
+        )
+    };
+    for frame in ["0xffffffffffffffff", "0xfffffffffffff"] {
+        let log = [&process.header("maps"), &range(frame), END].join("\n");
+        refused(log, &[], &["input:2:", "first_frame", frame]);
+    }
+    let huge = "\"frame\":\"0xffffffffffffffff\",\"el0\"";
+    refused(
+        changed(4, "\"frame\":\"0x500\",\"el0\"", huge),
+        &[],
+        &["input:5:", "frame"],
+    );
+}
+
+#[test]
+fn tables_of_two_shapes_are_told() {
+    let walk = Process::new().walk();
+    let other = Process::new().header("dirty").replace(
+        "\"page_shift\":12,\"va_bits\":39",
+        "\"page_shift\":14,\"va_bits\":47",
+    );
+    let log = [walk.join("\n"), other, END.to_owned()].join("\n");
+    refused(log, &[], &["16 KiB", "4 KiB"]);
+}
+
+#[test]
+fn what_has_no_end_is_told() {
+    let folder = Folder::new();
+    let output = folder.run(&["/dev/zero"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        said(&output).contains("line 1 has more than"),
+        "{}",
+        said(&output)
+    );
+    // A dump that is followed by 64 GiB of nothing, which are not read.
+    let dump = folder.file("dump", Process::new().dump());
+    let file = std::fs::File::options().write(true).open(dump).unwrap();
+    file.set_len(64 << 30).unwrap();
+    let output = folder.run(&["dump"]);
+    assert!(said(&output).contains("instead of"), "{}", said(&output));
 }
 
 #[test]

@@ -17,9 +17,13 @@ pub const CODE: u64 = 0x0020_0000_0000_0fc3;
 pub struct Process {
     pub pid: u32,
     pub entries: Vec<(u64, u64)>,
+    /// `/proc/PID/maps`.
+    pub text: Vec<u8>,
 }
 
 const START: u64 = 0x40_0000;
+const TEXT: &[u8] =
+    b"400000-404000 r-xp 00000000 00:02 5 /bin/<b>one\n410000-418000 rw-p 00000000 00:00 0 \n";
 /// Frames of the tables of levels 1 to 3.
 const FRAMES: [u64; 3] = [0x1000, 0x1001, 0x1002];
 
@@ -36,12 +40,13 @@ impl Process {
         Self {
             pid: 77,
             entries: code.chain(data).collect(),
+            text: TEXT.to_vec(),
         }
     }
 
     /// As `pt save` writes it: see the module `dump` of the walker.
     pub fn dump(&self) -> Vec<u8> {
-        let text = b"400000-404000 r-xp 00000000 00:02 5 /bin/<b>one\n410000-418000 rw-p 00000000 00:00 0 \n";
+        let text = &self.text;
         let mut bytes = b"pgtables".to_vec();
         for word in [1, self.pid, 12, 39, 48, 0] {
             bytes.extend(word.to_le_bytes());

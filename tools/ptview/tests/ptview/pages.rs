@@ -1,5 +1,8 @@
 //! What is made of good input.
 
+use std::io::Write;
+
+use ptview::picture::fill;
 use ptview::pictures;
 use ptview::runs::Run;
 use ptview::view::{Request, View};
@@ -201,6 +204,97 @@ fn rounds_become_heat() {
             (2, (0x411, 0x412), 0)
         ]
     );
+}
+
+#[test]
+fn what_is_not_certain_is_shown_apart() {
+    let folder = Folder::new();
+    let mut lines = heat(&Process::new());
+    for (number, kind) in [(1, "away"), (3, "busy"), (5, "new")] {
+        let line = lines.get_mut(number).unwrap();
+        *line = line.replace("\"kind\":\"dirty\"", &format!("\"kind\":\"{kind}\""));
+    }
+    let log = lines.join("\n").replace("\"version\":1", "\"version\":2");
+    folder.file("log", log);
+    let view = view(&folder, &["log"], None);
+    assert!(
+        view.heats[0]
+            .rounds
+            .iter()
+            .all(|round| round.touched() == 0)
+    );
+    let pictures = pictures::all(&view);
+    let dirty = pictures.iter().find(|picture| picture.name == "dirty");
+    let fills: Vec<_> = dirty.unwrap().layers[0]
+        .rects
+        .iter()
+        .map(|rect| rect.fill)
+        .collect();
+    let (uncertain, absent) = (fill("uncertain"), fill("absent"));
+    assert_eq!(fills, [uncertain, uncertain, uncertain, absent]);
+}
+
+#[test]
+fn a_second_watch_is_told() {
+    let folder = Folder::new();
+    let lines = heat(&Process::new()).join("\n");
+    folder.file("log", format!("{lines}\n{lines}"));
+    let output = folder.run(&["log"]);
+    let words = said(&output);
+    assert!(
+        words.contains("pt dirty") && words.contains("twice"),
+        "{words}"
+    );
+}
+
+#[test]
+fn a_name_with_control_characters_makes_pictures_that_parse() {
+    let folder = Folder::new();
+    let (mut maps, mut dump) = (Process::new(), Process::new());
+    maps.text = b"400000-404000 r-xp 00000000 00:02 5 /\x1b[2J\x01\xff\xef\xbf\xbe\n".to_vec();
+    dump.text = maps.text.clone();
+    folder.file("dump", dump.dump());
+    let output = folder.run(&[
+        "dump",
+        "--svg",
+        "out",
+        "--title",
+        "\x1b[2J",
+        "-o",
+        "page.html",
+    ]);
+    assert!(output.status.success(), "{}", said(&output));
+    for name in std::fs::read_dir(folder.path("out")).unwrap() {
+        let text = std::fs::read_to_string(name.unwrap().path()).unwrap();
+        assert!(!text.contains(|character: char| character.is_control() && character != '\n'));
+        roxmltree::Document::parse(&text).unwrap();
+    }
+    assert_eq!(
+        data(&folder, "page.html")["regions"][0][3],
+        "/\u{241b}[2J\u{2401}\u{fffd}\u{fffd}"
+    );
+    assert!(!folder.text("page.html").contains('\x1b'));
+}
+
+#[test]
+fn a_million_mappings_leave_a_page_that_can_be_opened() {
+    let folder = Folder::new();
+    let mut process = Process::new();
+    process.text.clear();
+    for number in 0..1_000_000_u64 {
+        let start = 0x1000_0000 + number * 0x2000;
+        let end = start + 0x1000;
+        writeln!(
+            process.text,
+            "{start:x}-{end:x} rw-p 00000000 00:00 0 /a/name"
+        )
+        .unwrap();
+    }
+    folder.file("dump", process.dump());
+    assert!(folder.run(&["dump"]).status.success());
+    let page = folder.text("ptview.html");
+    assert!(page.contains("The 960000 smallest mappings are left out"));
+    assert!(page.len() < 8 << 20, "{}", page.len());
 }
 
 #[test]

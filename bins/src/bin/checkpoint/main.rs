@@ -1,0 +1,176 @@
+//! `checkpoint`: an example of an incremental checkpointer.
+//!
+//! It saves what a process writes while that goes on: all of its memory first, and in each round what has
+//! been written since the one before. The last round is short, and the process is stopped for that one
+//! only. The memory is rebuilt from the increments, and compared with that of the process.
+
+#![expect(unsafe_code, reason = "forks")]
+#![no_std]
+#![cfg_attr(not(test), no_main)]
+
+mod ends;
+mod increments;
+mod stopped;
+mod subject;
+
+use core::time::Duration;
+
+use tablewalk_bins::error::Error;
+use tablewalk_bins::lines::parse_number;
+use tablewalk_bins::only_tracker::OnlyTracker;
+use tablewalk_bins::swap::Swap;
+use tablewalk_bins::{cli, prerequisite};
+use tablewalk_dirty::What;
+use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::process::Fork;
+use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
+use tablewalk_uapi::{Errno, file, process, time};
+
+use crate::ends::{killed_while_stopped, tracked_twice};
+use crate::increments::Checkpoint;
+use crate::stopped::Stopped;
+use crate::subject::subject;
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: checkpoint [--rounds N] [--interval MS] [PID]
+Saves the memory that process PID can write to a file without a name in /tmp, while it
+runs: all of it, then in each round what was written since. Stops it for the last
+round, rebuilds its memory from the increments, compares the two byte for byte, and
+lets it go on, also if it is killed itself.
+One checkpoint or `pt dirty` at a time for a process: it refuses if /proc shows another.
+Without PID, processes of its own that write, discard and move their memory.
+  --rounds N     rounds before the last (20)
+  --interval MS  time between them (10)
+Prints KTAP. Needs a kernel with remap_page_table and its form TRACK, /proc, and root.";
+
+const OTHER: &[Case<Plan, Error>] = &[Case {
+    name: "the memory rebuilt from the increments is that of the process",
+    run: |plan| {
+        let pid = plan.pid;
+        plan.save(pid)
+    },
+}];
+
+const OWN: &[Case<Plan, Error>] = &[
+    Case {
+        name: "the memory rebuilt from the increments is that of the process",
+        run: |plan| plan.save_own(false),
+    },
+    Case {
+        name: "the same while its pages go to swap and come back",
+        run: |plan| plan.save_own(true),
+    },
+    Case {
+        name: "a process that another program tracks is refused until that has ended",
+        run: |_| tracked_twice(),
+    },
+    Case {
+        name: "a process that was stopped goes on when the checkpointer is killed",
+        run: |_| killed_while_stopped(),
+    },
+];
+
+struct Plan {
+    rounds: u32,
+    interval: Duration,
+    pid: i32,
+}
+
+fn main(mut args: Args) -> ExitCode {
+    let mut plan = Plan {
+        rounds: 20,
+        interval: Duration::from_millis(10),
+        pid: 0,
+    };
+    if let Err(status) = parse(&mut plan, &mut args) {
+        return status;
+    }
+    match prerequisite::info("checkpoint") {
+        Ok(info) if info.flags & EXPOSE_PGTBL_TRACK == 0 => {
+            println!("KTAP version 1\n1..0 # SKIP this kernel does not track (TRACK)");
+            ExitCode::SKIP
+        }
+        Ok(_) if plan.pid == 0 => ktap::run(&mut plan, &[OWN]),
+        Ok(_) => ktap::run(&mut plan, &[OTHER]),
+        Err(status) => status,
+    }
+}
+
+fn parse(plan: &mut Plan, args: &mut Args) -> Result<(), ExitCode> {
+    while let Some(argument) = cli::next(args, HELP)? {
+        match argument {
+            "--rounds" => plan.rounds = cli::number(args, HELP, argument, 1_000_000)?,
+            "--interval" => {
+                let milliseconds = cli::number(args, HELP, argument, 1_000_000)?;
+                plan.interval = Duration::from_millis(milliseconds.into());
+            }
+            _ => match parse_number(argument.as_bytes(), 10).and_then(|pid| pid.try_into().ok()) {
+                Some(pid) if pid != 0 && pid != process::pid() => plan.pid = pid,
+                _ => return Err(cli::unknown(args, argument)),
+            },
+        }
+    }
+    Ok(())
+}
+
+impl Plan {
+    fn save_own(&self, swapped: bool) -> Result<Verdict, Error> {
+        let swap = if swapped { Swap::on() } else { None };
+        if swapped && swap.is_none() {
+            return Ok(Verdict::Skip("no swap area"));
+        }
+        let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        let child = unsafe { Fork::promised() }
+            .spawn(|| match subject(swapped, &writer) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(errno) => {
+                    println!("# subject: {errno}");
+                    ExitCode::FAILURE
+                }
+            })
+            .map_err(Error::call("fork"))?;
+        // Only the child has one now, so that its end is seen.
+        drop(writer);
+        if file::read(&reader, &mut [0]).map_err(Error::call("pipe"))? == 0 {
+            return Err(Error::Call("subject", Errno::ECHILD));
+        }
+        self.save(child.pid())
+    }
+
+    fn save(&self, pid: i32) -> Result<Verdict, Error> {
+        let mut checkpoint = Checkpoint::create(pid)?;
+        let only = only_tracker(pid)?;
+        let first = checkpoint.round(true)?;
+        for _ in 1..self.rounds {
+            // Not woken before: there is no signal handler.
+            let _ = time::sleep(self.interval);
+            checkpoint.round(false)?;
+            only.check().map_err(Error::call(TRACKED))?;
+        }
+        let increments = checkpoint.saved - first;
+        let _stopped = Stopped::stop(pid)?;
+        let last = checkpoint.round(false)?;
+        println!(
+            "# saved: all {} KiB, then {} KiB in {} rounds, {} KiB while stopped",
+            first >> 10,
+            increments >> 10,
+            self.rounds - 1,
+            last >> 10
+        );
+        Ok((checkpoint.compare()? && first > 0).into())
+    }
+}
+
+/// What was being done when another tracker was found.
+const TRACKED: &str = "another pt or checkpoint may track the process";
+
+/// That the caller is the only one to track the process, as far as can be seen.
+fn only_tracker(pid: i32) -> Result<OnlyTracker, Error> {
+    let only = OnlyTracker::announce(pid, What::Written).map_err(Error::call("process"))?;
+    only.check().map_err(Error::call(TRACKED))?;
+    Ok(only)
+}

@@ -1,0 +1,295 @@
+//! Where the pages of a region are, after parts of it were moved by mremap(2).
+
+use core::ops::Range;
+
+use heapless::Vec;
+
+/// Pieces that a region may consist of.
+const PIECES: usize = 32;
+
+/// Consecutive pages at consecutive addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Piece {
+    address: u64,
+    length: u64,
+    /// Bytes from the start of the region to the first page.
+    offset: u64,
+    state: State,
+}
+
+/// What is known of the place of a piece.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// It is mapped there.
+    Mapped,
+    /// It was unmapped; or moved away before, and its old place unmapped by the same mremap(2).
+    Unmapped,
+    /// Another piece was moved there: the event that tells where this one went is still to come.
+    Displaced,
+}
+
+/// What is at an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    /// A page of the region, by its number.
+    Page(usize),
+    /// Memory that mremap(2) has added to a part of the region, or left behind: zeros.
+    New,
+    /// Something that was forgotten, as there were too many pieces.
+    Lost,
+}
+
+/// The addresses of all pages of a region.
+///
+/// Events come in the order in which threads get to report what they have done, not in that in which
+/// it was done. A piece that is moved to where another one was says that the other one has left, and that
+/// an event about it is outstanding; that event is about the piece that was there first.
+#[derive(Clone, Debug)]
+pub(crate) struct Layout {
+    page_shift: u32,
+    pieces: Vec<Piece, PIECES>,
+    /// Whether there were more pieces than there is room for.
+    is_incomplete: bool,
+}
+
+impl Piece {
+    const fn end(&self) -> u64 {
+        self.address + self.length
+    }
+
+    /// The part of it inside `range`, if any.
+    fn inside(&self, range: &Range<u64>) -> Option<Self> {
+        let start = self.address.max(range.start);
+        let end = self.end().min(range.end);
+        (start < end).then(|| Self {
+            address: start,
+            length: end - start,
+            offset: self.offset + (start - self.address),
+            ..*self
+        })
+    }
+}
+
+impl Layout {
+    /// All of a region of `length` bytes at `address`.
+    pub(crate) fn new(address: u64, length: u64, page_shift: u32) -> Self {
+        let mut layout = Self {
+            page_shift,
+            pieces: Vec::new(),
+            is_incomplete: false,
+        };
+        layout.push(Piece {
+            address,
+            length,
+            offset: 0,
+            state: State::Mapped,
+        });
+        layout
+    }
+
+    /// What is at `address`.
+    pub(crate) fn find(&self, address: u64) -> Place {
+        let is_there = |piece: &&Piece| {
+            piece.state != State::Displaced && (piece.address..piece.end()).contains(&address)
+        };
+        match self.pieces.iter().find(is_there) {
+            Some(piece) => {
+                let offset = piece.offset + (address - piece.address);
+                usize::try_from(offset >> self.page_shift).map_or(Place::Lost, Place::Page)
+            }
+            None if self.is_incomplete => Place::Lost,
+            None => Place::New,
+        }
+    }
+
+    /// Calls `each` with the pages that are in `range`, in one or several parts.
+    pub(crate) fn pages_in(&self, range: &Range<u64>, each: &mut dyn FnMut(Range<usize>)) {
+        for piece in self.pieces.iter().filter_map(|piece| piece.inside(range)) {
+            let page =
+                |offset: u64| usize::try_from(offset >> self.page_shift).unwrap_or(usize::MAX);
+            if piece.state != State::Displaced {
+                each(page(piece.offset)..page(piece.offset + piece.length));
+            }
+        }
+    }
+
+    /// Whether what is mapped in `range` is what is `offset` bytes behind the start of the region, and all
+    /// of it.
+    pub(crate) fn is_original(&self, range: &Range<u64>, offset: u64) -> bool {
+        let same = |piece: &Piece| {
+            piece.state == State::Mapped
+                && piece.address.wrapping_sub(piece.offset) == range.start.wrapping_sub(offset)
+                && piece
+                    .inside(range)
+                    .is_some_and(|part| part.length == range.end - range.start)
+        };
+        range.is_empty() || self.pieces.iter().any(same)
+    }
+
+    /// Calls `each` with the addresses of what is mapped.
+    pub(crate) fn mapped(&self, each: &mut dyn FnMut(Range<u64>)) {
+        for piece in &self.pieces {
+            if piece.state == State::Mapped {
+                each(piece.address..piece.end());
+            }
+        }
+    }
+
+    /// What was at `from` is at `to` now: `length` bytes.
+    pub(crate) fn moved(&mut self, from: u64, to: u64, length: u64) {
+        let is_displaced = |state| state == State::Displaced;
+        let (source, target) = (from..from + length, to..to + length);
+        let mut moved = self.cut(&source, is_displaced);
+        if moved.is_empty() {
+            moved = self.cut(&source, |_| true);
+        }
+        for mut piece in self.cut(&target, |state| !is_displaced(state)) {
+            // One that was unmapped is gone.
+            if piece.state == State::Mapped {
+                piece.state = State::Displaced;
+                self.push(piece);
+            }
+        }
+        for piece in moved {
+            self.push(Piece {
+                address: piece.address.wrapping_sub(from).wrapping_add(to),
+                state: State::Mapped,
+                ..piece
+            });
+        }
+    }
+
+    /// What was in `range` is not mapped any more. A fault there is of memory that came since, but that
+    /// may be what belongs there: the event of a move also comes before that its old place was unmapped.
+    pub(crate) fn unmapped(&mut self, range: &Range<u64>) {
+        if !self
+            .cut(range, |state| state == State::Displaced)
+            .is_empty()
+        {
+            return;
+        }
+        for piece in self.cut(range, |_| true) {
+            self.push(Piece {
+                state: State::Unmapped,
+                ..piece
+            });
+        }
+    }
+
+    /// Takes out what is in `range` of pieces that are `wanted`.
+    fn cut(&mut self, range: &Range<u64>, wanted: impl Fn(State) -> bool) -> Vec<Piece, PIECES> {
+        let mut inside = Vec::new();
+        for piece in core::mem::take(&mut self.pieces) {
+            match piece.inside(range).filter(|_| wanted(piece.state)) {
+                None => self.push(piece),
+                Some(part) => {
+                    // As many as there were.
+                    self.is_incomplete |= inside.push(part).is_err();
+                    self.push_if_any(&piece, piece.address..part.address);
+                    self.push_if_any(&piece, part.end()..piece.end());
+                }
+            }
+        }
+        inside
+    }
+
+    fn push_if_any(&mut self, piece: &Piece, range: Range<u64>) {
+        if let Some(part) = piece.inside(&range) {
+            self.push(part);
+        }
+    }
+
+    /// Adds a piece, to its neighbour if that continues it.
+    fn push(&mut self, piece: Piece) {
+        for other in &mut self.pieces {
+            let same = other.state == piece.state
+                && other.address.wrapping_sub(other.offset)
+                    == piece.address.wrapping_sub(piece.offset);
+            if same && other.end() == piece.address {
+                other.length += piece.length;
+                return;
+            }
+            if same && piece.end() == other.address {
+                other.address = piece.address;
+                other.offset = piece.offset;
+                other.length += piece.length;
+                return;
+            }
+        }
+        self.is_incomplete |= self.pieces.push(piece).is_err();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const P: u64 = 0x1000;
+
+    fn layout() -> Layout {
+        Layout::new(0x10 * P, 8 * P, 12)
+    }
+
+    fn find(layout: &Layout, page: u64) -> Place {
+        layout.find(page * P)
+    }
+
+    #[test]
+    fn parts_are_found_where_they_were_moved_to() {
+        let mut layout = layout();
+        layout.moved(0x12 * P, 0x40 * P, 2 * P);
+        assert_eq!(find(&layout, 0x11), Place::Page(1));
+        assert_eq!(find(&layout, 0x12), Place::New);
+        assert_eq!(find(&layout, 0x40), Place::Page(2));
+        assert_eq!(find(&layout, 0x41), Place::Page(3));
+        assert_eq!(find(&layout, 0x14), Place::Page(4));
+        // And back: one piece again.
+        layout.moved(0x40 * P, 0x12 * P, 2 * P);
+        assert_eq!(find(&layout, 0x12), Place::Page(2));
+        assert_eq!(find(&layout, 0x40), Place::New);
+    }
+
+    #[test]
+    fn an_event_that_comes_late_is_about_what_was_there_first() {
+        let events: [fn(&mut Layout); 2] = [
+            |layout| layout.moved(0x10 * P, 0x40 * P, P),
+            |layout| layout.moved(0x11 * P, 0x10 * P, P),
+        ];
+        for order in [[0, 1], [1, 0]] {
+            let mut layout = layout();
+            for event in order {
+                events[event](&mut layout);
+            }
+            assert_eq!(find(&layout, 0x40), Place::Page(0), "{order:?}");
+            assert_eq!(find(&layout, 0x10), Place::Page(1), "{order:?}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_an_old_mapping_is_not_that_of_the_new_one() {
+        let mut layout = layout();
+        // Page 1 is moved to where page 0 was before the handler hears that page 0 is gone.
+        layout.moved(0x11 * P, 0x10 * P, P);
+        layout.unmapped(&(0x10 * P..0x11 * P));
+        assert_eq!(find(&layout, 0x10), Place::Page(1));
+        // In that order it is the same.
+        layout.unmapped(&(0x12 * P..0x13 * P));
+        layout.moved(0x13 * P, 0x12 * P, P);
+        layout.moved(0x12 * P, 0x50 * P, P);
+        assert_eq!(find(&layout, 0x50), Place::Page(3));
+    }
+
+    #[test]
+    fn nothing_is_new_when_pieces_were_forgotten() {
+        let mut layout = Layout::new(0, 200 * P, 12);
+        for page in 0..100 {
+            layout.moved(2 * page * P, (1000 + 2 * page) * P, P);
+        }
+        let wrong = (0..200).filter(|page| {
+            matches!(find(&layout, *page), Place::Page(found) if found as u64 != *page)
+                || matches!(find(&layout, *page), Place::New)
+        });
+        assert_eq!(wrong.count(), 0);
+        assert_eq!(find(&layout, 5000), Place::Lost);
+    }
+}

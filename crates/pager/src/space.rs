@@ -1,0 +1,392 @@
+//! An address space whose faults are resolved: that of the pager, or that of a forked child.
+
+use core::ops::Range;
+
+use heapless::Vec;
+use tablewalk_uapi::memory::{Protection, mprotect};
+use tablewalk_uapi::userfault::UFFD_PAGEFAULT_FLAG_WRITE;
+use tablewalk_uapi::{Errno, Mapping, process};
+
+use crate::Delivery;
+use crate::events::{Event, Messages, Userfault, Waking};
+use crate::layout::{Layout, Place};
+use crate::mutex::{Mutex, MutexGuard};
+use crate::policy::{Policy, Refusal};
+use crate::sync::mutant;
+
+/// Events that are read together.
+pub(crate) const EVENTS: usize = 64;
+
+/// How often an ioctl is tried while another thread changes the address space. One that does so over and
+/// over leaves short moments in between.
+const ATTEMPTS: usize = 64;
+
+/// A thread waits for the page at `address`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Fault {
+    pub(crate) address: u64,
+    pub(crate) write: bool,
+}
+
+/// What the kernel did for a fault.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Provided {
+    /// The page is there, and whoever waited for it was woken.
+    Page,
+    /// Whoever waits is to be woken, and tries again.
+    Again,
+    /// There is no page, and never will be. Whoever waited was woken.
+    Refused,
+}
+
+/// A userfaultfd, and where the pages are that it watches.
+///
+/// # What is in order
+///
+/// The kernel reports a change of the address space when it is done, so that faults at new addresses come
+/// before the event that explains them. But from the change until the event was read, `UFFDIO_COPY` and
+/// its kin fail with `EAGAIN`. So whoever reads events takes the lock, and lets it go when the layout has
+/// changed; and whoever has the kernel make a page looks at the layout and makes it under the lock. Then
+/// the page belongs to the address, or the kernel refuses, and the access is tried again.
+#[derive(Debug)]
+pub(crate) struct Space {
+    uffd: Userfault,
+    page_shift: u32,
+    delivery: Delivery,
+    layout: Mutex<Layout>,
+}
+
+impl Space {
+    /// `uffd` does not block.
+    pub(crate) fn new(
+        uffd: Userfault,
+        delivery: Delivery,
+        layout: Layout,
+        page_shift: u32,
+    ) -> Self {
+        Self {
+            uffd,
+            page_shift,
+            delivery,
+            layout: Mutex::new(layout),
+        }
+    }
+
+    pub(crate) const fn uffd(&self) -> &Userfault {
+        &self.uffd
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Layout> {
+        self.layout.lock()
+    }
+
+    /// Reads what has come, and takes note of it; `changed` is told of each change, in order, under the
+    /// lock. Nothing if another thread has read it.
+    pub(crate) fn read<'s>(
+        &'s self,
+        messages: &mut Messages<EVENTS>,
+        changed: &mut dyn FnMut(&Layout, &Change),
+    ) -> Result<Batch<'s>, Errno> {
+        let mut batch = Batch::new(self);
+        let mut layout = self.lock();
+        let events = loop {
+            match self.uffd.events(messages) {
+                Ok(events) => break events,
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return Ok(batch),
+                Err(errno) => return Err(errno),
+            }
+        };
+        // Each has its owner before anything is done: a descriptor that nobody closes keeps a child waiting.
+        let mut unread = Unread {
+            events: events.collect::<Vec<_, EVENTS>>().into_iter(),
+            batch: &mut batch,
+            layout: &mut layout,
+        };
+        unread.note_all(changed);
+        drop(unread);
+        Ok(batch)
+    }
+
+    /// Has the kernel make the page that `fault` waits for, as `policy` says; with a copy of `scratch`.
+    pub(crate) fn provide<P: Policy>(
+        &self,
+        policy: &P,
+        fault: Fault,
+        scratch: &mut Mapping,
+    ) -> Result<Provided, Errno> {
+        let layout = self.lock();
+        let refusal = match layout.find(fault.address) {
+            Place::Page(page) if !policy.zeros() => {
+                // SAFETY: the bytes of a mapping that is borrowed alone.
+                let bytes = unsafe {
+                    core::slice::from_raw_parts_mut(scratch.as_ptr(), 1 << self.page_shift)
+                };
+                match fill(policy, page, bytes) {
+                    Ok(()) => {
+                        // SAFETY: a page of the region, which holds what the policy says.
+                        return self.make(|| unsafe {
+                            self.uffd.copy(fault.address, bytes, Waking::Wake)
+                        });
+                    }
+                    Err(refusal) => refusal,
+                }
+            }
+            Place::Page(_) | Place::New => {
+                let length = 1 << self.page_shift;
+                // SAFETY: a page that holds zeros, as the policy says, or mremap(2).
+                return self
+                    .make(|| unsafe { self.uffd.zeropage(fault.address, length, Waking::Wake) });
+            }
+            Place::Lost => Refusal::Never,
+        };
+        match refusal {
+            Refusal::Again => {
+                process::yield_now();
+                Ok(Provided::Again)
+            }
+            Refusal::Never => self.refuse(fault.address),
+        }
+    }
+
+    /// Makes an ioctl that makes a page.
+    fn make(&self, mut ioctl: impl FnMut() -> Result<i64, Errno>) -> Result<Provided, Errno> {
+        for attempt in 0..ATTEMPTS {
+            match ioctl() {
+                Ok(_) => return Ok(Provided::Page),
+                // Another thread changes the address space, or has just been told that its event was read.
+                Err(Errno::EAGAIN) if attempt % 8 == 7 => process::yield_now(),
+                Err(Errno::EAGAIN) => core::hint::spin_loop(),
+                // There is one already; or no place for it any more, which the access finds out.
+                Err(Errno::EEXIST | Errno::ENOENT) => return Ok(Provided::Again),
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+        // Its event is still to be read.
+        Ok(Provided::Again)
+    }
+
+    /// Has accesses to the page at `address` end in a signal.
+    fn refuse(&self, address: u64) -> Result<Provided, Errno> {
+        if self.delivery == Delivery::Signals {
+            // It has one.
+            return Ok(Provided::Refused);
+        }
+        match self.make(|| self.uffd.poison(address, 1 << self.page_shift)) {
+            Ok(Provided::Page) => return Ok(Provided::Refused),
+            // Before Linux 6.6.
+            Err(Errno::EINVAL) => {}
+            result => return result,
+        }
+        let place = core::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0));
+        // SAFETY: there is no page, nor will there be one: nobody has read or written it.
+        unsafe { mprotect(place, 1 << self.page_shift, Protection::NONE) }?;
+        Ok(Provided::Again)
+    }
+
+    /// Lets those go on that wait for a page in `range`.
+    pub(crate) fn wake(&self, range: Range<u64>) -> Result<(), Errno> {
+        self.uffd.wake(range.start, range.end - range.start)
+    }
+}
+
+/// Makes `call` until no signal interrupts it.
+pub(crate) fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Has `policy` write what `page` holds, and zeros behind it.
+pub(crate) fn fill<P: Policy>(policy: &P, page: usize, bytes: &mut [u8]) -> Result<(), Refusal> {
+    let filled = policy.fill(page, bytes)?;
+    if let Some(rest) = bytes.get_mut(filled..) {
+        rest.fill(0);
+    }
+    Ok(())
+}
+
+/// What was done to the address space.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// The pages of a range are discarded.
+    Removed(Range<u64>),
+    /// `length` bytes were moved.
+    Moved { from: u64, to: u64, length: u64 },
+    /// A range is not mapped any more.
+    Unmapped(Range<u64>),
+}
+
+/// What was read together. Each fault is woken when it is dropped, if not before: whatever happens, an
+/// access is tried again rather than waited for in vain.
+#[derive(Debug)]
+pub(crate) struct Batch<'s> {
+    space: &'s Space,
+    faults: Vec<Fault, EVENTS>,
+    /// The layout at the first fork, and what was done from then on.
+    before: Option<Layout>,
+    told: Vec<Told, EVENTS>,
+}
+
+/// Events that were read, and of which note is taken: of each, also where a policy panics at one.
+struct Unread<'b, 's> {
+    events: heapless::vec::IntoIter<Event, EVENTS, usize>,
+    batch: &'b mut Batch<'s>,
+    layout: &'b mut Layout,
+}
+
+impl Unread<'_, '_> {
+    fn note_all(&mut self, changed: &mut dyn FnMut(&Layout, &Change)) {
+        for event in self.events.by_ref() {
+            self.batch.note(event, self.layout, changed);
+        }
+    }
+}
+
+impl Drop for Unread<'_, '_> {
+    fn drop(&mut self) {
+        self.note_all(&mut |_, _| {});
+    }
+}
+
+/// Something that a child may have to know.
+#[derive(Debug)]
+enum Told {
+    Fork(Userfault),
+    Change(Change),
+}
+
+impl<'s> Batch<'s> {
+    fn new(space: &'s Space) -> Self {
+        Self {
+            space,
+            faults: Vec::new(),
+            before: None,
+            told: Vec::new(),
+        }
+    }
+
+    /// Takes note of an event. There is room for as many as are read.
+    fn note(
+        &mut self,
+        event: Event,
+        layout: &mut Layout,
+        changed: &mut dyn FnMut(&Layout, &Change),
+    ) {
+        let change = match event {
+            Event::Pagefault { address, flags, .. } => {
+                let page = (1 << self.space.page_shift) - 1;
+                let _room = self.faults.push(Fault {
+                    address: address & !page,
+                    write: flags & u64::from(UFFD_PAGEFAULT_FLAG_WRITE) != 0,
+                });
+                return;
+            }
+            Event::Fork(uffd) => {
+                self.before.get_or_insert_with(|| layout.clone());
+                let _room = self.told.push(Told::Fork(uffd));
+                return;
+            }
+            Event::Remove(range) => Change::Removed(range),
+            Event::Remap { from, to, length } => Change::Moved { from, to, length },
+            Event::Unmap(range) => Change::Unmapped(range),
+            Event::Other(_) => return,
+        };
+        changed(layout, &change);
+        change.apply(layout);
+        if self.before.is_some() {
+            let _room = self.told.push(Told::Change(change));
+        }
+    }
+
+    /// The faults, in the order of their addresses.
+    pub(crate) fn sorted(&mut self) -> &[Fault] {
+        sort(&mut self.faults);
+        &self.faults
+    }
+
+    /// Nobody waits any more.
+    pub(crate) fn all_are_woken(&mut self) {
+        self.faults.clear();
+    }
+
+    /// Calls `each` with the space of each forked child.
+    pub(crate) fn hand_over(&mut self, each: &mut dyn FnMut(Space)) {
+        let Some(mut layout) = self.before.take() else {
+            return;
+        };
+        for told in core::mem::take(&mut self.told) {
+            match told {
+                Told::Fork(uffd) => {
+                    let Space {
+                        delivery,
+                        page_shift,
+                        ..
+                    } = *self.space;
+                    each(Space::new(uffd, delivery, layout.clone(), page_shift));
+                }
+                Told::Change(change) => change.apply(&mut layout),
+            }
+        }
+    }
+}
+
+impl Drop for Batch<'_> {
+    fn drop(&mut self) {
+        if mutant("batch: no wake when it is dropped") {
+            return;
+        }
+        for fault in &self.faults {
+            // There is nobody to tell, and nothing else to be done.
+            let page = 1 << self.space.page_shift;
+            let _ = self.space.wake(fault.address..fault.address + page);
+        }
+    }
+}
+
+impl Change {
+    fn apply(&self, layout: &mut Layout) {
+        match self {
+            // The pages are missing again, where they are.
+            Self::Removed(_) => {}
+            Self::Moved { from, to, length } => layout.moved(*from, *to, *length),
+            Self::Unmapped(range) => layout.unmapped(range),
+        }
+    }
+}
+
+/// Sorts faults by their addresses: few, and mostly in order. What the library has is larger than all of
+/// this.
+fn sort(faults: &mut [Fault]) {
+    for end in 1..faults.len() {
+        for place in (1..=end).rev() {
+            let Some([before, after]) = faults.get_mut(place - 1..=place) else {
+                return;
+            };
+            if before.address <= after.address {
+                break;
+            }
+            core::mem::swap(before, after);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_sorted_by_address() {
+        let mut faults = [5, 1, 4, 1, 9, 0].map(|address| Fault {
+            address,
+            write: false,
+        });
+        sort(&mut faults);
+        assert_eq!(faults.map(|fault| fault.address), [0, 1, 1, 4, 5, 9]);
+        sort(&mut []);
+    }
+}

@@ -1,0 +1,117 @@
+//! What the tests have in common: a pager whose pages hold their number, and a watchdog.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use tablewalk_pager::{Delivery, Options, Pager, PagerError, Policy, Refusal};
+
+/// One test at a time: a fork waits for the handlers of every pager in the process.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whoever waits longer waits for ever. Machines that build are busy with other things.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Runs `body` on a thread of its own; panics if it is not done in time, or has panicked.
+pub(crate) fn in_time<R: Send + 'static>(
+    what: &str,
+    body: impl FnOnce() -> R + Send + 'static,
+) -> R {
+    let (done, wait) = mpsc::channel();
+    thread::spawn(move || done.send(body()));
+    match wait.recv_timeout(LIMIT) {
+        Ok(result) => result,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("{what}: still waiting after {LIMIT:?}"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("{what}: panicked"),
+    }
+}
+
+/// Each page holds its number plus one in every word.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers;
+
+pub(crate) fn write_number(page: usize, bytes: &mut [u8]) -> usize {
+    for word in bytes.as_chunks_mut::<8>().0 {
+        *word = (page as u64 + 1).to_ne_bytes();
+    }
+    bytes.len()
+}
+
+impl Policy for Numbers {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        Ok(write_number(page, bytes))
+    }
+}
+
+pub(crate) const fn options(pages: usize, delivery: Delivery) -> Options {
+    Options {
+        pages,
+        frames: 16,
+        low_water: 8,
+        locked: false,
+        delivery,
+    }
+}
+
+/// A pager that outlives threads that hang.
+pub(crate) fn pager<P: Policy>(pages: usize, delivery: Delivery, policy: P) -> Arc<Pager<P>> {
+    Arc::new(Pager::new(options(pages, delivery), policy).expect("userfaultfd: root?"))
+}
+
+/// Starts a handler thread.
+pub(crate) fn handle<P: Policy + Send + 'static>(
+    pager: &Arc<Pager<P>>,
+) -> thread::JoinHandle<Result<(), PagerError>> {
+    let pager = Arc::clone(pager);
+    thread::spawn(move || pager.worker()?.handle(&mut drop))
+}
+
+/// Stops as many handlers as there are, and waits for them.
+pub(crate) fn stop<P: Policy + Send + 'static>(
+    pager: &Arc<Pager<P>>,
+    handlers: Vec<thread::JoinHandle<Result<(), PagerError>>>,
+) {
+    pager.stop(handlers.len());
+    for handler in handlers {
+        in_time("the end of a handler", || {
+            handler.join().expect("a panic").expect("an error")
+        });
+    }
+}
+
+/// Reads the first word of a page, in time.
+pub(crate) fn read<P: Policy + Send + 'static>(pager: &Arc<Pager<P>>, page: usize) -> u64 {
+    let counts = pager.counts();
+    let shared = Arc::clone(pager);
+    let (done, wait) = mpsc::channel();
+    thread::spawn(move || {
+        let found = word(&shared, page);
+        // Before the next test forks: nobody would read the event.
+        drop(shared);
+        done.send(found)
+    });
+    let Ok(result) = wait.recv_timeout(LIMIT) else {
+        panic!(
+            "a read: still waiting after {LIMIT:?}: {counts:?}, then {:?}",
+            pager.counts()
+        );
+    };
+    result
+}
+
+/// The first word of a page.
+pub(crate) fn word<P: Policy>(pager: &Pager<P>, page: usize) -> u64 {
+    let place = pager.as_ptr().wrapping_add(page * pager.page_size());
+    // SAFETY: in the region, where nobody has a reference.
+    unsafe { place.cast::<u64>().read_volatile() }
+}
+
+/// The word at an address.
+pub(crate) fn word_at(address: usize) -> u64 {
+    let place: *const u64 = std::ptr::with_exposed_provenance(address);
+    // SAFETY: the tests name memory that is mapped.
+    unsafe { place.read_volatile() }
+}

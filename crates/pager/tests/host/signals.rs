@@ -1,0 +1,153 @@
+//! Faults as signals.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use tablewalk_pager::{Delivery, Policy, Refusal};
+use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::signal::{Action, AlternateStack, Signal, replace_action};
+
+use crate::scene::{Numbers, alone, in_time, pager, word, write_number};
+
+/// The handler of SIGBUS and the alternate stack of this thread, as addresses.
+fn state() -> (String, Option<(*mut u8, u64)>) {
+    let action = Action::current(Signal::Bus).unwrap();
+    (
+        format!("{action:?}"),
+        AlternateStack::current().unwrap().bytes(),
+    )
+}
+
+#[test]
+fn what_was_there_before_is_there_afterwards() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Signals, Numbers);
+    // A thread of the library has an alternate stack, and the process a handler of SIGBUS.
+    thread::spawn(move || {
+        let before = state();
+        assert!(before.1.is_some());
+        let mut worker = pager.worker().unwrap();
+        let sum = worker.resolve_own(|| (0..4).map(|page| word(&pager, page)).sum::<u64>());
+        assert_eq!(sum, Ok(10));
+        assert_eq!(state(), before);
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            worker.resolve_own(|| panic!("on purpose: {}", word(&pager, 5)))
+        }));
+        assert!(panicked.is_err());
+        assert_eq!(state(), before);
+        assert_eq!(worker.resolve_own(|| word(&pager, 6)), Ok(7));
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn workers_are_nested() {
+    let _alone = alone();
+    let (outer, inner) = (
+        pager(4, Delivery::Signals, Numbers),
+        pager(4, Delivery::Signals, Numbers),
+    );
+    let mut first = outer.worker().unwrap();
+    let mut second = inner.worker().unwrap();
+    let found = first.resolve_own(|| {
+        let before = word(&outer, 0);
+        let inside = second.resolve_own(|| (word(&inner, 1), word(&outer, 2)));
+        (before, inside, word(&outer, 3))
+    });
+    assert_eq!(found, Ok((1, Ok((2, 3)), 4)));
+}
+
+#[test]
+fn threads_come_and_go_beside_each_other() {
+    let _alone = alone();
+    let pager = pager(64, Delivery::Signals, Numbers);
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let pager = &pager;
+            scope.spawn(move || {
+                for page in (number..64).step_by(4) {
+                    let mut worker = pager.worker().unwrap();
+                    assert_eq!(
+                        worker.resolve_own(|| word(pager, page)),
+                        Ok(page as u64 + 1)
+                    );
+                }
+            });
+        }
+    });
+}
+
+static PASSED_ON: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn note(_: i32, _: *mut tablewalk_uapi::signal::siginfo_t, _: *mut std::ffi::c_void) {
+    PASSED_ON.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn a_signal_that_is_not_ours_is_passed_on() {
+    let _alone = alone();
+    let pager = pager(4, Delivery::Signals, Numbers);
+    // SAFETY: the handler counts.
+    let before = unsafe { replace_action(Signal::Bus, &Action::apart(note)) }.unwrap();
+    let mut worker = pager.worker().unwrap();
+    let found = worker.resolve_own(|| {
+        process::kill_thread(process::pid(), process::tid(), Signal::Bus).unwrap();
+        word(&pager, 1)
+    });
+    assert_eq!(found, Ok(2));
+    assert_eq!(PASSED_ON.load(Ordering::Relaxed), 1);
+    assert!(Action::current(Signal::Bus).unwrap().is(note));
+    process::kill_thread(process::pid(), process::tid(), Signal::Bus).unwrap();
+    assert_eq!(PASSED_ON.load(Ordering::Relaxed), 2);
+    // SAFETY: as it was.
+    unsafe { replace_action(Signal::Bus, &before) }.unwrap();
+}
+
+/// Has no page 1.
+struct Refuses;
+
+impl Policy for Refuses {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        if page == 1 {
+            return Err(Refusal::Never);
+        }
+        Ok(write_number(page, bytes))
+    }
+}
+
+/// How a child that does this ends.
+fn child(body: impl FnOnce() -> bool) -> Status {
+    // SAFETY: the child does nothing that needs another thread.
+    match unsafe { process::fork() }.unwrap() {
+        None => process::exit(i32::from(!body())),
+        Some(pid) => in_time("the end of a child", move || process::wait(pid).unwrap().1),
+    }
+}
+
+#[test]
+fn a_refused_page_ends_the_process() {
+    let _alone = alone();
+    let status = child(|| {
+        let pager = pager(4, Delivery::Signals, Refuses);
+        let mut worker = pager.worker().unwrap();
+        worker.resolve_own(|| word(&pager, 0) + word(&pager, 1)) == Ok(0)
+    });
+    assert_eq!(status, Status::Killed(7));
+}
+
+#[test]
+fn a_signal_that_is_sent_ends_the_process_as_before() {
+    let _alone = alone();
+    let status = child(|| {
+        let pager = pager(4, Delivery::Signals, Numbers);
+        let mut worker = pager.worker().unwrap();
+        // SAFETY: no handler.
+        unsafe { replace_action(Signal::Bus, &Action::DEFAULT) }.unwrap();
+        let sent = worker
+            .resolve_own(|| process::kill_thread(process::pid(), process::tid(), Signal::Bus));
+        sent.is_err()
+    });
+    assert_eq!(status, Status::Killed(7));
+}

@@ -1,0 +1,391 @@
+#!/usr/bin/env python3
+"""Tests what make and its scripts do where they cannot do what is asked: variables and files that make no
+sense, folders with odd names, disks that are full. Nothing is compiled, and nothing boots.
+"""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import unittest
+
+CHECKOUT = os.getcwd()
+FOLDERS = ("scripts", "kernel", "images", "initramfs", "tests", ".cargo")
+OWN = ("RUN", "IMAGE", "CPU", "SMP", "MEM", "TIMEOUT", "KEYS", "KERNEL_SRC", "TABLEWALK_CACHE", "INITRAMFS_LIMIT")
+
+
+def run(*command, cwd=CHECKOUT, **variables):
+    """Runs a command without variables for make but these; None takes one away. Returns status and output."""
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in OWN and not name.startswith(("MAKE", "MFLAGS", "CARGO_"))}
+    environment |= variables
+    environment = {name: value for name, value in environment.items() if value is not None}
+    done = subprocess.run(command, cwd=cwd, env=environment, stdin=subprocess.DEVNULL, text=True, check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=600)
+    return done.returncode, done.stdout
+
+
+def write(path, content, mode=0o644):
+    """Writes a file, text or bytes, in a folder that is made."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "wb") as file:
+        file.write(content if isinstance(content, bytes) else content.encode())
+    os.chmod(path, mode)
+
+
+def read(path):
+    """The bytes of a file."""
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class WithFolder(unittest.TestCase):
+    """A test that has a folder of its own."""
+
+    def setUp(self):
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+
+    def checkout(self, name="checkout"):
+        """A copy of what make needs of this checkout, without what was built."""
+        path = os.path.join(self.folder, name)
+        os.makedirs(path)
+        shutil.copy("Makefile", path)
+        for folder in FOLDERS:
+            shutil.copytree(folder, os.path.join(path, folder), ignore=shutil.ignore_patterns("__pycache__"))
+        return path
+
+    def stub(self, path, script):
+        """Puts a shell script in the place of another one."""
+        write(path, "#!/bin/bash\n" + script, 0o755)
+
+    def refuses(self, message, *command, **variables):
+        """The command fails and says so in one line, which has the message in it; make adds its own."""
+        status, output = run(*command, **variables)
+        lines = [line for line in output.splitlines() if not line.startswith("make")]
+        self.assertNotEqual(status, 0, output)
+        self.assertEqual(len(lines), 1, output)
+        self.assertIn(message, lines[0])
+
+
+class Variables(WithFolder):
+    """Variables that make no sense are refused at once."""
+
+    def test_sense(self):
+        for name, value in (("SMP", "4"), ("SMP", "1 2 4"), ("MEM", "24"), ("CPU", "max"), ("CPU", "cortex-a53,pmu=off"),
+                            ("TIMEOUT", "7"), ("INITRAMFS_LIMIT", ""), ("INITRAMFS_LIMIT", "0"),
+                            ("TABLEWALK_CACHE", "/somewhere"), ("HOME", None), ("SANITIZERS", "a=4k39,thp b=64k42")):
+            with self.subTest(name, value=value):
+                self.assertEqual(run("scripts/variables", **{name: value}), (0, ""))
+
+    def test_nonsense(self):
+        for name, value in (("SMP", "0"), ("SMP", "two"), ("SMP", "1;id"), ("MEM", "abc"), ("MEM", "0"), ("CPU", "nope"),
+                            ("CPU", "max;id"), ("TIMEOUT", "abc"), ("TIMEOUT", "0"), ("INITRAMFS_LIMIT", "abc"),
+                            ("SMALL_LIMIT", "-1"), ("JOBS", "0"), ("ROUNDS", "x"), ("TABLEWALK_CACHE", "cache"),
+                            ("TABLEWALK_CACHE", "/a b"), ("TABLEWALK_CACHE", "/a;b"), ("XDG_CACHE_HOME", "x"),
+                            ("TMPDIR", "/a b"), ("GEOMETRIES", "4k39;id"), ("SECONDS_EACH", "-1")):
+            with self.subTest(name, value=value):
+                self.refuses(value if name != "CPU" else value.split(",")[0], "scripts/variables", **{name: value})
+
+    def test_make_builds_nothing_before(self):
+        checkout = self.checkout()
+        for variable in ("SMP=0", "MEM=abc", "CPU=nope", "TIMEOUT=abc", "INITRAMFS_LIMIT=abc", "TABLEWALK_CACHE=x"):
+            with self.subTest(variable):
+                self.refuses(variable.partition("=")[2], "make", "--no-print-directory", "run", variable, cwd=checkout)
+                self.assertFalse({"build", "target"} & set(os.listdir(checkout)))
+
+    def test_scripts_alone(self):
+        self.refuses("SMP", "tests/boot", "x", "/dev/null", "", SMP="0")
+        self.refuses("SMP", "tests/boot", "x", "/dev/null", "", SMP="2 4")
+        self.refuses("INITRAMFS_LIMIT", "initramfs/pack", f"{self.folder}/x", "Makefile", INITRAMFS_LIMIT="abc")
+        self.refuses("TABLEWALK_CACHE", "kernel/build", "base", TABLEWALK_CACHE="x")
+
+    def test_checkout_with_a_space(self):
+        for name in ("a b", "a'b", "a$b"):
+            checkout = self.checkout(name)
+            for target in ("programs", "kernel", "run", "check"):
+                with self.subTest(name, target=target):
+                    self.refuses("checkout", "make", "--no-print-directory", target, cwd=checkout)
+            self.assertFalse({"build", "target"} & set(os.listdir(checkout)))
+
+    def test_words_are_data(self):
+        checkout = self.checkout()
+        for stub in ("scripts/setup", "tests/check-elf", "initramfs/pack"):
+            self.stub(f"{checkout}/{stub}", "exit 0")
+        self.stub(f"{checkout}/bin/cargo", "exit 0")
+        self.stub(f"{checkout}/scripts/rust-path", f"echo {checkout}/bin")
+        self.stub(f"{checkout}/tests/boot", "printf '<%s>' \"$@\"")
+        words = "pt stat self; touch pwned `touch pwned` ' \" * ~ + uffd"
+        status, output = run("make", "--no-print-directory", "run", "IMAGE=/dev/null", cwd=checkout, RUN=words)
+        self.assertEqual(status, 0, output)
+        self.assertIn("".join(f"<{word}>" for word in words.split()), output)
+        self.assertNotIn("pwned", os.listdir(checkout))
+
+    def test_flags_of_other_projects(self):
+        names = ("RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET", "CARGO_PROFILE_RELEASE_LTO",
+                 "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUSTFLAGS")
+        status, output = run("make", "--no-print-directory", "--eval=show: ; @env", "show", CARGO_TARGET_DIR="/x",
+                             CARGO_BUILD_JOBS="3", **dict.fromkeys(names, "x"))
+        shown = dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
+        self.assertEqual(status, 0, output)
+        self.assertFalse(set(names) & set(shown))
+        self.assertEqual(shown["CARGO_TARGET_DIR"], f"{CHECKOUT}/target")
+        self.assertEqual(shown["CARGO_BUILD_JOBS"], "3")
+
+    def test_no_home(self):
+        home = pwd.getpwuid(os.getuid()).pw_dir
+        for variable in (None, ""):
+            status, output = run("make", "--no-print-directory", "--eval=show: ; @echo '$(REMAP)'; echo $$HOME", "show",
+                                 HOME=variable)
+            self.assertEqual(status, 0, output)
+            self.assertIn(f"{home}/.cargo=cargo", output)
+            self.assertEqual(output.splitlines()[-1], home)
+        _, output = run("bash", "-ceu", "here=kernel; . kernel/source.sh; echo $cache", HOME=None, XDG_CACHE_HOME=None)
+        self.assertEqual(output, f"{home}/.cache/tablewalk\n")
+
+
+class Kernel(WithFolder):
+    """The kernel's source, and the key of the cache."""
+
+    def source(self):
+        """What looks like the source of Linux 6.1."""
+        write(f"{self.folder}/linux/Makefile", "VERSION = 6\nPATCHLEVEL = 1\n")
+        return f"{self.folder}/linux"
+
+    def test_no_source(self):
+        os.mkdir(f"{self.folder}/empty")
+        for source in ("/etc/passwd", f"{self.folder}/empty", f"{self.folder}/gone"):
+            with self.subTest(source):
+                self.refuses(source, "kernel/build", "base", KERNEL_SRC=source, TABLEWALK_CACHE=f"{self.folder}/cache")
+                self.assertFalse(os.path.exists(f"{self.folder}/cache"))
+
+    def test_key_without_a_part(self):
+        checkout, cache = self.checkout(), f"{self.folder}/cache"
+        os.symlink("gone", f"{checkout}/kernel/patches/6.1/9999-gone.patch")
+        status, output = run("kernel/build", "base", cwd=checkout, KERNEL_SRC=self.source(), TABLEWALK_CACHE=cache)
+        self.assertNotEqual(status, 0)
+        self.assertIn("no key for the cache", output)
+        self.assertFalse(os.path.exists(cache))
+
+    def test_key_without_a_compiler(self):
+        self.stub(f"{self.folder}/cross-gcc", "exit 1")
+        status, output = run("kernel/build", "base", KERNEL_SRC=self.source(), CROSS_COMPILE=f"{self.folder}/cross-",
+                             TABLEWALK_CACHE=f"{self.folder}/cache")
+        self.assertNotEqual(status, 0)
+        self.assertIn("no key for the cache", output)
+
+
+class Programs(WithFolder):
+    """What is promised of the programs."""
+
+    def program(self, text):
+        """A program with a string in it."""
+        write(f"{self.folder}/p.c", f'const char text[] = "{text}";\nvoid _start(void) {{ for (;;); }}\n')
+        subprocess.run(["aarch64-linux-gnu-gcc", "-static", "-nostdlib", "-Wl,-zmax-page-size=65536,--build-id=none",
+                        "-Wl,-zseparate-code", "-o", f"{self.folder}/p", f"{self.folder}/p.c"], check=True)
+        return f"{self.folder}/p"
+
+    def test_paths_of_the_machine(self):
+        for text in ("/proc/self/exe", "/usr/src/rustc-1.96.0/library/core/src/time.rs", "bins/src/page.rs"):
+            self.assertEqual(run("tests/check-elf", "1000000", self.program(text))[0], 0, text)
+        for text in (f"{CHECKOUT}/bins/src/page.rs", "/home/she/.cargo/registry/src/x/src/lib.rs", "/cargo/home/registry"):
+            self.refuses("path of this machine", "tests/check-elf", "1000000", self.program(text), CARGO_HOME="/cargo/home")
+
+
+def image(contents=b""):
+    """What looks like the Image of an arm64 kernel, of 512 KiB, with room for an initramfs."""
+    header = b"MZ" + bytes(54) + b"ARMd" + bytes(4)
+    return header + os.urandom(0x10000 - len(header)) + contents + bytes(0x20000 - len(contents)) + os.urandom(0x50000)
+
+
+SYMBOLS = """0000000000000000 T _text
+0000000000010000 T __initramfs_start
+0000000000030000 T __initramfs_size
+"""
+CPIO = b"070701" + b"0" * 200
+# Runs a command with a small file system at $0, which has a file already; says what is in it afterwards.
+FULL = ("unshare", "--map-root-user", "--mount", "bash", "-c",
+        'mount -t tmpfs -o size=128k tmpfs "$0" && echo whole >"$0/out" && "$@"; status=$?; '
+        'echo; find "$0" -type f -printf "%f %s\\n"; exit $status')
+
+
+def mounts():
+    """Whether a user may mount one here."""
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run((*FULL, folder, "true"), check=False, capture_output=True).returncode == 0
+
+
+MOUNTS = mounts()
+
+
+def tools(*names):
+    """Skips a test where these are not installed."""
+    missing = [name for name in names if not shutil.which(name)]
+    return unittest.skipIf(missing, f"not installed: {missing}")
+
+
+class Images(WithFolder):
+    """Scripts that make images."""
+
+    def setUp(self):
+        super().setUp()
+        write(f"{self.folder}/kernel/Image", image())
+        write(f"{self.folder}/kernel/System.map", SYMBOLS)
+        write(f"{self.folder}/cpio", CPIO)
+        write(f"{self.folder}/passwd", "root:x:0:0::/root:/bin/sh\n")
+        subprocess.run(["gzip", "-kn", f"{self.folder}/kernel/Image"], check=True)
+
+    def commands(self, output, **other):
+        """The call of each script; `other` replaces a file."""
+        at = {"image": "kernel/Image", "gz": "kernel/Image.gz", "cpio": "cpio", "dtb": "dtb", "kernel": "kernel"} | other
+        at = {name: f"{self.folder}/{path}" for name, path in at.items()}
+        return {
+            "embed": ("images/embed", at["kernel"], at["cpio"], output),
+            "zboot": ("images/zboot", at["kernel"], at["gz"], output),
+            "fit": ("images/fit", output, at["gz"], at["cpio"], at["dtb"], "0x40400000"),
+            "uki": ("images/uki", output, at["image"], at["cpio"], "panic=30"),
+        }
+
+    def device_tree(self):
+        """A small one."""
+        subprocess.run(["dtc", "-q", "-O", "dtb", "-o", f"{self.folder}/dtb"], input="/dts-v1/; / {};", text=True,
+                       check=True)
+
+    def refuses_all(self, script, **files):
+        """The script refuses each of these files, and makes none."""
+        write(f"{self.folder}/nonsense/Image", "nonsense\n")
+        write(f"{self.folder}/nonsense/System.map", SYMBOLS)
+        for name, path in files.items():
+            with self.subTest(script, replaced=name):
+                output = f"{self.folder}/out"
+                self.refuses(path, *self.commands(output, **{name: path})[script])
+                self.assertFalse([name for name in os.listdir(self.folder) if name.startswith("out")])
+
+    def test_embed_nonsense(self):
+        self.refuses_all("embed", kernel="nonsense", cpio="passwd")
+
+    def test_zboot_nonsense(self):
+        self.refuses_all("zboot", gz="passwd")
+
+    @tools("mkimage", "dtc")
+    def test_fit_nonsense(self):
+        self.device_tree()
+        self.refuses_all("fit", gz="passwd", cpio="passwd", dtb="passwd")
+        command = self.commands(f"{self.folder}/out")["fit"]
+        for load in ("0x1000", "here", "", "-2097152"):
+            self.refuses("2 MiB", *command[:-1], load)
+
+    @tools("sbsign", "faketime")
+    def test_uki_nonsense(self):
+        self.refuses_all("uki", image="passwd", cpio="passwd")
+
+    def zboot_parts(self):
+        """A program around an Image, in place of the kernel's."""
+        folder = f"{self.folder}/kernel/zboot"
+        write(f"{folder}/zboot.lds", "SECTIONS { .text : { *(.text) *(.gzdata) } }\n")
+        write(f"{folder}/lib.a", "!<arch>\n")
+        subprocess.run(["aarch64-linux-gnu-as", "-o", f"{folder}/zboot-header.o"], input=".text\nnop\n", text=True,
+                       check=True)
+
+    def full_disk(self, script):
+        """On a full disk the script fails, and leaves the old file alone."""
+        os.mkdir(f"{self.folder}/disk")
+        output = f"{self.folder}/disk/out"
+        status, listing = run(*FULL, f"{self.folder}/disk", *self.commands(output)[script])
+        self.assertNotEqual(status, 0, listing)
+        self.assertEqual(listing.split("\n\n")[-1], "out 6\n", listing)
+        # With room it works.
+        self.assertEqual(run(*self.commands(output)[script])[0], 0)
+        self.assertEqual(os.listdir(f"{self.folder}/disk"), ["out"])
+
+    @unittest.skipUnless(MOUNTS, "cannot mount a small file system")
+    def test_embed_full(self):
+        self.full_disk("embed")
+
+    @unittest.skipUnless(MOUNTS, "cannot mount a small file system")
+    def test_zboot_full(self):
+        self.zboot_parts()
+        self.full_disk("zboot")
+
+    @unittest.skipUnless(MOUNTS, "cannot mount a small file system")
+    @tools("mkimage", "dtc")
+    def test_fit_full(self):
+        self.device_tree()
+        self.full_disk("fit")
+
+    @unittest.skipUnless(MOUNTS, "cannot mount a small file system")
+    @tools("sbsign", "faketime")
+    def test_uki_full(self):
+        self.full_disk("uki")
+
+
+class All(WithFolder):
+    """images/all with every other script replaced: when is the old folder gone, and whose key is it?"""
+
+    def setUp(self):
+        super().setUp()
+        self.path = self.checkout()
+        for script in ("scripts/setup", "scripts/variables"):
+            self.stub(f"{self.path}/{script}", "exit 0")
+        made = {"initramfs/pack": 1, "images/embed": 3, "images/fit": 1, "images/disk": 2, "images/zboot": 3,
+                "images/uki": 1}
+        for script, argument in made.items():
+            self.stub(f"{self.path}/{script}", f'echo {script} >"${{{argument}}}"')
+        self.stub(f"{self.path}/images/manifest", "echo FIT key test key")
+        for tool in ("qemu-system-aarch64", "dtc", "mkimage"):
+            self.stub(f"{self.path}/bin/{tool}", f'touch {self.path}/build/virt.dtb; for word; do '
+                      'case $word in *.dtb) touch "$word" ;; *dumpdtb=*) touch "${word#*dumpdtb=}" ;; esac; done')
+        self.stub(f"{self.path}/bin/openssl", 'while [ $# -gt 0 ]; do case $1 in -out | -keyout) echo made >"$2" ;; '
+                  "esac; shift; done")
+        for name in ("Image", "System.map", "zboot/lib.a", "bcm2837-rpi-3-b.dtb", "config"):
+            write(f"{self.path}/build/kernel/{name}", name)
+        write(f"{self.path}/build/init", "init")
+        write(f"{self.path}/build/dist/old", "old")
+
+    def make(self, **variables):
+        """Runs it."""
+        return run("images/all", "build/dist", "build/kernel", "build/kernel", "build/init", cwd=self.path,
+                   PATH=f"{self.path}/bin:{os.environ['PATH']}", **variables)
+
+    def left(self):
+        """What there is of the output and beside it."""
+        found = [name for name in os.listdir(f"{self.path}/build") if name.startswith("dist")]
+        return found, os.path.exists(f"{self.path}/build/dist/old")
+
+    def test_whole(self):
+        status, output = self.make()
+        self.assertEqual(status, 0, output)
+        self.assertEqual(self.left(), (["dist"], False))
+        self.assertIn("test key", output.splitlines()[-1])
+
+    def test_failure_keeps_the_old_one(self):
+        for script in ("images/disk", "images/manifest", "images/zboot"):
+            with self.subTest(script):
+                kept = read(f"{self.path}/{script}")
+                self.stub(f"{self.path}/{script}", "exit 1")
+                self.assertNotEqual(self.make()[0], 0)
+                self.assertEqual(self.left(), (["dist"], True))
+                write(f"{self.path}/{script}", kept, 0o755)
+
+    def test_keys_of_the_user(self):
+        os.mkdir(f"{self.folder}/keys")
+        for name in ("tablewalk.crt", "tablewalk.key"):
+            status, output = self.make(KEYS=f"{self.folder}/keys")
+            self.assertNotEqual(status, 0)
+            self.assertIn(f"{self.folder}/keys/tablewalk", output)
+            self.assertEqual(self.left(), (["dist"], True))
+            write(f"{self.folder}/keys/{name}", "mine")
+        self.assertEqual(self.make(KEYS=f"{self.folder}/keys")[0], 0)
+        self.assertEqual(read(f"{self.folder}/keys/tablewalk.key"), b"mine")
+        self.assertEqual(self.make(KEYS=f"{self.folder}/slip")[0], 1)
+        self.assertFalse(os.path.exists(f"{self.folder}/slip"))
+
+    def test_half_a_test_key(self):
+        write(f"{self.path}/build/keys/tablewalk.crt", "left")
+        self.assertNotEqual(self.make()[0], 0)
+        self.assertEqual(os.listdir(f"{self.path}/build/keys"), ["tablewalk.crt"])
+
+
+if __name__ == "__main__":
+    unittest.main()

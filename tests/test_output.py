@@ -1,0 +1,144 @@
+"""What programs do where their output cannot go: every byte arrives, or the exit status says otherwise.
+
+The programs are those of `make programs`, run on this machine by qemu-user. What they print is a saved
+tree, for which no kernel with the call is needed.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import resource
+import signal
+import struct
+import subprocess
+import tempfile
+import unittest
+
+BIN = "target/aarch64-unknown-linux-gnu/release"
+PROGRAMS = ("init", "pt", "walktest", "uffd", "contract", "stress", "moved", "lazyload", "kinds")
+SEED = "fuzz/corpus/dump/seed-4k39"
+# Where the descriptors of its only table of level 3 begin.
+ENTRIES = 0x20b0
+
+
+def make_dump(path):
+    """Saves a tree of 512 pages, no two of which are in one line: 60 KB of JSON."""
+    with open(SEED, "rb") as file:
+        dump = bytearray(file.read())
+    for index in range(512):
+        struct.pack_into("<Q", dump, ENTRIES + 8 * index, (0x1000 + 2 * index) << 12 | 0x743)
+    with open(path, "wb") as file:
+        file.write(dump)
+
+
+class Output(unittest.TestCase):
+    """One test for each kind of descriptor that does not take what is printed."""
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = folder.name
+        self.dump = f"{self.folder}/dump"
+        make_dump(self.dump)
+        self.walk = ["qemu-aarch64", f"{BIN}/pt", "walk", self.dump, "--json"]
+        # Python has SIGPIPE and SIGXFSZ ignored, and hands that on with `restore_signals=False`.
+        self.assertEqual(signal.getsignal(signal.SIGPIPE), signal.SIG_IGN)
+
+    def test_nothing_is_lost_in_a_pipe_that_does_not_block(self):
+        whole = subprocess.run(self.walk, stdout=subprocess.PIPE, check=True).stdout
+        self.assertGreater(len(whole), 50000)
+        reader, writer = os.pipe()
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+        os.set_blocking(writer, False)
+        # Full from the beginning, so that the first write has to wait.
+        filled = os.write(writer, b"." * 4096)
+        with subprocess.Popen(self.walk, stdout=writer, stderr=subprocess.PIPE) as process:
+            os.close(writer)
+            with open(f"/proc/{process.pid}/stat", encoding="ascii") as stat:
+                # Until it has ended, which it must not, or sleeps.
+                while stat.read().split()[2] not in "SZ":
+                    stat.seek(0)
+            with open(reader, "rb") as file:
+                text = file.read()[filled:]
+            self.assertEqual(process.stderr.read(), b"")
+        self.assertEqual(process.returncode, 0)
+        self.assertEqual(text, whole)
+
+    def test_a_full_device_is_a_failure_and_named(self):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = subprocess.run(self.walk, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertRegex(done.stderr, r"^\S+: standard output: ENOSPC \(No space left on device\)\n$")
+
+    def test_every_program_says_that_its_output_is_lost(self):
+        for program in PROGRAMS:
+            with open("/dev/full", "w", encoding="ascii") as full:
+                done = subprocess.run(["qemu-aarch64", f"{BIN}/{program}", "--help"], stdout=full,
+                                      stderr=subprocess.PIPE, text=True, check=False)
+            # Not process 1: its help is a complaint already.
+            self.assertEqual(done.returncode, 2 if program == "init" else 1, program)
+            self.assertIn("standard output: ENOSPC", done.stderr, program)
+
+    def test_what_fits_a_full_disk_is_a_beginning_without_an_end(self):
+        limit = 10000
+        with open(f"{self.folder}/out", "w+b") as out:
+            done = subprocess.run(
+                self.walk, stdout=out, stderr=subprocess.PIPE, text=True, check=False, restore_signals=False,
+                preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+            out.seek(0)
+            lines = out.read().decode().splitlines()
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("standard output: EFBIG", done.stderr)
+        # The last is cut off where the disk is full.
+        for line in lines[:-1]:
+            self.assertNotEqual(json.loads(line)["type"], "end")
+        self.assertNotIn('"end"', lines[-1])
+
+    def test_a_reader_that_goes_is_an_end_where_no_signal_says_so(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(self.walk, stdout=writer, stderr=subprocess.PIPE, text=True, check=False,
+                              restore_signals=False)
+        os.close(writer)
+        self.assertEqual(done.returncode, 1)
+        # Once: it has not gone on.
+        self.assertRegex(done.stderr, r"^\S+: standard output: EPIPE \(Broken pipe\)\n$")
+
+    def test_a_status_that_says_more_is_kept(self):
+        with open("/dev/full", "w", encoding="ascii") as full:
+            done = subprocess.run(["qemu-aarch64", f"{BIN}/pt", "nonsense"], stdout=subprocess.PIPE,
+                                  stderr=full, check=False)
+        self.assertEqual(done.returncode, 2)
+
+    def test_no_file_gets_the_number_of_a_closed_descriptor(self):
+        for closed in [(0,), (1,), (2,), (0, 1, 2)]:
+            fifo = f"{self.folder}/fifo{len(closed)}{closed[0]}"
+            os.mkfifo(fifo)
+
+            def close(numbers=closed):
+                for number in numbers:
+                    os.close(number)
+
+            with subprocess.Popen(["qemu-aarch64", f"{BIN}/pt", "walk", fifo], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=close) as process:
+                writer = self.open_when_read(process, fifo)
+                files = f"/proc/{process.pid}/fd"
+                names = {number: os.readlink(f"{files}/{number}") for number in map(int, os.listdir(files))
+                         if number in closed}
+                os.close(writer)
+                process.communicate()
+            self.assertEqual(names, {number: "/dev/null" for number in closed})
+
+    def open_when_read(self, process, fifo):
+        """Opens the FIFO for writing once the process opens it for reading, and waits in that."""
+        while process.poll() is None:
+            try:
+                return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+            except OSError as error:
+                self.assertEqual(error.errno, errno.ENXIO)
+        return self.fail("it did not read the file")
+
+
+if __name__ == "__main__":
+    unittest.main()
