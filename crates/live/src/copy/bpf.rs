@@ -18,6 +18,7 @@ use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use super::program::{COPIED, Entry, MOST, Shared, Table, UNCHANGED, assemble};
+use super::vmcoreinfo::hexadecimal;
 use super::{CopyError, Kernel, LINKS, Link, OFFSETS, Wanted};
 
 /// Pages of copies for a walk, one for each level.
@@ -260,8 +261,8 @@ const NOTE_HEADER: u64 = 12 + 12;
 
 /// Physical address and size from a line `42c3f000 1024`, both hexadecimal.
 fn place_of(line: &[u8]) -> Option<(u64, u64)> {
-    let mut words = core::str::from_utf8(line).ok()?.split_ascii_whitespace();
-    let mut number = || u64::from_str_radix(words.next()?.trim_start_matches("0x"), 16).ok();
+    let mut words = line.split(u8::is_ascii_whitespace);
+    let mut number = || words.next().and_then(hexadecimal);
     Some((number()?, number()?))
 }
 
@@ -304,11 +305,11 @@ fn for_each_ram(mut visit: impl FnMut(u64, u64)) -> Result<(), CopyError> {
 
 /// The range of a line `40000000-7fffffff : System RAM`, not indented.
 fn ram_of(line: &[u8]) -> Option<(u64, u64)> {
-    let line = core::str::from_utf8(line).ok()?;
-    let range = line.strip_suffix(" : System RAM")?;
-    let (start, last) = range.split_once('-')?;
-    let number = |text| u64::from_str_radix(text, 16).ok();
-    Some((number(start)?, number(last)?.checked_add(1)?))
+    let mut words = line
+        .strip_suffix(b" : System RAM")?
+        .split(|&byte| byte == b'-');
+    let mut number = || words.next().and_then(hexadecimal);
+    Some((number()?, number()?.checked_add(1)?))
 }
 
 #[cfg(test)]
@@ -323,5 +324,13 @@ mod tests {
         assert_eq!(ram_of(b"  40210000-4192ffff : System RAM"), None);
         assert_eq!(ram_of(b"40000000-ffffffffffffffff : System RAM"), None);
         assert_eq!(ram_of(b""), None);
+    }
+
+    #[test]
+    fn the_place_of_a_note_is_two_numbers() {
+        assert_eq!(place_of(b"42c3f000 1024\n"), Some((0x42c3_f000, 0x1024)));
+        assert_eq!(place_of(b"0x42c3f000 1024\n"), Some((0x42c3_f000, 0x1024)));
+        assert_eq!(place_of(b"42c3f000\n"), None);
+        assert_eq!(place_of(b""), None);
     }
 }

@@ -54,10 +54,10 @@ pub(super) struct Way {
 
 /// The `mm_struct` of this process, the way to its PGD, and the linear map that both were read by.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct OwnMm {
-    mm: u64,
-    pgd: u64,
-    offset: u64,
+pub(super) struct OwnMm {
+    pub(super) mm: u64,
+    pub(super) pgd: u64,
+    pub(super) offset: u64,
 }
 
 /// A page of this process and its frame.
@@ -129,7 +129,7 @@ fn note<T: PartialEq, const N: usize>(answers: &mut Vec<T, N>, answer: T) {
 }
 
 /// The one `mm_struct` of `task` from which all known pages are found.
-fn find_mm<K: Kernel>(
+pub(super) fn find_mm<K: Kernel>(
     kernel: &mut K,
     geometry: &Geometry,
     task: &[u64],

@@ -11,16 +11,31 @@
 //! before and after. BPF does all of that in one run, in which no table is freed (see [`Bpf`]);
 //! `/proc/kcore` reads them one after the other, and a table that was freed and taken again for the same
 //! place in between is not noticed.
+//!
+//! Copies do not change, so what would believe that they are true now does not compile:
+//!
+//! ```compile_fail,E0277
+//! use tablewalk_live::copy::{Copied, Either};
+//! use tablewalk_walker::Cache;
+//!
+//! fn cached(copied: Copied<Either>) {
+//!     let _cache = Cache::<_, 16, 4>::new(copied);
+//! }
+//! ```
 
 mod bpf;
 mod calibration;
 mod either;
 mod error;
+#[cfg(test)]
+mod fake;
 mod kcore;
 mod own;
 mod program;
 mod source;
 mod target;
+#[cfg(test)]
+mod tests;
 mod vmcoreinfo;
 
 use core::sync::atomic::AtomicU64;

@@ -257,6 +257,21 @@ impl<K: Kernel> Copied<K> {
         Ok(())
     }
 
+    /// Tables with the root at an address of the linear map, for tests.
+    #[cfg(test)]
+    pub(super) fn of_root(kernel: K, calibration: Calibration, root: u64) -> Self {
+        Self {
+            root,
+            ..Self::with(kernel, calibration)
+        }
+    }
+
+    /// The kernel, for tests to change it.
+    #[cfg(test)]
+    pub(super) const fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
     fn forget(&mut self) {
         self.path = [None; SLOTS];
         self.batch.clear();

@@ -31,11 +31,12 @@ fn number_of(text: &[u8], key: &[u8]) -> Option<u64> {
     let value = text
         .split(|&byte| byte == b'\n')
         .find_map(|line| line.strip_prefix(key))?;
-    hexadecimal(value.strip_prefix(b"0x").unwrap_or(value))
+    hexadecimal(value)
 }
 
-/// The number that all of `digits` are, of which there are 1 to 16.
-pub(super) fn hexadecimal(digits: &[u8]) -> Option<u64> {
+/// The number that all of `text` is: `0x`, which may be missing, and 1 to 16 digits.
+pub(super) fn hexadecimal(text: &[u8]) -> Option<u64> {
+    let digits = text.strip_prefix(b"0x").unwrap_or(text);
     if !matches!(digits.len(), 1..=16) {
         return None;
     }
