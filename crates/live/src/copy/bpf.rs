@@ -314,7 +314,76 @@ fn ram_of(line: &[u8]) -> Option<(u64, u64)> {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
+
     use super::*;
+
+    const PAGE_SHIFT: u32 = 12;
+
+    /// The program in the kernel that runs this test, whichever it is: every architecture has BPF. `None`,
+    /// after the reason was printed, where this process may not load it.
+    fn bpf() -> Option<Bpf> {
+        Bpf::new(PAGE_SHIFT)
+            .inspect_err(|error| std::eprintln!("skipped: {error}"))
+            .ok()
+    }
+
+    #[test]
+    fn the_program_copies_while_what_leads_there_holds() {
+        let Some(mut bpf) = bpf() else {
+            return;
+        };
+        let mut task = [0; 512];
+        let filled = bpf.own_task(&mut task).unwrap();
+        assert!(filled > 64, "{filled} words");
+        // SAFETY: nobody writes between runs.
+        let address = unsafe { ptr::read_volatile(&raw const (*bpf.shared()).task) };
+        // A word that stays: a pointer, as that to the stack.
+        let number = task
+            .iter()
+            .position(|&word| word >> 47 == 0x1_ffff)
+            .unwrap();
+        let link = Link {
+            entry: address + 8 * number as u64,
+            descriptor: task[number],
+        };
+        let wrong = Link {
+            descriptor: link.descriptor ^ 1,
+            ..link
+        };
+        // As hardware may set it.
+        let accessed = Link {
+            descriptor: link.descriptor ^ super::super::IGNORED,
+            ..link
+        };
+        let page = address & !((1 << PAGE_SHIFT) - 1);
+        let wanted = |link| Wanted {
+            link: Some(link),
+            address: page,
+        };
+        let all = [wanted(link), wanted(wrong), wanted(accessed)];
+        assert_eq!(bpf.copy(&[link, accessed], &all, SLOTS), Ok(true));
+        let copied: Vec<_, 4> = (0..4).map(|number| bpf.is_copied(number)).collect();
+        assert_eq!(copied.as_slice(), [true, false, true, false]);
+        let place = (link.entry - page) as usize / 8;
+        if let Some(word) = bpf.words(SLOTS).get(place) {
+            assert_eq!(word.load(Ordering::Relaxed), link.descriptor);
+        }
+        assert_eq!(bpf.copy(&[link, wrong], &all, SLOTS), Ok(false));
+        // There is no memory, and no such page for a copy.
+        let nothing = Wanted {
+            link: None,
+            address: 8 << PAGE_SHIFT,
+        };
+        assert_eq!(bpf.copy(&[], &[nothing], 0), Ok(true));
+        assert!(!bpf.is_copied(0));
+        let last = bpf.pages();
+        assert_eq!(
+            bpf.copy(&[], &[wanted(link), wanted(link)], last - 1),
+            Ok(true)
+        );
+        assert!(bpf.is_copied(0) && !bpf.is_copied(1));
+    }
 
     #[test]
     fn a_line_of_iomem_is_a_range_of_ram() {

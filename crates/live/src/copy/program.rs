@@ -55,7 +55,7 @@ pub(super) const COPIED: u64 = 1;
 pub(super) const UNCHANGED: u32 = 1;
 
 /// Instructions of the program.
-const LENGTH: usize = 85;
+const LENGTH: usize = 83;
 
 // Registers: the results of a call, its arguments, those that a call preserves, the stack.
 const R0: u8 = 0;
@@ -325,4 +325,66 @@ pub(super) fn assemble(
     a.set(R0, UNCHANGED.cast_signed());
     a.exit();
     a.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `BPF_JMP`: the class of jumps, calls and exits.
+    const JUMP: u8 = 0x05;
+    const CALL: u8 = 0x85;
+    const EXIT: u8 = 0x95;
+    const WIDE: u8 = 0x18;
+
+    #[test]
+    fn jumps_stay_in_the_program_and_the_end_is_an_exit() {
+        for (page_shift, pages) in [(12, 69), (14, 21), (16, 9)] {
+            let code = assemble(3, page_shift, pages).unwrap();
+            assert!(code.is_full(), "{} of {LENGTH}", code.len());
+            assert_eq!(code.last().unwrap().code, EXIT);
+            // The second half of a wide load is no instruction.
+            assert_eq!((code[0].code, code[1].code), (WIDE, 0));
+            for (at, instruction) in code.iter().enumerate() {
+                let is_jump = instruction.code & 7 == JUMP;
+                if !is_jump || matches!(instruction.code, CALL | EXIT) {
+                    continue;
+                }
+                let to = at as i64 + 1 + i64::from(instruction.offset);
+                assert!((2..code.len() as i64).contains(&to), "{at} to {to}");
+                assert_ne!(instruction.offset, -1, "{at} turns for ever");
+            }
+        }
+    }
+
+    #[test]
+    fn both_looks_are_before_and_behind_the_copy() {
+        let code = assemble(3, 12, 69).unwrap();
+        let is_size = |to: u8, size: i32| {
+            move |instruction: &&Instruction| {
+                (
+                    instruction.code,
+                    instruction.registers,
+                    instruction.immediate,
+                ) == (0xb7, to, size)
+            }
+        };
+        // Words of links are read in three places: the chain, before the copy, behind it.
+        assert_eq!(code.iter().filter(is_size(R2, 8)).count(), 3);
+        assert_eq!(code.iter().filter(is_size(R2, 4096)).count(), 1);
+        let place = |size| {
+            let sizes = code.iter().enumerate();
+            sizes
+                .filter(move |(_, instruction)| is_size(R2, size)(instruction))
+                .map(|(place, _)| place)
+        };
+        let looks: heapless::Vec<_, 3> = place(8).collect();
+        let copy = place(4096).next().unwrap();
+        assert!(looks[1] < copy && copy < looks[2]);
+    }
+
+    #[test]
+    fn a_page_of_an_impossible_size_has_no_program() {
+        assert!(assemble(3, 32, 9).is_none());
+    }
 }
