@@ -112,7 +112,7 @@ programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
 	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd contract,$(PROGRAMS)))
 	tests/check-elf 65536 $(BIN)/{uffd,contract}
-	tests/check-elf 81920 $(BIN)/pt
+	tests/check-elf 114688 $(BIN)/pt
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 
 # As fast as the crates can be, not as small.

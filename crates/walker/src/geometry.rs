@@ -218,8 +218,8 @@ impl Geometry {
     #[inline]
     #[must_use]
     pub const fn level_shift(&self, level: Level) -> u32 {
-        let below = Level::L3.index() - level.index();
-        self.page_shift + below as u32 * self.table_shift()
+        let below = (Level::L3.number() - level.number()).unsigned_abs() as u32;
+        self.page_shift + below * self.table_shift()
     }
 
     /// Bytes that one entry of `level` translates.

@@ -37,6 +37,10 @@ pub(crate) struct Subject {
 }
 
 /// The tables of either.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of them, or two, and no heap to put it on"
+)]
 pub(crate) enum Source {
     Live(i32, Live),
     Copied(Copied<Either>),

@@ -8,7 +8,6 @@
 
 #![expect(unsafe_code, reason = "memory that a BPF program writes")]
 
-use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
@@ -30,8 +29,8 @@ const BATCH_BYTES: usize = 256 << 10;
 ///
 /// # Invariants
 ///
-/// The mapping is one page of [`Shared`] and `pages` pages of copies. The kernel writes to them inside
-/// [`Bpf::run`] only.
+/// The mapping is one page of `Shared` and `pages` pages of copies. The kernel writes to them inside
+/// `Bpf::run` only.
 #[derive(Debug)]
 pub struct Bpf {
     program: OwnedFd,
@@ -76,6 +75,12 @@ impl Bpf {
     /// What is shared with the program.
     const fn shared(&self) -> *mut Shared {
         self.memory.as_ptr().cast()
+    }
+
+    /// The address of the `task_struct` of the thread that ran the program last.
+    fn task(&self) -> u64 {
+        // SAFETY: the first page of the mapping; nobody writes between runs.
+        unsafe { &*self.shared() }.task
     }
 
     /// Runs the program for what was asked for; whether the chain held.
@@ -124,14 +129,13 @@ unsafe impl Kernel for Bpf {
             errno,
         };
         self.run(&[], &[], 0).map_err(error)?;
-        // SAFETY: the program has written it; nobody writes now.
-        let task = unsafe { ptr::read_volatile(&raw const (*self.shared()).task) };
+        let task = self.task();
         // As many pages as can be read: the struct may end before.
         let mut filled = 0;
-        let page_words = 1_usize << (self.page_shift - 3);
+        let page_size = 1_u64 << self.page_shift;
         while filled < words.len() {
             let address = task + 8 * filled as u64;
-            let in_page = page_words - (address as usize / 8) % page_words;
+            let in_page = ((page_size - address % page_size) / 8) as usize;
             let end = words.len().min(filled + in_page);
             let part = words.get_mut(filled..end).unwrap_or_default();
             if !self.read(address, part)? {
@@ -150,8 +154,7 @@ unsafe impl Kernel for Bpf {
             errno,
         };
         self.run(&[], &[], 0).map_err(error)?;
-        // SAFETY: as in `own_task`.
-        let task = unsafe { ptr::read_volatile(&raw const (*self.shared()).task) };
+        let task = self.task();
         // arch/arm64/include/asm/kernel-pgtable.h: 1 GiB, and 512 MiB with 64K pages.
         let align = if page_shift == 16 { 1 << 29 } else { 1 << 30 };
         let mut offsets = Vec::new();
@@ -336,8 +339,7 @@ mod tests {
         let mut task = [0; 512];
         let filled = bpf.own_task(&mut task).unwrap();
         assert!(filled > 64, "{filled} words");
-        // SAFETY: nobody writes between runs.
-        let address = unsafe { ptr::read_volatile(&raw const (*bpf.shared()).task) };
+        let address = bpf.task();
         // A word that stays: a pointer, as that to the stack.
         let number = task
             .iter()
@@ -365,7 +367,7 @@ mod tests {
         assert_eq!(bpf.copy(&[link, accessed], &all, SLOTS), Ok(true));
         let copied: Vec<_, 4> = (0..4).map(|number| bpf.is_copied(number)).collect();
         assert_eq!(copied.as_slice(), [true, false, true, false]);
-        let place = (link.entry - page) as usize / 8;
+        let place = usize::try_from((link.entry - page) / 8).unwrap();
         if let Some(word) = bpf.words(SLOTS).get(place) {
             assert_eq!(word.load(Ordering::Relaxed), link.descriptor);
         }

@@ -203,7 +203,7 @@ pub(super) fn find_frame<K: Kernel>(
             }
             Kind::Block | Kind::Page => {
                 let first = descriptor.output_address(geometry, level).frame(geometry);
-                let page = address.0 % geometry.entry_size(level) >> geometry.page_shift();
+                let page = (address.0 % geometry.entry_size(level)) >> geometry.page_shift();
                 return Ok(Some(first.0 + page));
             }
             Kind::Invalid => return Ok(None),

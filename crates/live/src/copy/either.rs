@@ -10,6 +10,10 @@ use super::own::page_shift;
 use super::{Bpf, CopyError, Kcore, Kernel, Link, OFFSETS, Wanted};
 
 /// BPF or `/proc/kcore`.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of them, and no heap to put it on"
+)]
 #[derive(Debug)]
 pub enum Either {
     /// Copies under RCU.

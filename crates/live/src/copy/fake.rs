@@ -18,6 +18,11 @@ const WORDS: usize = 512;
 /// Pages for copies: one for each level, and a batch.
 const PAGES: usize = 5 + MOST;
 
+/// The place of a word in its page.
+fn index(address: u64) -> usize {
+    usize::try_from(address % 4096 / 8).unwrap()
+}
+
 /// Memory that is changed by hand.
 pub(super) struct Fake {
     memory: BTreeMap<u64, [u64; WORDS]>,
@@ -43,12 +48,12 @@ impl Fake {
     /// Writes the word at `address`, whose page is there from then on.
     pub(super) fn write(&mut self, address: u64, word: u64) {
         let page = self.memory.entry(address & !0xfff).or_insert([0; WORDS]);
-        page[address as usize % 4096 / 8] = word;
+        page[index(address)] = word;
     }
 
     fn word(&self, address: u64) -> Option<u64> {
         let page = self.memory.get(&(address & !0xfff))?;
-        Some(page[address as usize % 4096 / 8])
+        Some(page[index(address)])
     }
 
     fn holds(&self, link: Link) -> bool {

@@ -109,10 +109,8 @@ impl Kcore {
             };
             match word(&header, 0) {
                 PT_NOTE => self.notes = Some(segment),
-                PT_LOAD => {
-                    if self.segments.push(segment).is_err() {
-                        return Err(problem("more than 512 segments"));
-                    }
+                PT_LOAD if self.segments.push(segment).is_err() => {
+                    return Err(problem("more than 512 segments"));
                 }
                 _ => {}
             }

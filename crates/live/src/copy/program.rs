@@ -215,7 +215,7 @@ impl Assembler {
         );
         // r1 = (r1 ^ r2) & !IGNORED
         self.put(0xaf, R1, R2, 0, 0);
-        self.put(0x57, R1, 0, 0, !(IGNORED as i32));
+        self.put(0x57, R1, 0, 0, !immediate(IGNORED));
         self.jump_unless_equal(R1, 0, changed);
     }
 
@@ -235,6 +235,14 @@ impl Assembler {
         }
         (!self.full).then_some(self.code)
     }
+}
+
+/// A small constant of the program.
+const fn immediate(value: u64) -> i32 {
+    assert!(value <= 4096);
+    #[expect(clippy::cast_possible_truncation, reason = "asserted")]
+    let value = value as i32;
+    value
 }
 
 /// An offset in [`Shared`], which is smaller than any page.
@@ -268,9 +276,9 @@ pub(super) fn assemble(
     a.load(COUNT, SHARED, offset16(offset_of!(Shared, links)));
     a.set(NUMBER, 0);
     a.label(Label::Chain);
-    a.jump_if_equal(NUMBER, LINKS as i32, Label::Tables);
+    a.jump_if_equal(NUMBER, immediate(LINKS as u64), Label::Tables);
     a.jump_if_not_below(NUMBER, COUNT, Label::Tables);
-    a.element(size_of::<Entry>() as i32);
+    a.element(immediate(size_of::<Entry>() as u64));
     a.check(CHAIN, Label::Failed);
     a.add_value(NUMBER, 1);
     a.jump(Label::Chain);
@@ -280,9 +288,9 @@ pub(super) fn assemble(
     a.load(COUNT, SHARED, offset16(offset_of!(Shared, count)));
     a.set(NUMBER, 0);
     a.label(Label::Next);
-    a.jump_if_equal(NUMBER, MOST as i32, Label::Ready);
+    a.jump_if_equal(NUMBER, immediate(MOST as u64), Label::Ready);
     a.jump_if_not_below(NUMBER, COUNT, Label::Ready);
-    a.element(size_of::<Table>() as i32);
+    a.element(immediate(size_of::<Table>() as u64));
     let entry = TABLES + offset16(offset_of!(Table, entry));
     let link = entry + offset16(offset_of!(Entry, address));
     a.load(R3, ELEMENT, link);
@@ -302,17 +310,17 @@ pub(super) fn assemble(
     a.call(PROBE_READ_KERNEL);
     a.jump_unless_equal(R0, 0, Label::Done);
     a.load(R3, ELEMENT, link);
-    a.set(R0, COPIED as i32);
+    a.set(R0, immediate(COPIED));
     a.jump_if_equal(R3, 0, Label::Store);
     a.check(entry, Label::Done);
-    a.set(R0, COPIED as i32);
+    a.set(R0, immediate(COPIED));
     a.jump(Label::Store);
     a.label(Label::Done);
     a.set(R0, 0);
     // SHARED->copied[NUMBER] = r0
     a.label(Label::Store);
     a.copy(R1, NUMBER);
-    a.multiply(R1, size_of::<u64>() as i32);
+    a.multiply(R1, immediate(size_of::<u64>() as u64));
     a.add(R1, SHARED);
     a.store(R1, offset16(offset_of!(Shared, copied)), R0);
     a.add_value(NUMBER, 1);

@@ -150,8 +150,8 @@ fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Ve
         };
         let present = |word: u64| word & present_bits != 0;
         let address_bits = match (shape.oa_bits, shape.page_shift) {
-            (52, 16) => (1 << 48) - size | 0xf000,
-            (52, _) => (1 << 50) - size | 0x300,
+            (52, 16) => ((1 << 48) - size) | 0xf000,
+            (52, _) => ((1 << 50) - size) | 0x300,
             _ => (1 << 48) - size,
         };
         let attributes = |word: u64| {

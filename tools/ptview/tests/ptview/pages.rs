@@ -333,9 +333,8 @@ fn a_difference_tells_what_has_come_gone_and_changed() {
 
 /// Tables that lead to one page at `address`, from the root at `level` down, as `pt walk --json` prints them.
 fn lines_to(header: &str, root: i8, address: [u64; 5]) -> String {
-    let first = usize::try_from(root + 1).unwrap();
     let mut lines = vec![header.to_owned()];
-    for (number, start) in (root..=3).zip(&address[first..]) {
+    for (number, start) in (-1..=3).zip(address).filter(|&(number, _)| number >= root) {
         lines.push(format!(
             r#"{{"type":"table","level":{number},"name":"PGD","address":"{start:#x}","frame":"{:#x}"}}"#,
             0x1000 + i64::from(number)
