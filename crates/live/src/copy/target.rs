@@ -17,7 +17,7 @@ pub struct Target {
     pid: i32,
     /// Keeps the PGD.
     _file: OwnedFd,
-    /// Addresses that may be that of the PGD, in the linear map: one after it was proved.
+    /// The `mm_struct` and the PGD, both in the linear map, by each way; one after it was proved.
     roots: Vec<(u64, u64), 4>,
 }
 
@@ -54,6 +54,12 @@ impl Target {
         self.roots.iter().map(|&(_, root)| root)
     }
 
+    /// Takes note that `root` is the right one. Those that other ways led to were words that happened to be
+    /// in this file, and another open of the same process need not have them.
+    pub(super) fn keep(&mut self, root: u64) {
+        self.roots.retain(|&(_, found)| found == root);
+    }
+
     /// Whether the process still has the tables that it had when it was opened: it has not ended, and not
     /// started another program.
     ///
@@ -70,7 +76,7 @@ impl Target {
             Err(error) => Err(error),
         };
         match now {
-            Ok(now) => Ok(now == self.roots),
+            Ok(now) => Ok(self.roots.iter().all(|proved| now.contains(proved))),
             Err(CopyError::Process {
                 errno: Errno::ESRCH,
                 ..
