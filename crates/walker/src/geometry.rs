@@ -219,7 +219,13 @@ impl Geometry {
     #[must_use]
     pub const fn level_shift(&self, level: Level) -> u32 {
         let below = (Level::L3.number() - level.number()).unsigned_abs() as u32;
-        self.page_shift + below * self.table_shift()
+        let shift = self.page_shift + below * self.table_shift();
+        // With 64K pages level -1, which they do not have, would translate more than there is.
+        if shift < u64::BITS {
+            shift
+        } else {
+            u64::BITS - 1
+        }
     }
 
     /// Bytes that one entry of `level` translates.
@@ -437,6 +443,17 @@ mod tests {
                 oa_bits,
             });
             assert_eq!(Geometry::new(page_shift, 48, oa_bits), refused);
+        }
+    }
+
+    #[test]
+    fn no_level_of_any_geometry_is_too_large() {
+        for (page_shift, va_bits) in [(12, 52), (14, 52), (16, 42), (16, 52)] {
+            let geometry = Geometry::new(page_shift, va_bits, 52).unwrap();
+            for level in Level::ALL {
+                assert!(geometry.entry_size(level).is_power_of_two());
+                assert!(geometry.index(level, VirtualAddress(!0)) < geometry.entries(level));
+            }
         }
     }
 }
