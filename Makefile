@@ -118,7 +118,7 @@ programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
 	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd,$(PROGRAMS)))
 	tests/check-elf 65536 $(BIN)/uffd
-	tests/check-elf 81920 $(BIN)/pt
+	tests/check-elf 114688 $(BIN)/pt
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 	tests/check-elf 32768 $(BIN)/unruly
 

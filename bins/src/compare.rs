@@ -9,7 +9,7 @@ use crate::pagemap::{Pagemap, for_each_mapping};
 use crate::tree;
 
 /// One slot for each level: what a walk needs.
-const SLOTS: usize = 4;
+const SLOTS: usize = 5;
 /// Level-3 tables mapped with one call; fewer than some processes have.
 const BATCH_SLOTS: usize = 4;
 

@@ -5,7 +5,7 @@ use tablewalk_walker::{Format, Found, Geometry, Level, TableVisit, Visit};
 
 /// Columns before a table of `level`: two for each level below the root.
 fn columns(geometry: &Geometry, level: Level) -> usize {
-    2 * usize::from(level.number() - geometry.root_level().number())
+    2 * geometry.depth(level)
 }
 
 /// Prints one line for what a walk came to.

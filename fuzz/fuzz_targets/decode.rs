@@ -14,7 +14,7 @@ struct Input {
     page_shift: u8,
     va_bits: u8,
     wide: bool,
-    level: u8,
+    level: i8,
     word: u64,
     tables: [u64; 3],
     address: u64,
@@ -26,15 +26,15 @@ struct Input {
 
 fuzz_target!(|input: Input| {
     let page_shift = 12 + 2 * u32::from(input.page_shift % 3);
-    let widest = if page_shift == 16 { 52 } else { 48 };
-    let oa_bits = if input.wide { widest } else { 48 };
+    let oa_bits = if input.wide { 52 } else { 48 };
+    let widest = if page_shift == 16 || input.wide { 52 } else { 48 };
     let va_bits = u32::from(input.va_bits);
     let Ok(geometry) = Geometry::new(page_shift, va_bits, oa_bits) else {
         assert!(va_bits < 36 || va_bits > widest);
         return;
     };
     let Ok(level) = Level::try_from(input.level) else {
-        assert!(input.level > 3);
+        assert!(!(-1..=3).contains(&input.level));
         return;
     };
     let descriptor = Descriptor(input.word);
@@ -91,7 +91,7 @@ fuzz_target!(|input: Input| {
         "{} {} {} {descriptor:?}",
         permissions.el0,
         MemoryType::new(descriptor, input.mair),
-        Shareability::new(descriptor)
+        Shareability::new(&geometry, descriptor)
     );
     assert!(!text.is_empty());
 });

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use tablewalk_walker::{
-    Cache, Format, FrameNumber, Geometry, Linux, Merge, Runs, Table, TableId, TableSource,
+    Cache, Format, FrameNumber, Geometry, Linux, LiveSource, Merge, Runs, Table, TableId, TableSource,
     VirtualAddress, Walk, path, translate,
 };
 
@@ -41,6 +41,9 @@ struct Memory {
     frames: Vec<Vec<AtomicU64>>,
     slots: [usize; 8],
 }
+
+// SAFETY: the words are the tables themselves, and nothing changes them.
+unsafe impl LiveSource for Memory {}
 
 // SAFETY: the words stay where they are as long as this lives.
 unsafe impl TableSource for Memory {
@@ -98,7 +101,9 @@ fn memory(input: &Input) -> Memory {
         (16, 42, 48),
         (16, 48, 48),
         (16, 52, 52),
-    ][usize::from(input.shape) % 8];
+        (12, 52, 52),
+        (14, 52, 52),
+    ][usize::from(input.shape) % 10];
     let geometry = Geometry::new(page_shift, va_bits, oa_bits).unwrap();
     let entries = 1_usize << (page_shift - 3);
     let mut frames: Vec<Vec<AtomicU64>> = Vec::new();

@@ -101,8 +101,7 @@ impl Arena {
         let page = self.slots.page(slot)?;
         let (level, address) = (id.level, id.address);
         // SAFETY: the page is the arena's, and nobody has its words: they borrow the arena.
-        let mapped =
-            unsafe { remap::map_by_address(self.pid, level.number().into(), address.0, page) };
+        let mapped = unsafe { remap::map_by_address(self.pid, number_of(level), address.0, page) };
         match mapped.map(FrameNumber) {
             Ok(frame) => Ok(Some(frame).filter(|&frame| id.frame.is_none_or(|id| id == frame))),
             Err(Errno::ENOENT) => Ok(None),
@@ -130,7 +129,7 @@ impl Arena {
         };
         let page = batch.pages.page(slot)?;
         let tables = batch.list_mut().get_mut(slot..).unwrap_or_default();
-        let number = level.number().into();
+        let number = number_of(level);
         // SAFETY: there are as many pages behind `page` as elements of `tables`; nobody has the words
         // of either.
         let mapped = unsafe { remap::map_range(self.pid, number, start.0..end, page, tables) };
@@ -267,6 +266,14 @@ impl Drop for Pages {
             // SAFETY: once, and nobody uses it after this.
             unsafe { ManuallyDrop::drop(&mut self.mapping) };
         }
+    }
+}
+
+/// The number of a level in the call, which has none for level -1: 0 is the root, whichever it is.
+const fn number_of(level: Level) -> u32 {
+    match level {
+        Level::LMinus1 => 0,
+        _ => level.number().unsigned_abs() as u32,
     }
 }
 

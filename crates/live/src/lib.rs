@@ -12,6 +12,7 @@
 )]
 
 mod arena;
+pub mod copy;
 mod error;
 mod flush;
 mod format;
@@ -19,8 +20,8 @@ mod path;
 
 use tablewalk_uapi::memory::Protection;
 use tablewalk_walker::{
-    Batched, Format, FrameNumber, Geometry, Level, Table, TableId, TableMut, TableSource,
-    TableSourceMut, VirtualAddress,
+    Batched, Format, FrameNumber, Geometry, Level, LiveSource, Table, TableId, TableMut,
+    TableSource, TableSourceMut, VirtualAddress,
 };
 
 use crate::arena::Arena;
@@ -123,6 +124,12 @@ source! {
     /// The tables of a process, for reading and writing.
     LiveMut, Protection::READ_WRITE
 }
+
+// SAFETY: the pages of the arena are the tables, which the kernel keeps from being used for anything else
+// as long as they are mapped.
+unsafe impl LiveSource for Live {}
+// SAFETY: as for `Live`.
+unsafe impl LiveSource for LiveMut {}
 
 impl TableSourceMut for LiveMut {
     #[inline]

@@ -1,7 +1,7 @@
 //! One address, without a table being mapped.
 
 use tablewalk_uapi::remap;
-use tablewalk_walker::{Descriptor, FrameNumber, Geometry, Path, VirtualAddress};
+use tablewalk_walker::{Descriptor, FrameNumber, Geometry, Level, Path, VirtualAddress};
 
 use crate::LiveError;
 
@@ -13,7 +13,7 @@ use crate::LiveError;
 /// [`LiveError::Path`].
 pub fn path(pid: i32, geometry: &Geometry, address: VirtualAddress) -> Result<Path, LiveError> {
     if !geometry.contains(address) {
-        let nothing = [Descriptor::ZERO; 4];
+        let nothing = [Descriptor::ZERO; Level::ALL.len()];
         return Ok(Path::new(geometry, address, FrameNumber(0), nothing));
     }
     let path = remap::path(pid, address.0).map_err(|errno| LiveError::Path {
@@ -21,7 +21,15 @@ pub fn path(pid: i32, geometry: &Geometry, address: VirtualAddress) -> Result<Pa
         address,
         errno,
     })?;
-    let descriptors = path.desc.map(Descriptor);
+    // The struct has those of levels 0 to 3.
+    let mut descriptors = [Descriptor::ZERO; Level::ALL.len()];
+    for (place, &word) in descriptors
+        .iter_mut()
+        .skip(Level::L0.index())
+        .zip(&path.desc)
+    {
+        *place = Descriptor(word);
+    }
     let root = FrameNumber(path.root_pfn);
     Ok(Path::new(geometry, address, root, descriptors))
 }

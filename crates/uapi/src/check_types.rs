@@ -9,6 +9,7 @@ use linux_raw_sys::general::{
 };
 use linux_raw_sys::system::new_utsname;
 
+use crate::bpf::{Instruction, MapCreate, ProgLoad, TestRun};
 use crate::poll::PollFd;
 use crate::remap::{
     EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH_SIZE_VER0, EXPOSE_PGTBL_RANGE_SIZE_VER0,
@@ -27,6 +28,17 @@ macro_rules! check_struct {
     };
 }
 
+check_struct!(Instruction, size 8, align 4, { code: 0, registers: 1, offset: 2, immediate: 4 });
+check_struct!(MapCreate, size 20, align 4, {
+    map_type: 0, key_size: 4, value_size: 8, max_entries: 12, map_flags: 16
+});
+check_struct!(ProgLoad, size 40, align 8, {
+    prog_type: 0, insn_cnt: 4, insns: 8, license: 16, log_level: 24, log_size: 28, log_buf: 32
+});
+check_struct!(TestRun, size 72, align 8, {
+    prog_fd: 0, retval: 4, data_size_in: 8, data_size_out: 12, data_in: 16, data_out: 24, repeat: 32,
+    duration: 36, ctx_size_in: 40, ctx_size_out: 44, ctx_in: 48, ctx_out: 56, flags: 64, cpu: 68
+});
 check_struct!(termios, size 36, align 4, {
     c_iflag: 0, c_oflag: 4, c_cflag: 8, c_lflag: 12, c_line: 16, c_cc: 17
 });

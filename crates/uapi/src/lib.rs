@@ -41,6 +41,7 @@
 #[macro_use]
 mod syscall;
 
+pub mod bpf;
 mod check_types;
 pub mod credentials;
 pub mod errno;

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::Descriptor;
+use crate::{Descriptor, Geometry};
 
 /// What can be done with memory at one exception level.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -140,8 +140,8 @@ pub enum Shareability {
 impl Shareability {
     /// That of `leaf`.
     #[must_use]
-    pub const fn new(leaf: Descriptor) -> Self {
-        match leaf.shareability() {
+    pub const fn new(geometry: &Geometry, leaf: Descriptor) -> Self {
+        match leaf.shareability(geometry) {
             0 => Self::Non,
             1 => Self::Reserved,
             2 => Self::Outer,

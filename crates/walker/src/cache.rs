@@ -20,8 +20,8 @@ use core::fmt;
 use crate::table::EntryPointer;
 use crate::translate::translate_in;
 use crate::{
-    Descriptor, EntryMut, FrameNumber, Geometry, Kind, Level, PhysicalAddress, TableId, TableMut,
-    TableSource, TableSourceMut, Translation, VirtualAddress,
+    Descriptor, EntryMut, FrameNumber, Geometry, Kind, Level, LiveSource, PhysicalAddress, TableId,
+    TableMut, TableSourceMut, Translation, VirtualAddress,
 };
 
 /// A tag that no range has: tags have at most 52 - 21 bits.
@@ -107,9 +107,9 @@ impl Parent {
 /// The first translation of a range maps two tables, the ones that follow are two loads each:
 ///
 /// ```
-/// use tablewalk_walker::{Cache, PhysicalAddress, TableSource, Translation, VirtualAddress};
+/// use tablewalk_walker::{Cache, LiveSource, PhysicalAddress, Translation, VirtualAddress};
 ///
-/// fn frames<S: TableSource>(source: S, page: u64) -> Result<Vec<PhysicalAddress>, S::Error> {
+/// fn frames<S: LiveSource>(source: S, page: u64) -> Result<Vec<PhysicalAddress>, S::Error> {
 ///     let Ok(mut cache) = Cache::<S, 64, 8>::new(source) else {
 ///         return Ok(Vec::new()); // The source has fewer than Cache::<S, 64, 8>::SLOTS slots.
 ///     };
@@ -160,7 +160,7 @@ impl PageBits {
     }
 }
 
-impl<S: TableSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, PARENTS> {
+impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, PARENTS> {
     /// The slots that the source must have: one for each table, and one to translate what is not
     /// cached.
     pub const SLOTS: usize = Self::SCRATCH + 1;

@@ -119,15 +119,7 @@ impl Descriptor {
     #[inline]
     #[must_use]
     pub const fn output_address(self, geometry: &Geometry, level: Level) -> PhysicalAddress {
-        // Bits 47:n, n being log2 of what the descriptor maps.
-        let low = self.0 & ((1 << 48) - 1) & !(geometry.entry_size(level) - 1);
-        // With 52 bits and a 64K granule, bits 15:12 are OA[51:48].
-        let high = if geometry.oa_bits() == 52 {
-            (self.0 >> 12 & 0xf) << 48
-        } else {
-            0
-        };
-        PhysicalAddress(high | low)
+        AddressBits::new(geometry, level).address(self)
     }
 
     /// AttrIndx\[2:0\], bits 4:2: which byte of `MAIR_EL1` says the memory type.
@@ -136,9 +128,13 @@ impl Descriptor {
         (self.0 >> 2 & 0b111) as u8
     }
 
-    /// SH\[1:0\], bits 9:8: 0 non-shareable, 2 outer shareable, 3 inner shareable.
+    /// SH\[1:0\], bits 9:8: 0 non-shareable, 2 outer shareable, 3 inner shareable. With `FEAT_LPA2` there is
+    /// no such field, and what Linux has in TCR_EL1.SH0 is inner shareable.
     #[must_use]
-    pub const fn shareability(self) -> u8 {
+    pub const fn shareability(self, geometry: &Geometry) -> u8 {
+        if geometry.is_lpa2() {
+            return 3;
+        }
         (self.0 >> 8 & 0b11) as u8
     }
 }
@@ -147,20 +143,25 @@ impl Descriptor {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AddressBits {
     low: u64,
+    /// Upper bits that stand below their place, and by how much.
     high: u64,
+    shift: u32,
 }
 
 impl AddressBits {
     pub(crate) const fn new(geometry: &Geometry, level: Level) -> Self {
-        // Bits 47:n, n being log2 of what the descriptor maps.
-        let low = ((1 << 48) - 1) & !(geometry.entry_size(level) - 1);
-        // With 52 bits and a 64K granule, bits 15:12 are OA[51:48].
-        let high = if geometry.oa_bits() == 52 {
-            0xf << 12
+        let (top, high, shift) = if geometry.is_lpa2() {
+            // Bits 9:8 are OA[51:50].
+            (50, 0b11 << 8, 42)
+        } else if geometry.oa_bits() == 52 {
+            // Bits 15:12 are OA[51:48].
+            (48, 0xf << 12, 36)
         } else {
-            0
+            (48, 0, 0)
         };
-        Self { low, high }
+        // From bit n on, n being log2 of what the descriptor maps.
+        let low = ((1 << top) - 1) & !(geometry.entry_size(level) - 1);
+        Self { low, high, shift }
     }
 
     /// The bits of the output address, as a mask.
@@ -170,7 +171,7 @@ impl AddressBits {
 
     #[inline(always)]
     pub(crate) const fn address(self, descriptor: Descriptor) -> PhysicalAddress {
-        PhysicalAddress(descriptor.0 & self.low | (descriptor.0 & self.high) << 36)
+        PhysicalAddress(descriptor.0 & self.low | (descriptor.0 & self.high) << self.shift)
     }
 }
 
@@ -198,6 +199,8 @@ mod tests {
             (14, 48, 48, [Invalid, Invalid, Block, Invalid]),
             (16, 48, 48, [Invalid, Invalid, Block, Invalid]),
             (16, 52, 52, [Invalid, Block, Block, Invalid]),
+            (12, 52, 52, [Block, Block, Block, Invalid]),
+            (14, 52, 52, [Invalid, Block, Block, Invalid]),
         ] {
             let geometry = geometry(page_shift, va_bits, oa_bits);
             let kinds = |bits| LEVELS.map(|level| Descriptor(bits).kind(&geometry, level));
@@ -241,11 +244,31 @@ mod tests {
     }
 
     #[test]
+    fn bits_9_and_8_are_the_top_of_a_52_bit_address_of_small_granules() {
+        let g = geometry(12, 48, 52);
+        let page = Descriptor(0xa793);
+        assert_eq!(page.output_address(&g, Level::L3).0, 0xc_0000_0000_a000);
+        let block = Descriptor(0x600_0000_0791);
+        assert_eq!(block.kind(&g, Level::L0), Kind::Block);
+        assert_eq!(block.output_address(&g, Level::L0).0, 0xc_0600_0000_0000);
+        // With 48 bits it is reserved, and so is a block at level -1.
+        assert_eq!(block.kind(&geometry(12, 48, 48), Level::L0), Kind::Invalid);
+        let g = geometry(12, 52, 52);
+        assert_eq!(block.kind(&g, Level::LMinus1), Kind::Invalid);
+        assert_eq!(
+            Descriptor(!0).output_address(&g, Level::L3).0,
+            0xf_ffff_ffff_f000
+        );
+    }
+
+    #[test]
     fn fields_are_where_the_arm_arm_has_them() {
         assert_eq!(Descriptor(0b111 << 2).attr_index(), 7);
         assert_eq!(Descriptor(!(0b111 << 2)).attr_index(), 0);
-        assert_eq!(Descriptor(0b11 << 8).shareability(), 3);
-        assert_eq!(Descriptor(!(0b11 << 8)).shareability(), 0);
+        let g = geometry(12, 48, 48);
+        assert_eq!(Descriptor(0b11 << 8).shareability(&g), 3);
+        assert_eq!(Descriptor(!(0b11 << 8)).shareability(&g), 0);
+        assert_eq!(Descriptor(0).shareability(&geometry(12, 52, 52)), 3);
         assert!(Descriptor(1 << 6).is_user() && Descriptor(1 << 7).is_read_only());
         assert!(Descriptor(1 << 10).is_accessed() && Descriptor(1 << 11).is_not_global());
         assert!(Descriptor(1 << 50).is_guarded() && Descriptor(1 << 52).is_contiguous());

@@ -1,6 +1,6 @@
 //! Trees that were saved, as a source of tables.
 //!
-//! # Format, version 1
+//! # Format, versions 1 and 2
 //!
 //! Everything is little-endian and a multiple of 8 bytes, but for the text. First a header of
 //! [`HEADER_SIZE`] bytes:
@@ -8,7 +8,7 @@
 //! | offset | bytes | |
 //! | --- | --- | --- |
 //! | 0 | 8 | `pgtables` |
-//! | 8 | 4 | version: 1 |
+//! | 8 | 4 | version: 2 if 4K or 16K pages have 52-bit output addresses, else 1 |
 //! | 12 | 4 | process ID |
 //! | 16 | 4 | page shift |
 //! | 20 | 4 | VA bits |
@@ -22,7 +22,8 @@
 //! | 72 | 56 | 0 |
 //!
 //! Then the tables, in the order of a [`Walk`], which is that of their addresses, and of levels where
-//! those are equal. Each is the first address that it translates, with its level in bits 1:0; its
+//! those are equal. Each is the first address that it translates, with its level in bits 2:0, where
+//! 7 is level -1; its
 //! frame number; and a page of descriptors. Last the text: `/proc/PID/maps` as it was.
 //!
 //! # Examples
@@ -57,15 +58,16 @@ use core::fmt;
 use core::sync::atomic::AtomicU64;
 
 use crate::{
-    Format, FrameNumber, Geometry, GeometryError, Level, Linux, SwapLayout, Table, TableId,
-    TableSource, TableVisit, VirtualAddress, Visit, Walk,
+    Format, FrameNumber, Geometry, GeometryError, Level, Linux, LiveSource, SwapLayout, Table,
+    TableId, TableSource, TableVisit, VirtualAddress, Visit, Walk,
 };
 
 /// Bytes before the first table.
 pub const HEADER_SIZE: usize = 128;
 
 const MAGIC: [u8; 8] = *b"pgtables";
-const VERSION: u32 = 1;
+const VERSION_1: u32 = 1;
+const VERSION_2: u32 = 2;
 /// Words before the descriptors of a table: address with level, and frame.
 const TABLE_HEADER: usize = 2;
 /// Number of a bit or type that a kernel lacks.
@@ -104,7 +106,10 @@ impl fmt::Display for DumpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Magic => f.write_str("not a dump of page tables, or one that was not finished"),
-            Self::Version(version) => write!(f, "dump of version {version}, not {VERSION}"),
+            Self::Version(version) => write!(
+                f,
+                "dump of version {version}, not {VERSION_1} or {VERSION_2}"
+            ),
             Self::Alignment => f.write_str("dump that does not begin at a multiple of 8"),
             Self::Geometry(error) => write!(f, "dump of tables of {error}"),
             Self::Length {
@@ -222,7 +227,7 @@ impl<'a> Dump<'a> {
         let (address, level) = self.key(table);
         let record = self.record(table);
         Some(SavedTable {
-            level: Level::try_from(level).ok()?,
+            level: level?,
             address: VirtualAddress(address),
             frame: FrameNumber(Table::new(record).load(1).0),
             words: Table::new(record.get(TABLE_HEADER..)?),
@@ -244,9 +249,10 @@ impl<'a> Dump<'a> {
     }
 
     /// The place of a table: first address, and level.
-    fn key(&self, table: usize) -> (u64, u8) {
+    fn key(&self, table: usize) -> (u64, Option<Level>) {
         let word = Table::new(self.record(table)).load(0).0;
-        (word & !0b11, (word & 0b11) as u8)
+        let of_bits = |level: &Level| u64::from(level_bits(*level)) == word & 0b111;
+        (word & !0b111, Level::ALL.into_iter().find(of_bits))
     }
 
     fn check_order(&self) -> Result<(), DumpError> {
@@ -254,7 +260,7 @@ impl<'a> Dump<'a> {
         let mut last = None;
         for table in 0..self.tables() {
             let key = self.key(table);
-            let aligned = Level::try_from(key.1).is_ok_and(|level| {
+            let aligned = key.1.is_some_and(|level| {
                 let address = VirtualAddress(key.0);
                 geometry.root_level() <= level
                     && geometry.contains(address)
@@ -271,7 +277,8 @@ impl<'a> Dump<'a> {
     }
 
     /// The table with this place.
-    fn find(&self, key: (u64, u8)) -> Option<usize> {
+    fn find(&self, (address, level): (u64, Level)) -> Option<usize> {
+        let key = (address, Some(level));
         let (mut low, mut high) = (0, self.tables());
         while low < high {
             let middle = low.midpoint(high);
@@ -304,7 +311,7 @@ unsafe impl TableSource for Dump<'_> {
         }
         let geometry = &self.format.geometry;
         let start = id.address.align_down(geometry.span_shift(id.level));
-        let Some(table) = self.find((start.0, id.level.number())) else {
+        let Some(table) = self.find((start.0, id.level)) else {
             return Ok(None);
         };
         let frame = FrameNumber(Table::new(self.record(table)).load(1).0);
@@ -322,6 +329,9 @@ unsafe impl TableSource for Dump<'_> {
         Table::new(self.record(table).get(TABLE_HEADER..).unwrap_or_default())
     }
 }
+
+// SAFETY: a saved tree does not change, and its words are used for nothing else.
+unsafe impl LiveSource for Dump<'_> {}
 
 /// Writes a dump: pieces with their offsets, the header last. What was not finished is no dump.
 #[derive(Debug)]
@@ -392,7 +402,7 @@ impl DumpWriter {
     ) -> Result<(), E> {
         const CHUNK: usize = 512;
         let mut offset = self.offset();
-        let place = table.address.0 | u64::from(table.level.number());
+        let place = table.address.0 | u64::from(level_bits(table.level));
         let header = [place, table.frame.0].map(u64::to_le_bytes);
         put(offset, header.as_flattened())?;
         offset += header.as_flattened().len() as u64;
@@ -472,10 +482,13 @@ impl Header {
         if word(0) != MAGIC {
             return Err(DumpError::Magic);
         }
-        if low(1) != VERSION {
+        if !matches!(low(1), VERSION_1 | VERSION_2) {
             return Err(DumpError::Version(low(1)));
         }
         let geometry = Geometry::new(low(2), high(2), low(3)).map_err(DumpError::Geometry)?;
+        if low(1) != version(&geometry) {
+            return Err(DumpError::Version(low(1)));
+        }
         Ok(Self {
             format: Format {
                 geometry,
@@ -494,7 +507,7 @@ impl Header {
         let (bits, swap) = linux_bytes(&self.format.linux);
         let words = [
             MAGIC,
-            pair(VERSION, self.pid),
+            pair(version(geometry), self.pid),
             pair(geometry.page_shift(), geometry.va_bits()),
             pair(geometry.oa_bits(), 0),
             self.format.mair.to_le_bytes(),
@@ -585,6 +598,20 @@ fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8]) {
         kind(swap.marker),
     ];
     (bits, swap)
+}
+
+/// The level of a table as the bits 2:0 of its header say it.
+const fn level_bits(level: Level) -> u8 {
+    level.number().cast_unsigned() & 0b111
+}
+
+/// The version of the format: readers of the first did not know this geometry.
+const fn version(geometry: &Geometry) -> u32 {
+    if geometry.is_lpa2() {
+        VERSION_2
+    } else {
+        VERSION_1
+    }
 }
 
 /// Descriptors of a page.

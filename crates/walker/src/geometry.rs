@@ -14,23 +14,24 @@ pub struct Geometry {
     va_bits: u32,
     oa_bits: u32,
     root_level: Level,
+    /// Whether these are the tables of the upper half of all addresses.
+    upper: bool,
 }
 
-/// Numbers that are not the geometry of an arm64 Linux 6.1.
+/// Numbers that are not the geometry of an arm64 Linux.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GeometryError {
     /// No granule has this page shift: it is 12, 14 or 16.
     PageShift(u32),
-    /// Tables of this granule do not translate that many bits: it is 36 to 48, with the 64K granule
-    /// to 52.
+    /// Tables do not translate that many bits: it is 36 to 52, and with the smaller granules only to 48
+    /// unless output addresses have 52.
     VaBits {
         /// log2 of the granule in bytes.
         page_shift: u32,
         /// The width that is out of range.
         va_bits: u32,
     },
-    /// Descriptors of this granule do not hold that many address bits: it is 48, with the 64K granule
-    /// also 52.
+    /// Descriptors do not hold that many address bits: it is 48 or 52.
     OaBits {
         /// log2 of the granule in bytes.
         page_shift: u32,
@@ -66,7 +67,7 @@ impl Geometry {
     ///
     /// # Errors
     ///
-    /// [`GeometryError::PageShift`], [`GeometryError::VaBits`], [`GeometryError::OaBits`], checked in
+    /// [`GeometryError::PageShift`], [`GeometryError::OaBits`], [`GeometryError::VaBits`], checked in
     /// this order.
     ///
     /// # Examples
@@ -81,12 +82,21 @@ impl Geometry {
     /// # Ok::<(), GeometryError>(())
     /// ```
     pub const fn new(page_shift: u32, va_bits: u32, oa_bits: u32) -> Result<Self, GeometryError> {
-        // FEAT_LVA and FEAT_LPA; Linux 6.1 does not know FEAT_LPA2, which brings 52 bits to the
-        // smaller granules.
-        let widest = match page_shift {
-            12 | 14 => 48,
-            16 => 52,
-            _ => return Err(GeometryError::PageShift(page_shift)),
+        if !matches!(page_shift, 12 | 14 | 16) {
+            return Err(GeometryError::PageShift(page_shift));
+        }
+        if oa_bits != 48 && oa_bits != 52 {
+            return Err(GeometryError::OaBits {
+                page_shift,
+                oa_bits,
+            });
+        }
+        // FEAT_LVA brings 52 bits to the 64K granule. To the smaller ones FEAT_LPA2 does, together with
+        // 52 bits of output address (TCR_EL1.DS).
+        let widest = if page_shift == 16 || oa_bits == 52 {
+            52
+        } else {
+            48
         };
         if va_bits < 36 || va_bits > widest {
             return Err(GeometryError::VaBits {
@@ -94,24 +104,42 @@ impl Geometry {
                 va_bits,
             });
         }
-        if oa_bits != 48 && oa_bits != widest {
-            return Err(GeometryError::OaBits {
-                page_shift,
-                oa_bits,
-            });
-        }
         // ARM64_HW_PGTABLE_LEVELS, arch/arm64/include/asm/pgtable-hwdef.h
         let root_level = match (va_bits - 4) / (page_shift - DESCRIPTOR_SHIFT) {
             2 => Level::L2,
             3 => Level::L1,
-            _ => Level::L0,
+            4 => Level::L0,
+            _ => Level::LMinus1,
         };
         Ok(Self {
             page_shift,
             va_bits,
             oa_bits,
             root_level,
+            upper: false,
         })
+    }
+
+    /// The same shape for the tables of the kernel, which translate the upper half: addresses whose bits
+    /// above [`Geometry::va_bits`] are ones.
+    #[must_use]
+    pub const fn of_kernel(self) -> Self {
+        Self {
+            upper: true,
+            ..self
+        }
+    }
+
+    /// Whether these are the tables of the kernel.
+    #[must_use]
+    pub const fn is_kernel(&self) -> bool {
+        self.upper
+    }
+
+    /// The first address that the tables translate.
+    #[must_use]
+    pub const fn base(&self) -> VirtualAddress {
+        VirtualAddress(if self.upper { !0 << self.va_bits } else { 0 })
     }
 
     /// log2 of the translation granule, which is the page size, in bytes.
@@ -135,7 +163,8 @@ impl Geometry {
         self.va_bits
     }
 
-    /// Bits of an output address. 52 means that bits 15:12 of a descriptor are bits 51:48 of it.
+    /// Bits of an output address. 52 means with the 64K granule that bits 15:12 of a descriptor are bits
+    /// 51:48 of it, and with the others that bits 9:8 are bits 51:50.
     #[inline]
     #[must_use]
     pub const fn oa_bits(&self) -> u32 {
@@ -149,11 +178,11 @@ impl Geometry {
         self.root_level
     }
 
-    /// The number of lookup levels, 2 to 4.
+    /// The number of lookup levels, 2 to 5.
     #[inline]
     #[must_use]
     pub const fn levels(&self) -> u8 {
-        4 - self.root_level.number()
+        (4 - self.root_level.number()).cast_unsigned()
     }
 
     /// What Linux calls tables of `level`: the root is the PGD and level 3 the PTE; of those between,
@@ -166,15 +195,37 @@ impl Geometry {
             Level::L2 => "PMD",
             Level::L1 => "PUD",
             Level::L0 => "P4D",
+            Level::LMinus1 => "PGD",
         }
+    }
+
+    /// How many levels `level` is below the root; 0 also for those above it.
+    #[inline]
+    #[must_use]
+    pub const fn depth(&self, level: Level) -> usize {
+        level.index().saturating_sub(self.root_level.index())
+    }
+
+    /// Whether descriptors are those of `FEAT_LPA2` (TCR_EL1.DS): bits 9:8 belong to the address, and the
+    /// shareability of all memory stands in TCR_EL1.
+    #[inline]
+    #[must_use]
+    pub const fn is_lpa2(&self) -> bool {
+        self.page_shift < 16 && self.oa_bits == 52
     }
 
     /// log2 of the bytes that one entry of `level` translates.
     #[inline]
     #[must_use]
     pub const fn level_shift(&self, level: Level) -> u32 {
-        let below = Level::L3.number() - level.number();
-        self.page_shift + below as u32 * self.table_shift()
+        let below = (Level::L3.number() - level.number()).unsigned_abs() as u32;
+        let shift = self.page_shift + below * self.table_shift();
+        // With 64K pages level -1, which they do not have, would translate more than there is.
+        if shift < u64::BITS {
+            shift
+        } else {
+            u64::BITS - 1
+        }
     }
 
     /// Bytes that one entry of `level` translates.
@@ -213,11 +264,11 @@ impl Geometry {
         1 << self.span_shift(level)
     }
 
-    /// Whether user tables translate `address` at all.
+    /// Whether the tables translate `address` at all.
     #[inline]
     #[must_use]
     pub const fn contains(&self, address: VirtualAddress) -> bool {
-        address.0 >> self.va_bits == 0
+        (address.0 ^ self.base().0) >> self.va_bits == 0
     }
 
     /// The entry of a table of `level` that translates `address`; less than `entries(level)`.
@@ -236,7 +287,8 @@ impl Geometry {
     #[must_use]
     pub const fn has_blocks(&self, level: Level) -> bool {
         match level {
-            Level::L0 | Level::L3 => false,
+            Level::LMinus1 | Level::L3 => false,
+            Level::L0 => self.page_shift == 12 && self.oa_bits == 52,
             Level::L1 => self.page_shift == 12 || self.oa_bits == 52,
             Level::L2 => true,
         }
@@ -286,12 +338,17 @@ mod tests {
             (16, 48, 48, Level::L1, 64, shifts_64k),
             (16, 52, 48, Level::L1, 1024, shifts_64k),
             (16, 52, 52, Level::L1, 1024, shifts_64k),
+            (12, 48, 52, Level::L0, 512, shifts_4k),
+            (12, 52, 52, Level::LMinus1, 16, shifts_4k),
+            (14, 48, 52, Level::L0, 2, shifts_16k),
+            (14, 52, 52, Level::L0, 32, shifts_16k),
         ] {
             let geometry = geometry(page_shift, va_bits, oa_bits);
             assert_eq!(geometry.page_size(), 1 << page_shift);
             assert_eq!((geometry.va_bits(), geometry.oa_bits()), (va_bits, oa_bits));
             assert_eq!(geometry.root_level(), root_level);
-            assert_eq!(geometry.levels(), 4 - root_level.number());
+            assert_eq!(usize::from(geometry.levels()), 5 - root_level.index());
+            assert_eq!(geometry.depth(Level::L3), 4 - root_level.index());
             assert_eq!(geometry.entries(root_level), root_entries);
             assert_eq!(geometry.table_span(root_level), 1 << va_bits);
             assert_eq!(geometry.entries(Level::L3), 1 << (page_shift - 3));
@@ -330,6 +387,9 @@ mod tests {
         assert_eq!(names(12, 48), ["PGD", "PUD", "PMD", "PTE"]);
         assert_eq!(names(12, 39)[1..], ["PGD", "PMD", "PTE"]);
         assert_eq!(names(16, 42)[2..], ["PGD", "PTE"]);
+        let geometry = geometry(12, 52, 52);
+        let names = Level::ALL.map(|level| geometry.level_name(level));
+        assert_eq!(names, ["PGD", "P4D", "PUD", "PMD", "PTE"]);
     }
 
     #[test]
@@ -341,6 +401,9 @@ mod tests {
         assert_eq!(blocks(14, 48), [false, false, true, false]);
         assert_eq!(blocks(16, 48), [false, false, true, false]);
         assert_eq!(blocks(16, 52), [false, true, true, false]);
+        assert_eq!(blocks(12, 52), [true, true, true, false]);
+        assert_eq!(blocks(14, 52), [false, true, true, false]);
+        assert!(!geometry(12, 52, 52).has_blocks(Level::LMinus1));
         let runs =
             |page_shift| LEVELS.map(|level| geometry(page_shift, 48, 48).contiguous_entries(level));
         assert_eq!(runs(12), [1, 16, 16, 16]);
@@ -354,6 +417,13 @@ mod tests {
         assert!(geometry.contains(VirtualAddress((1 << 39) - 1)));
         assert!(!geometry.contains(VirtualAddress(1 << 39)));
         assert!(!geometry.contains(VirtualAddress(u64::MAX)));
+        assert_eq!(geometry.base(), VirtualAddress(0));
+        let kernel = geometry.of_kernel();
+        assert_eq!(kernel.base(), VirtualAddress(0xffff_ff80_0000_0000));
+        assert!(kernel.is_kernel() && !geometry.is_kernel());
+        assert!(kernel.contains(kernel.base()) && kernel.contains(VirtualAddress(u64::MAX)));
+        assert!(!kernel.contains(VirtualAddress(kernel.base().0 - 1)));
+        assert!(!kernel.contains(VirtualAddress(0)));
     }
 
     #[test]
@@ -367,12 +437,23 @@ mod tests {
             });
             assert_eq!(Geometry::new(page_shift, va_bits, 48), refused);
         }
-        for (page_shift, oa_bits) in [(12, 52), (14, 52), (16, 47), (16, 50), (16, 0)] {
+        for (page_shift, oa_bits) in [(12, 51), (14, 49), (16, 47), (16, 50), (16, 0)] {
             let refused = Err(GeometryError::OaBits {
                 page_shift,
                 oa_bits,
             });
             assert_eq!(Geometry::new(page_shift, 48, oa_bits), refused);
+        }
+    }
+
+    #[test]
+    fn no_level_of_any_geometry_is_too_large() {
+        for (page_shift, va_bits) in [(12, 52), (14, 52), (16, 42), (16, 52)] {
+            let geometry = Geometry::new(page_shift, va_bits, 52).unwrap();
+            for level in Level::ALL {
+                assert!(geometry.entry_size(level).is_power_of_two());
+                assert!(geometry.index(level, VirtualAddress(!0)) < geometry.entries(level));
+            }
         }
     }
 }

@@ -75,7 +75,7 @@ pub use geometry::{Geometry, GeometryError};
 pub use level::{InvalidLevel, Level};
 pub use linux::{Absent, Linux, SwapLayout};
 pub use runs::{Merge, Run, Runs};
-pub use source::{Batched, TableId, TableSource, TableSourceMut};
+pub use source::{Batched, LiveSource, TableId, TableSource, TableSourceMut};
 pub use table::{Entry, EntryMut, FlushOwed, PublishOwed, Table, TableMut};
 pub use translate::{Path, Step, Translation, entry, entry_mut, path, translate};
 pub use walk::{Found, TableVisit, Visit, Walk, WalkError};

@@ -119,6 +119,38 @@ impl Linux {
         },
     };
 
+    /// Linux 6.12, with every kind of swap entry configured. Entries that are present but not valid have
+    /// bit 11 since 6.10.
+    pub const V6_12: Self = Self {
+        prot_none: 1 << 11,
+        present_invalid: 1 << 11,
+        uffd_wp: 1 << 58,
+        swap: SwapLayout {
+            type_shift: 6,
+            type_bits: 5,
+            offset_shift: 12,
+            offset_bits: 50,
+            ..Self::V6_1.swap
+        },
+        ..Self::V6_1
+    };
+
+    /// What the version of a kernel says, for one that does not tell more. Which types of swap entries
+    /// mean something else depends on its configuration, and is left out.
+    #[must_use]
+    pub const fn of_version(major: u32, minor: u32) -> Self {
+        let mut linux = if major > 6 || (major == 6 && minor >= 10) {
+            Self::V6_12
+        } else {
+            Self::V6_1
+        };
+        linux.swap.hardware_poison = None;
+        linux.swap.migration = None;
+        linux.swap.device = None;
+        linux.swap.marker = None;
+        linux
+    }
+
     /// Whether the page may be written, now or after a fault (`pte_write`).
     #[inline]
     #[must_use]

@@ -64,7 +64,7 @@ pub struct TableId {
 ///         if id.address.align_down(span) != VirtualAddress(0) {
 ///             return Ok(None);
 ///         }
-///         let frame = usize::from(id.level.number()) - 1;
+///         let frame = id.level.index() - 2;
 ///         *self.slots.get_mut(slot).ok_or(())? = frame;
 ///         Ok(Some(FrameNumber(frame as u64)))
 ///     }
@@ -160,8 +160,21 @@ pub struct Batched {
     pub descriptor: Descriptor,
 }
 
-/// A [`TableSource`] whose tables can be written.
-pub trait TableSourceMut: TableSource {
+/// A [`TableSource`] whose slots show the tables themselves, and not copies: what the kernel changes in a
+/// table is seen in its slot.
+///
+/// [`Cache`](crate::Cache) rests on it: it takes a table for the one in the tree as long as the entry of
+/// the parent, in a slot too, holds the descriptor that led to it. In a copy that entry would hold it for
+/// ever. A saved tree, which does not change, shows itself.
+///
+/// # Safety
+///
+/// A word that is read in a slot is what the table holds at that time, and a table is not used for
+/// anything else as long as it is in a slot.
+pub unsafe trait LiveSource: TableSource {}
+
+/// A [`LiveSource`] whose tables can be written.
+pub trait TableSourceMut: LiveSource {
     /// The table in `slot`, as [`TableSource::table`].
     fn table_mut(&self, slot: usize) -> TableMut<'_>;
 }

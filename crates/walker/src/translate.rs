@@ -24,25 +24,25 @@ pub struct Step {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Path {
     address: VirtualAddress,
-    steps: Vec<Step, 4>,
+    steps: Vec<Step, { Level::ALL.len() }>,
 }
 
 impl Path {
-    /// That of `address`, of the root table in frame `root` and the descriptors read at lookup levels 0
-    /// to 3: those of a walk, as the kernel reports it. No steps for an address that the tables cannot
+    /// That of `address`, of the root table in frame `root` and the descriptors read, each at the
+    /// [index](Level::index) of its lookup level. No steps for an address that the tables cannot
     /// translate.
     #[must_use]
     pub fn new(
         geometry: &Geometry,
         address: VirtualAddress,
         root: FrameNumber,
-        descriptors: [Descriptor; 4],
+        descriptors: [Descriptor; Level::ALL.len()],
     ) -> Self {
         let mut steps = Vec::new();
         let mut next = geometry.contains(address).then_some(geometry.root_level());
         let mut table = root;
         while let Some(level) = next {
-            let descriptor = descriptors.get(usize::from(level.number()));
+            let descriptor = descriptors.get(level.index());
             let descriptor = descriptor.copied().unwrap_or_default();
             // One for each level: there is room.
             let _room = steps.push(Step {
@@ -96,7 +96,7 @@ impl Path {
 /// The source's own.
 pub fn path<S: TableSource>(source: &mut S, address: VirtualAddress) -> Result<Path, S::Error> {
     let geometry = source.geometry();
-    let mut descriptors = [Descriptor::ZERO; 4];
+    let mut descriptors = [Descriptor::ZERO; Level::ALL.len()];
     let mut root = FrameNumber(0);
     let mut next = geometry.contains(address).then_some(geometry.root_level());
     let mut frame = None;
@@ -113,7 +113,7 @@ pub fn path<S: TableSource>(source: &mut S, address: VirtualAddress) -> Result<P
             root = found;
         }
         let descriptor = source.table(0).load(geometry.index(level, address));
-        if let Some(place) = descriptors.get_mut(usize::from(level.number())) {
+        if let Some(place) = descriptors.get_mut(level.index()) {
             *place = descriptor;
         }
         next = match descriptor.kind(&geometry, level) {

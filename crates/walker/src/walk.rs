@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Lookup levels, and so tables on the way down to an entry.
-const LEVELS: usize = 4;
+const LEVELS: usize = Level::ALL.len();
 
 /// A table, at its first entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,8 +104,8 @@ impl<E: core::error::Error> core::error::Error for WalkError<E> {}
 
 /// Walks a tree in address order, each table before its entries. Entries that hold 0 are passed over.
 ///
-/// Reads each descriptor once and maps each table once, into the slot with the number of its level:
-/// the source needs four. Level-3 tables are mapped in batches, if the source has
+/// Reads each descriptor once and maps each table once, into the slot with the number of levels above it:
+/// the source needs as many slots as levels, five at most. Level-3 tables are mapped in batches, if the source has
 /// [`batch_slots`](TableSource::batch_slots), and those that are in them from an earlier walk are
 /// used again if they are current. Does not allocate. The error of a source is the last item.
 #[derive(Debug)]
@@ -151,8 +151,8 @@ enum View {
 impl<'s, S: TableSource> Walk<'s, S> {
     /// Walks the whole tree.
     pub fn new(source: &'s mut S) -> Self {
-        let root = source.geometry().root_level();
-        Self::at(source, root, VirtualAddress(0))
+        let geometry = source.geometry();
+        Self::at(source, geometry.root_level(), geometry.base())
     }
 
     /// Walks the table of `level` that translates `address`, and what is below it.
@@ -271,7 +271,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
         let (view, frame) = match self.enter_batched(id, descriptor)? {
             Some(slot) => (View::Batch(slot), descriptor.next_table(&self.geometry)),
             None => {
-                let slot = usize::from(id.level.number());
+                let slot = self.geometry.depth(id.level);
                 match self.source.map(slot, id)? {
                     Some(frame) => (View::Slot(slot), frame),
                     None => return Ok(Visit::Changed(id)),

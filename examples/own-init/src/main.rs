@@ -81,8 +81,8 @@ fn walk(pid: i32) -> Result<ExitCode, Error> {
     for visit in Walk::new(&mut live) {
         match visit.map_err(Error::Tables)? {
             Visit::Table(table) => {
-                let depth = table.level.number() - geometry.root_level().number();
-                let columns = 2 * usize::from(depth);
+                let depth = geometry.depth(table.level);
+                let columns = 2 * depth;
                 let name = geometry.level_name(table.level);
                 println!(
                     "{:columns$}{name} {} frame {}",

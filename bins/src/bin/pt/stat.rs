@@ -24,7 +24,6 @@ struct LevelNumbers {
     contiguous: u64,
 }
 
-const LEVELS: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L3];
 /// The words of [`Attributes::word`] for entries that are not valid.
 const ABSENT: [&str; 7] = [
     "noacc", "swap", "moving", "poison", "device", "marker", "other",
@@ -33,10 +32,10 @@ const ABSENT: [&str; 7] = [
 /// Everything else is in pages.
 #[derive(Default)]
 struct Numbers {
-    levels: [LevelNumbers; 4],
+    levels: [LevelNumbers; Level::ALL.len()],
     mapped: u64,
     /// By what EL0 may do: bit 0 read, 1 write, 2 execute.
-    el0: [u64; 8],
+    access: [u64; 8],
     /// By AttrIndx.
     memory: [u64; 8],
     flags: [u64; 9],
@@ -78,7 +77,7 @@ fn add(numbers: &mut [u64], index: usize, pages: u64) {
     }
 }
 
-/// The number by which [`Numbers::el0`] counts `access`.
+/// The number by which [`Numbers::access`] counts `access`.
 fn index_of(access: Access) -> usize {
     usize::from(access.read) | usize::from(access.write) << 1 | usize::from(access.execute) << 2
 }
@@ -93,8 +92,9 @@ fn access_of(index: usize) -> Access {
 
 impl Numbers {
     fn level(&mut self, level: Level) -> &mut LevelNumbers {
-        let [l0, l1, l2, l3] = &mut self.levels;
+        let [above, l0, l1, l2, l3] = &mut self.levels;
         match level {
+            Level::LMinus1 => above,
             Level::L0 => l0,
             Level::L1 => l1,
             Level::L2 => l2,
@@ -123,7 +123,7 @@ impl Numbers {
         let level = self.level(found.level);
         level.leaves += 1;
         level.contiguous += u64::from(descriptor.is_contiguous());
-        add(&mut self.el0, index_of(attributes.permissions().el0), pages);
+        add(&mut self.access, index_of(attributes.access()), pages);
         add(&mut self.memory, descriptor.attr_index().into(), pages);
         for (index, _) in attributes.flags() {
             add(&mut self.flags, index, pages);
@@ -137,7 +137,7 @@ impl Numbers {
     fn print(&self, format: &Format) {
         let geometry = &format.geometry;
         println!("LEVEL  TABLES    ENTRIES     LEAVES CONTIGUOUS  OF SIZE");
-        for (level, numbers) in LEVELS.into_iter().zip(&self.levels) {
+        for (level, numbers) in Level::ALL.into_iter().zip(&self.levels) {
             if level < geometry.root_level() {
                 continue;
             }
@@ -189,8 +189,13 @@ impl Numbers {
                 visit(by, name, pages);
             }
         };
-        for (index, pages) in self.el0.into_iter().enumerate() {
-            visit("el0", &access_of(index), pages);
+        let by = if format.geometry.is_kernel() {
+            "el1"
+        } else {
+            "el0"
+        };
+        for (index, pages) in self.access.into_iter().enumerate() {
+            visit(by, &access_of(index), pages);
         }
         for (byte, pages) in format.mair.to_le_bytes().into_iter().zip(self.memory) {
             visit("memory", &MemoryType(byte), pages);
@@ -205,7 +210,7 @@ impl Numbers {
 
     fn write(&self, format: &Format) {
         let geometry = &format.geometry;
-        for (level, numbers) in LEVELS.into_iter().zip(&self.levels) {
+        for (level, numbers) in Level::ALL.into_iter().zip(&self.levels) {
             if level < geometry.root_level() {
                 continue;
             }

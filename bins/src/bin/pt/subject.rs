@@ -6,7 +6,8 @@ use heapless::CString;
 use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::memory::room;
 use tablewalk_bins::pagemap::{PATH, proc_path};
-use tablewalk_live::Live;
+use tablewalk_live::copy::{Copied, Either};
+use tablewalk_live::{Live, LiveError};
 use tablewalk_rt::eprintln;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::{Errno, process, remap};
@@ -17,9 +18,10 @@ use tablewalk_walker::{
 };
 
 use crate::error::Error;
+use crate::options::Way;
 
 /// One slot for each level: what a walk needs.
-const SLOTS: usize = 4;
+const SLOTS: usize = Level::ALL.len();
 /// Tables mapped with one call: as many as there can be.
 const BATCH_SLOTS: usize = 512;
 /// Address space for a file: none is larger.
@@ -35,14 +37,20 @@ pub(crate) struct Subject {
 }
 
 /// The tables of either.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of them, or two, and no heap to put it on"
+)]
 pub(crate) enum Source {
     Live(i32, Live),
+    Copied(Copied<Either>),
     Saved(Dump<'static>),
 }
 
 impl Subject {
-    /// Opens what `target` names: digits are a process, `self` is this one, all else a file.
-    pub(crate) fn open(target: &'static str) -> Result<Self, Error> {
+    /// Opens what `target` names: digits are a process, `self` is this one, `kernel` the kernel's own
+    /// tables, all else a file.
+    pub(crate) fn open(target: &'static str, way: Option<Way>) -> Result<Self, Error> {
         let pid = match target {
             "self" => Some(process::pid()),
             _ if target.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -54,14 +62,8 @@ impl Subject {
             _ => None,
         };
         let source = match pid {
-            Some(pid) => {
-                let live = Live::with_batch(pid, SLOTS, BATCH_SLOTS)?;
-                // Known before anything is printed.
-                if matches!(remap::path(pid, 0), Err(Errno::ESRCH)) {
-                    return Err(Error::NoTables(pid));
-                }
-                Source::Live(pid, live)
-            }
+            Some(pid) => Source::of_process(pid, way)?,
+            None if target == "kernel" => Source::of_kernel(way)?,
             None => Source::Saved(open_dump(target)?),
         };
         Ok(Self {
@@ -75,6 +77,7 @@ impl Subject {
     pub(crate) const fn live_pid(&self) -> Option<i32> {
         match &self.source {
             Source::Live(pid, _) => Some(*pid),
+            Source::Copied(copied) => copied.pid(),
             Source::Saved(_) => None,
         }
     }
@@ -83,6 +86,7 @@ impl Subject {
     pub(crate) fn pid(&self) -> u32 {
         match &self.source {
             Source::Live(pid, _) => pid.cast_unsigned(),
+            Source::Copied(copied) => copied.pid().unwrap_or(0).cast_unsigned(),
             Source::Saved(dump) => dump.pid(),
         }
     }
@@ -90,23 +94,28 @@ impl Subject {
     /// `/proc/PID/maps`, as it is or was. A process without is shown without names, after a warning.
     pub(crate) fn maps(&self) -> Result<&'static [u8], Error> {
         match &self.source {
-            Source::Saved(dump) => Ok(dump.text()),
-            Source::Live(pid, _) => match read_maps(*pid) {
-                Err(error @ Error::Proc(..)) => {
-                    eprintln!("pt: {error}: no names");
-                    Ok(&[])
-                }
-                result => result,
-            },
+            Source::Saved(dump) => return Ok(dump.text()),
+            Source::Copied(copied) if copied.pid().is_none() => return Ok(&[]),
+            Source::Live(..) | Source::Copied(_) => {}
+        }
+        match read_maps(self.pid().cast_signed()) {
+            Err(error @ Error::Proc(..)) => {
+                eprintln!("pt: {error}: no names");
+                Ok(&[])
+            }
+            result => result,
         }
     }
 
-    /// The descriptors that translate `address`.
-    pub(crate) fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
-        match &mut self.source {
-            Source::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
-            Source::Saved(dump) => Ok(path(dump, address)?),
+    /// Checks that copies were made of tables that the process still has: it has neither ended nor started
+    /// another program.
+    pub(crate) fn check(&mut self) -> Result<(), Error> {
+        if let Source::Copied(copied) = &mut self.source
+            && !copied.is_current()?
+        {
+            return Err(Error::Ended(self.pid()));
         }
+        Ok(())
     }
 }
 
@@ -114,10 +123,107 @@ impl Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::Live(..) => write!(f, "process {}", self.pid()),
+            Source::Copied(copied) if copied.pid().is_none() => f.write_str("kernel"),
+            Source::Live(..) | Source::Copied(_) => write!(f, "process {}", self.pid()),
             Source::Saved(_) => write!(f, "{} (process {})", self.name, self.pid()),
         }
     }
+}
+
+impl Source {
+    /// The tables of a process.
+    pub(crate) fn of_process(pid: i32, way: Option<Way>) -> Result<Self, Error> {
+        if way.is_none_or(|way| way == Way::Call) {
+            match Live::with_batch(pid, SLOTS, BATCH_SLOTS) {
+                Err(LiveError::Info(Errno::ENOSYS)) if way.is_none() => {}
+                live => {
+                    let live = live?;
+                    // Known before anything is printed.
+                    if matches!(remap::path(pid, 0), Err(Errno::ESRCH)) {
+                        return Err(Error::NoTables(pid));
+                    }
+                    return Ok(Self::Live(pid, live));
+                }
+            }
+        }
+        let mut copied = copied(way)?;
+        copied.retarget(pid)?;
+        Ok(Self::Copied(copied))
+    }
+
+    /// The tables of the kernel.
+    fn of_kernel(way: Option<Way>) -> Result<Self, Error> {
+        if way == Some(Way::Call) {
+            return Err(Error::Usage(
+                "kernel: remap_page_table gives tables of processes alone",
+            ));
+        }
+        let mut copied = copied(way)?;
+        copied.retarget_to_kernel()?;
+        Ok(Self::Copied(copied))
+    }
+
+    /// The way that was taken.
+    pub(crate) const fn way(&self) -> Option<Way> {
+        match self {
+            Self::Live(..) => Some(Way::Call),
+            Self::Copied(copied) => match copied.kernel() {
+                Either::Bpf(_) => Some(Way::Bpf),
+                Either::Kcore(_) => Some(Way::Kcore),
+            },
+            Self::Saved(_) => None,
+        }
+    }
+
+    /// Its name, and what it promises.
+    pub(crate) const fn promise(&self) -> (&'static str, &'static str) {
+        match self.way() {
+            Some(Way::Call) => ("call", "live"),
+            Some(Way::Bpf) => ("bpf", "copy under RCU"),
+            Some(Way::Kcore) => ("kcore", "checked copy"),
+            None => ("file", "saved"),
+        }
+    }
+
+    /// Goes on with another process, the same way.
+    pub(crate) fn retarget(&mut self, pid: i32) -> Result<(), Error> {
+        match self {
+            Self::Copied(copied) => Ok(copied.retarget(pid)?),
+            _ => {
+                *self = Self::of_process(pid, self.way())?;
+                Ok(())
+            }
+        }
+    }
+
+    /// The descriptors that translate `address`.
+    pub(crate) fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
+        match self {
+            Self::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
+            source => path(source, address),
+        }
+    }
+}
+
+/// Copies by the first way that works, of those that were asked for. Tells why the others do not if none
+/// does.
+fn copied(way: Option<Way>) -> Result<Copied<Either>, Error> {
+    let bpf = match way {
+        None | Some(Way::Bpf) => Either::bpf().and_then(Copied::calibrated),
+        _ => return Ok(Either::kcore().and_then(Copied::calibrated)?),
+    };
+    let bpf = match bpf {
+        Err(error) if way.is_none() => error,
+        result => return Ok(result?),
+    };
+    Either::kcore()
+        .and_then(Copied::calibrated)
+        .map_err(|kcore| {
+            eprintln!("pt: remap_page_table: {}", Errno::ENOSYS);
+            eprintln!("pt: {bpf}");
+            eprintln!("pt: {kcore}");
+            Error::NoSource(bpf.is_missing() && kcore.is_missing())
+        })
 }
 
 /// The contents of `/proc/PID/maps`.
@@ -210,6 +316,7 @@ mod source {
         fn format(&self) -> Format {
             match self {
                 Self::Live(_, live) => live.format(),
+                Self::Copied(copied) => copied.format(),
                 Self::Saved(dump) => dump.format(),
             }
         }
@@ -217,6 +324,7 @@ mod source {
         fn geometry(&self) -> Geometry {
             match self {
                 Self::Live(_, live) => live.geometry(),
+                Self::Copied(copied) => copied.geometry(),
                 Self::Saved(dump) => dump.geometry(),
             }
         }
@@ -224,6 +332,7 @@ mod source {
         fn slots(&self) -> usize {
             match self {
                 Self::Live(_, live) => live.slots(),
+                Self::Copied(copied) => copied.slots(),
                 Self::Saved(dump) => dump.slots(),
             }
         }
@@ -231,6 +340,7 @@ mod source {
         fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, Error> {
             match self {
                 Self::Live(_, live) => Ok(live.map(slot, id)?),
+                Self::Copied(copied) => Ok(copied.map(slot, id)?),
                 Self::Saved(dump) => Ok(dump.map(slot, id)?),
             }
         }
@@ -238,6 +348,7 @@ mod source {
         fn table(&self, slot: usize) -> Table<'_> {
             match self {
                 Self::Live(_, live) => live.table(slot),
+                Self::Copied(copied) => copied.table(slot),
                 Self::Saved(dump) => dump.table(slot),
             }
         }
@@ -245,6 +356,7 @@ mod source {
         fn batch_slots(&self) -> usize {
             match self {
                 Self::Live(_, live) => live.batch_slots(),
+                Self::Copied(copied) => copied.batch_slots(),
                 Self::Saved(_) => 0,
             }
         }
@@ -258,6 +370,7 @@ mod source {
         ) -> Result<usize, Error> {
             match self {
                 Self::Live(_, live) => Ok(live.map_batch(slot, level, start, last)?),
+                Self::Copied(copied) => Ok(copied.map_batch(slot, level, start, last)?),
                 Self::Saved(_) => Ok(0),
             }
         }
@@ -265,6 +378,7 @@ mod source {
         fn batched(&self, slot: usize) -> Option<Batched> {
             match self {
                 Self::Live(_, live) => live.batched(slot),
+                Self::Copied(copied) => copied.batched(slot),
                 Self::Saved(_) => None,
             }
         }
@@ -272,6 +386,7 @@ mod source {
         fn batch_table(&self, slot: usize) -> Table<'_> {
             match self {
                 Self::Live(_, live) => live.batch_table(slot),
+                Self::Copied(copied) => copied.batch_table(slot),
                 Self::Saved(dump) => dump.batch_table(slot),
             }
         }

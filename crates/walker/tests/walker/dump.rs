@@ -20,7 +20,7 @@ fn save(tree: &Tree) -> Vec<u8> {
         bytes[offset..offset + piece.len()].copy_from_slice(piece);
         Ok::<(), ()>(())
     };
-    let mut source = Source::new(tree, 4);
+    let mut source = Source::new(tree, 5);
     let mut writer = DumpWriter::new(source.format(), 42);
     writer
         .tables(&mut Walk::new(&mut source), &mut put)
@@ -62,7 +62,7 @@ proptest! {
         let mut bytes = save(&tree);
         let mut dump = Dump::from_bytes(&mut bytes).unwrap();
         prop_assert_eq!((dump.pid(), dump.text()), (42, TEXT));
-        let mut source = Source::new(&tree, 4);
+        let mut source = Source::new(&tree, 5);
         prop_assert_eq!(dump.format(), source.format());
         prop_assert_eq!(visits(&mut dump, usize::MAX), visits(&mut source, usize::MAX));
         for address in addresses.into_iter().map(VirtualAddress) {

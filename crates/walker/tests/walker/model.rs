@@ -17,7 +17,7 @@ const fn shape(page_shift: u32, va_bits: u32, oa_bits: u32) -> Shape {
 }
 
 /// The geometries of arch/arm64/Kconfig.
-pub(crate) const SHAPES: [Shape; 9] = [
+pub(crate) const SHAPES: [Shape; 13] = [
     shape(12, 39, 48),
     shape(12, 48, 48),
     shape(14, 36, 48),
@@ -27,6 +27,10 @@ pub(crate) const SHAPES: [Shape; 9] = [
     shape(16, 48, 48),
     shape(16, 52, 48),
     shape(16, 52, 52),
+    shape(12, 48, 52),
+    shape(12, 52, 52),
+    shape(14, 48, 52),
+    shape(14, 52, 52),
 ];
 
 /// What a word says.
@@ -46,7 +50,7 @@ impl Shape {
     }
 
     /// The lookup level of the root.
-    pub(crate) fn first(self) -> u32 {
+    pub(crate) fn first(self) -> i32 {
         let mut level = 4;
         let mut bits = self.page_shift;
         while bits < self.va_bits {
@@ -57,12 +61,12 @@ impl Shape {
     }
 
     /// Bits of an address below the index of `level`.
-    pub(crate) fn shift(self, level: u32) -> u32 {
-        self.page_shift + self.stride() * (3 - level)
+    pub(crate) fn shift(self, level: i32) -> u32 {
+        self.page_shift + self.stride() * (3 - level) as u32
     }
 
     /// Words in a table of `level`.
-    pub(crate) fn words(self, level: u32) -> usize {
+    pub(crate) fn words(self, level: i32) -> usize {
         if level == self.first() {
             1 << (self.va_bits - self.shift(level))
         } else {
@@ -70,29 +74,31 @@ impl Shape {
         }
     }
 
-    pub(crate) fn index(self, level: u32, address: u64) -> usize {
+    pub(crate) fn index(self, level: i32, address: u64) -> usize {
         (address >> self.shift(level)) as usize % self.words(level)
     }
 
     /// Levels with blocks: Arm ARM DDI 0487, "VMSAv8-64 Block descriptor and Page descriptor".
-    pub(crate) fn block_levels(self) -> &'static [u32] {
+    pub(crate) fn block_levels(self) -> &'static [i32] {
         match (self.page_shift, self.oa_bits) {
-            (12, 48) | (16, 52) => &[1, 2],
+            (12, 52) => &[0, 1, 2],
+            (12, 48) | (14 | 16, 52) => &[1, 2],
             _ => &[2],
         }
     }
 
     /// The address in `word` from bit `lowest` on.
     fn address(self, word: u64, lowest: u32) -> u64 {
-        let low = word % (1 << 48);
-        let low = low - low % (1 << lowest);
-        match self.oa_bits {
-            52 => low + (word / (1 << 12) % 16) * (1 << 48),
-            _ => low,
-        }
+        let (bits, above) = match (self.oa_bits, self.page_shift) {
+            (52, 16) => (48, word / (1 << 12) % 16),
+            (52, _) => (50, word / (1 << 8) % 4),
+            _ => (48, 0),
+        };
+        let low = word % (1 << bits);
+        low - low % (1 << lowest) + above * (1 << bits)
     }
 
-    pub(crate) fn meaning(self, level: u32, word: u64) -> Meaning {
+    pub(crate) fn meaning(self, level: i32, word: u64) -> Meaning {
         match word % 4 {
             1 if self.block_levels().contains(&level) => {
                 Meaning::Leaf(self.address(word, self.shift(level)))
@@ -105,7 +111,10 @@ impl Shape {
 
     /// The address field of a descriptor for `address`.
     pub(crate) fn field(self, address: u64) -> u64 {
-        address % (1 << 48) + address / (1 << 48) * (1 << 12)
+        match self.page_shift {
+            16 => address % (1 << 48) + address / (1 << 48) * (1 << 12),
+            _ => address % (1 << 50) + address / (1 << 50) * (1 << 8),
+        }
     }
 
     /// The translation of `address`: the level of the last word, that word, and the address it leads
@@ -115,7 +124,7 @@ impl Shape {
         root: u64,
         address: u64,
         word: impl Fn(u64, usize) -> Option<u64>,
-    ) -> (u32, u64, Option<u64>) {
+    ) -> (i32, u64, Option<u64>) {
         if address >> self.va_bits != 0 {
             return (self.first(), 0, None);
         }

@@ -57,7 +57,7 @@ fn random_tree(shape: Shape, words: &[Placed]) -> Tree {
 /// What a walk of the table in `frame` should visit, until `visits` is as long as `limit`.
 fn model_walk(
     tree: &Tree,
-    number: u32,
+    number: i32,
     frame: u64,
     address: u64,
     hierarchy: u64,
@@ -107,7 +107,7 @@ fn model_walk(
 /// Read, write and execute at EL0 and EL1, from the tables of the Arm ARM: "Data access permissions"
 /// for stage 1, two privilege levels, and "Instruction access permissions".
 fn permissions(leaf: u64, tables: &[u64]) -> [[bool; 3]; 2] {
-    let bit = |word: u64, number: u32| word >> number & 1 == 1;
+    let bit = |word: u64, number: i32| word >> number & 1 == 1;
     let any = |number| tables.iter().any(|&table| bit(table, number));
     let [mut el0, mut el1] = match (bit(leaf, 7), bit(leaf, 6)) {
         (false, false) => [(false, false), (true, true)],
@@ -131,7 +131,7 @@ fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Ve
     let shape = tree.shape;
     let geometry = tree.geometry();
     let mut runs: Vec<(Run, u64)> = Vec::new();
-    for visit in Walk::new(&mut Source::new(tree, 4)).map(Result::unwrap) {
+    for visit in Walk::new(&mut Source::new(tree, 5)).map(Result::unwrap) {
         let (Visit::Leaf(found) | Visit::NotValid(found)) = visit else {
             continue;
         };
@@ -139,7 +139,7 @@ fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Ve
         if word & wanted.0 != wanted.1 {
             continue;
         }
-        let number = u32::from(found.level.number());
+        let number = i32::from(found.level.number());
         let size = 1 << shape.shift(number);
         let output = found.output_address(&geometry).0;
         // `pte_present` and `pmd_present` of 6.1.
@@ -149,11 +149,10 @@ fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Ve
             1 | 3 << 58
         };
         let present = |word: u64| word & present_bits != 0;
-        let low = (1 << 48) - size;
-        let address_bits = if shape.oa_bits == 52 {
-            low | 0xf000
-        } else {
-            low
+        let address_bits = match (shape.oa_bits, shape.page_shift) {
+            (52, 16) => ((1 << 48) - size) | 0xf000,
+            (52, _) => ((1 << 50) - size) | 0x300,
+            _ => (1 << 48) - size,
         };
         let attributes = |word: u64| {
             if present(word) {
@@ -193,7 +192,7 @@ enum Change {
     Block(u64),
     /// Any word in the place of a page.
     Word(u64),
-    Unmap(u32),
+    Unmap(i32),
     Nothing,
 }
 
@@ -202,7 +201,7 @@ fn changes() -> impl Strategy<Value = Change> {
         any::<u64>().prop_map(Change::Page),
         any::<u64>().prop_map(Change::Block),
         any::<u64>().prop_map(Change::Word),
-        (1..4u32).prop_map(Change::Unmap),
+        (0..4i32).prop_map(Change::Unmap),
         Just(Change::Nothing),
     ]
 }
@@ -261,7 +260,7 @@ fn histories() -> impl Strategy<Value = (Shape, Vec<Step>)> {
 
 proptest! {
     #[test]
-    fn any_word_is_decoded_as_the_model_decodes_it(shape in shapes(), word: u64, number in 0..4u32) {
+    fn any_word_is_decoded_as_the_model_decodes_it(shape in shapes(), word: u64, number in -1..4i32) {
         let geometry = Tree::new(shape).geometry();
         let (descriptor, level) = (Descriptor(word), level(number));
         let meaning = match descriptor.kind(&geometry, level) {
@@ -289,7 +288,7 @@ proptest! {
         addresses in prop::collection::vec(any::<u64>(), 1..8),
     ) {
         let tree = random_tree(shape, &words);
-        let mut cache = Cache::<_, 2, 1>::new(Source::new(&tree, 4)).unwrap();
+        let mut cache = Cache::<_, 2, 1>::new(Source::new(&tree, 5)).unwrap();
         let mut source = Source::new(&tree, 1);
         for address in addresses {
             // Anywhere, and where the first words are used.
@@ -313,7 +312,7 @@ proptest! {
         let mut expected = Vec::new();
         model_walk(&tree, shape.first(), tree.root, 0, 0, LIMIT, &mut expected);
         expected.truncate(LIMIT);
-        let mut source = Source::new(&tree, 4);
+        let mut source = Source::new(&tree, 5);
         let visits: Result<Vec<_>, _> = Walk::new(&mut source).take(LIMIT).collect();
         prop_assert_eq!(visits.unwrap(), expected);
     }
@@ -365,13 +364,13 @@ proptest! {
             address.0 <= last && address.0 + ((1 << shift) - 1) >= start
         };
         let geometry = tree.geometry();
-        let whole: Vec<_> = Walk::new(&mut Source::new(&tree, 4)).take(10 * LIMIT).map(Result::unwrap).collect();
+        let whole: Vec<_> = Walk::new(&mut Source::new(&tree, 5)).take(10 * LIMIT).map(Result::unwrap).collect();
         let expected: Vec<_> = whole.iter().copied().filter(|visit| match visit {
             Visit::Table(table) => inside(table.address, geometry.span_shift(table.level)),
             Visit::Leaf(found) | Visit::NotValid(found) => inside(found.address, geometry.level_shift(found.level)),
             Visit::Changed(id) => inside(id.address, geometry.span_shift(id.level)),
         }).collect();
-        let mut source = Source::new(&tree, 4);
+        let mut source = Source::new(&tree, 5);
         let within = Walk::new(&mut source).within(VirtualAddress(start), VirtualAddress(last));
         let found: Vec<_> = within.take(LIMIT).map(Result::unwrap).collect();
         // The whole walk may have been cut off before the range ends.
@@ -407,7 +406,7 @@ proptest! {
             }
         }
         let merge = if frames { Merge::Frames } else { Merge::Attributes };
-        let mut source = Source::new(&tree, 4);
+        let mut source = Source::new(&tree, 5);
         let walk = Walk::new(&mut source);
         let runs = Runs::new(walk, merge).ignoring(ignored).matching(wanted.0, wanted.1);
         let runs: Vec<_> = runs.map(Result::unwrap).collect();
@@ -420,7 +419,7 @@ proptest! {
         slots in 1..5usize,
     ) {
         let tree = Tree::new(shape);
-        let mut batched = Source::new(&tree, 4).with_batch(slots);
+        let mut batched = Source::new(&tree, 5).with_batch(slots);
         for (changes, start) in steps {
             for (place, change) in changes {
                 apply(&tree, place, change);
@@ -429,7 +428,7 @@ proptest! {
                 let walk = Walk::new(source).within(VirtualAddress(start), VirtualAddress(u64::MAX));
                 walk.map(Result::unwrap).collect()
             };
-            let expected = visits(&mut Source::new(&tree, 4));
+            let expected = visits(&mut Source::new(&tree, 5));
             prop_assert_eq!(visits(&mut batched), expected);
         }
     }

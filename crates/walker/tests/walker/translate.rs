@@ -12,7 +12,7 @@ use crate::tree::{Refused, Source, Tree};
 use crate::walk::level;
 
 /// The translation that the model's answer stands for.
-pub(crate) fn translation((number, word, address): (u32, u64, Option<u64>)) -> Translation {
+pub(crate) fn translation((number, word, address): (i32, u64, Option<u64>)) -> Translation {
     let (level, descriptor) = (level(number), Descriptor(word));
     match address {
         Some(address) => Translation::Mapped {
@@ -250,7 +250,7 @@ fn a_path_has_the_descriptors_that_lead_to_an_address() {
             let numbers = path
                 .steps()
                 .iter()
-                .map(|step| u32::from(step.level.number()));
+                .map(|step| i32::from(step.level.number()));
             if address >> shape.va_bits != 0 {
                 assert_eq!(path.steps(), []);
                 continue;
@@ -258,7 +258,7 @@ fn a_path_has_the_descriptors_that_lead_to_an_address() {
             assert!(numbers.eq(shape.first()..=last));
             assert_eq!(path.steps().last().unwrap().descriptor.0, word);
             for step in path.steps() {
-                let number = u32::from(step.level.number());
+                let number = i32::from(step.level.number());
                 assert_eq!(Some(step.table.0), tree.table(number, address));
                 assert_eq!(tree.word(step.table.0, step.index), Some(step.descriptor.0));
             }

@@ -8,14 +8,20 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_walker::{
-    Batched, Descriptor, Format, FrameNumber, Geometry, Level, Linux, Table, TableId, TableMut,
-    TableSource, TableSourceMut, VirtualAddress,
+    Batched, Descriptor, Format, FrameNumber, Geometry, Level, Linux, LiveSource, Table, TableId,
+    TableMut, TableSource, TableSourceMut, VirtualAddress,
 };
 
 use crate::model::{Meaning, Shape};
 
-/// AF and inner shareable, as most leaves have them.
-pub(crate) const ATTRIBUTES: u64 = 1 << 10 | 3 << 8;
+/// AF and inner shareable, as most leaves have them; with 52-bit output addresses of small pages there is
+/// no shareability.
+pub(crate) const fn attributes(shape: Shape) -> u64 {
+    match (shape.page_shift, shape.oa_bits) {
+        (12 | 14, 52) => 1 << 10,
+        _ => 1 << 10 | 3 << 8,
+    }
+}
 
 /// Tables in the frames of a machine. Clones are the same machine.
 #[derive(Clone)]
@@ -116,7 +122,7 @@ impl Tree {
     }
 
     /// The frame of the table of `level` that translates `address`.
-    pub(crate) fn table(&self, level: u32, address: u64) -> Option<u64> {
+    pub(crate) fn table(&self, level: i32, address: u64) -> Option<u64> {
         let mut frame = self.root;
         for above in self.shape.first()..level {
             let word = self.word(frame, self.shape.index(above, address))?;
@@ -134,8 +140,8 @@ impl Tree {
     #[expect(clippy::too_many_arguments, reason = "a recursion")]
     fn tables_of(
         &self,
-        wanted: u32,
-        level: u32,
+        wanted: i32,
+        level: i32,
         frame: u64,
         base: u64,
         range: (u64, u64),
@@ -162,7 +168,7 @@ impl Tree {
     }
 
     /// Writes the entry of `level` that translates `address`, with the tables above it.
-    pub(crate) fn set(&self, level: u32, address: u64, word: u64) {
+    pub(crate) fn set(&self, level: i32, address: u64, word: u64) {
         for level in self.shape.first() + 1..=level {
             if self.table(level, address).is_none() {
                 let frame = self.last_frame.get() + 1;
@@ -175,7 +181,7 @@ impl Tree {
 
     /// Empties the entry of `level` that translates `address`, and, as a kernel does, the table
     /// behind it and those below, which it frees.
-    pub(crate) fn unmap(&self, level: u32, address: u64) {
+    pub(crate) fn unmap(&self, level: i32, address: u64) {
         let Some(frame) = self.table(level, address) else {
             return;
         };
@@ -186,7 +192,7 @@ impl Tree {
         }
     }
 
-    fn free(&self, level: u32, frame: u64) {
+    fn free(&self, level: i32, frame: u64) {
         let Some(page) = self.frames.borrow_mut().remove(&frame) else {
             return;
         };
@@ -199,7 +205,7 @@ impl Tree {
         }
     }
 
-    fn write(&self, level: u32, address: u64, word: u64) {
+    fn write(&self, level: i32, address: u64, word: u64) {
         let frame = self.table(level, address).unwrap();
         self.set_word(frame, self.shape.index(level, address), word);
     }
@@ -209,13 +215,13 @@ impl Tree {
     }
 
     /// A leaf of `level` that leads to `address`.
-    pub(crate) fn leaf_word(&self, level: u32, address: u64) -> u64 {
+    pub(crate) fn leaf_word(&self, level: i32, address: u64) -> u64 {
         let kind = if level == 3 { 0b11 } else { 0b01 };
-        self.shape.field(address) | ATTRIBUTES | kind
+        self.shape.field(address) | attributes(self.shape) | kind
     }
 
     /// What the model says of `address`.
-    pub(crate) fn translate(&self, address: u64) -> (u32, u64, Option<u64>) {
+    pub(crate) fn translate(&self, address: u64) -> (i32, u64, Option<u64>) {
         self.shape
             .translate(self.root, address, |frame, index| self.word(frame, index))
     }
@@ -300,7 +306,7 @@ unsafe impl TableSource for Source {
         if self.refusing.get() || slot >= self.slots.len() {
             return Err(Refused);
         }
-        let level = u32::from(id.level.number());
+        let level = i32::from(id.level.number());
         let Some(frame) = self.tree.table(level, id.address.0) else {
             return Ok(None);
         };
@@ -333,7 +339,7 @@ unsafe impl TableSource for Source {
             return Err(Refused);
         }
         let mut found = Vec::new();
-        let (tree, number) = (self.tree.clone(), u32::from(level.number()));
+        let (tree, number) = (self.tree.clone(), i32::from(level.number()));
         let room = self.batch.len() - slot;
         let first = tree.shape.first();
         tree.tables_of(
@@ -363,6 +369,9 @@ unsafe impl TableSource for Source {
         Table::new(&self.batch[slot])
     }
 }
+
+// SAFETY: the words are those of the tree that the tests change.
+unsafe impl LiveSource for Source {}
 
 impl TableSourceMut for Source {
     fn table_mut(&self, slot: usize) -> TableMut<'_> {

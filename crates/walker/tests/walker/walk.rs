@@ -11,11 +11,11 @@ use tablewalk_walker::{
 use crate::model::{SHAPES, Shape};
 use crate::tree::{Refused, Source, Tree};
 
-pub(crate) fn level(number: u32) -> Level {
-    Level::try_from(number as u8).unwrap()
+pub(crate) fn level(number: i32) -> Level {
+    Level::try_from(number as i8).unwrap()
 }
 
-fn table(number: u32, frame: u64, address: u64) -> Visit {
+fn table(number: i32, frame: u64, address: u64) -> Visit {
     Visit::Table(TableVisit {
         level: level(number),
         frame: FrameNumber(frame),
@@ -24,7 +24,7 @@ fn table(number: u32, frame: u64, address: u64) -> Visit {
     })
 }
 
-fn found(number: u32, frame: u64, index: usize, address: u64, word: u64) -> Found {
+fn found(number: i32, frame: u64, index: usize, address: u64, word: u64) -> Found {
     Found {
         level: level(number),
         table: FrameNumber(frame),
@@ -36,7 +36,7 @@ fn found(number: u32, frame: u64, index: usize, address: u64, word: u64) -> Foun
 }
 
 fn walk(tree: &Tree) -> Vec<Visit> {
-    Walk::new(&mut Source::new(tree, 4))
+    Walk::new(&mut Source::new(tree, 5))
         .collect::<Result<_, _>>()
         .unwrap()
 }
@@ -228,7 +228,7 @@ fn full(shape: Shape) -> (Tree, Vec<Visit>) {
     let tree = Tree::new(shape);
     // By address, level, and whether it is the table or an entry of it.
     let mut entries = BTreeMap::new();
-    let mut put = |number: u32, address: u64, word: u64, leaf: bool| {
+    let mut put = |number: i32, address: u64, word: u64, leaf: bool| {
         tree.set(number, address, word);
         entries.insert((address, number), (word, leaf));
     };
@@ -289,7 +289,7 @@ fn trees_of_every_geometry_are_walked_whole() {
         let tables = expected
             .iter()
             .filter(|visit| matches!(visit, Visit::Table(_)));
-        let mut source = Source::new(&tree, 4);
+        let mut source = Source::new(&tree, 5);
         let calls = source.calls();
         let visits: Result<Vec<_>, _> = Walk::new(&mut source).collect();
         assert_eq!(visits.unwrap(), expected, "{shape:?}");
@@ -338,7 +338,7 @@ fn a_run_without_pages_ends_where_entries_are_0() {
         tree.set(3, number * page, (number + 5) << 8);
     }
     for ignored in [0, !0] {
-        let mut source = Source::new(&tree, 4);
+        let mut source = Source::new(&tree, 5);
         let runs = Runs::new(Walk::new(&mut source), Merge::Attributes).ignoring(ignored);
         let runs = runs.map(Result::unwrap);
         let runs: Vec<_> = runs.map(|run| (run.address.0, run.entries)).collect();

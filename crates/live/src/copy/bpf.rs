@@ -1,0 +1,407 @@
+//! The memory of the kernel by a BPF program.
+//!
+//! `BPF_PROG_TEST_RUN` runs the program on this thread inside `rcu_read_lock()` (`net/bpf/test_run.c`).
+//! arm64 frees the tables of a process after a grace period of RCU (`mm/mmu_gather.c`), so a table whose
+//! descriptor was seen in that run is not freed before the run is over. Two places of Linux 6.1 do not
+//! wait for RCU but interrupt the other CPUs (khugepaged, and a process that finds no memory to note
+//! what it frees); the descriptor is looked at again after the copy for those.
+
+#![expect(unsafe_code, reason = "memory that a BPF program writes")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use heapless::Vec;
+use tablewalk_uapi::bpf;
+use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::{Errno, Mapping, Sharing};
+
+use super::program::{COPIED, Entry, MOST, Shared, Table, UNCHANGED, assemble};
+use super::vmcoreinfo::hexadecimal;
+use super::{CopyError, Kernel, LINKS, Link, OFFSETS, Wanted};
+
+/// Pages of copies for a walk, one for each level.
+const SLOTS: usize = 5;
+/// Most bytes of copies for one run.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// A map with copies, and the program that writes them.
+///
+/// # Invariants
+///
+/// The mapping is one page of `Shared` and `pages` pages of copies. The kernel writes to them inside
+/// `Bpf::run` only.
+#[derive(Debug)]
+pub struct Bpf {
+    program: OwnedFd,
+    memory: Mapping,
+    page_shift: u32,
+    pages: usize,
+    batch: usize,
+}
+
+impl Bpf {
+    /// Makes the map and loads the program: four system calls.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError::Open`]: `EPERM` without `CAP_BPF` and `CAP_PERFMON`, or where the kernel is locked
+    /// down for confidentiality; `ENOSYS` in a kernel without `CONFIG_BPF_SYSCALL`; `EINVAL` in one
+    /// without `CONFIG_BPF_EVENTS`.
+    pub fn new(page_shift: u32) -> Result<Self, CopyError> {
+        let open = |what| move |errno| CopyError::Open { what, errno };
+        let batch = (BATCH_BYTES >> page_shift).clamp(1, MOST);
+        let pages = SLOTS + batch;
+        let size = (1 + pages) << page_shift;
+        let map =
+            bpf::create_array(u32::try_from(size).unwrap_or(u32::MAX)).map_err(open("BPF map"))?;
+        let memory = Mapping::file(&map, 0, size, Protection::READ_WRITE, Sharing::Shared)
+            .map_err(open("BPF map"))?;
+        let code = assemble(map.number(), page_shift, pages).ok_or(CopyError::Open {
+            what: "BPF program",
+            errno: Errno::E2BIG,
+        })?;
+        let program = bpf::load_raw_tracepoint(&code, &mut []).map_err(open("BPF program"))?;
+        // The program has the map, and the mapping too.
+        Ok(Self {
+            program,
+            memory,
+            page_shift,
+            pages,
+            batch,
+        })
+    }
+
+    /// What is shared with the program.
+    const fn shared(&self) -> *mut Shared {
+        self.memory.as_ptr().cast()
+    }
+
+    /// The address of the `task_struct` of the thread that ran the program last.
+    fn task(&self) -> u64 {
+        // SAFETY: the first page of the mapping; nobody writes between runs.
+        unsafe { &*self.shared() }.task
+    }
+
+    /// Runs the program for what was asked for; whether the chain held.
+    fn run(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, Errno> {
+        let shared = self.shared();
+        // SAFETY: the first page of the mapping, which nobody else uses while this value is borrowed
+        // alone; any bits are a `Shared`.
+        let request = unsafe { &mut *shared };
+        request.links = chain.len().min(LINKS) as u64;
+        request.count = wanted.len().min(self.batch) as u64;
+        request.page = page as u64;
+        for (entry, link) in request.chain.iter_mut().zip(chain) {
+            *entry = entry_of(*link);
+        }
+        for (table, wanted) in request.tables.iter_mut().zip(wanted) {
+            *table = Table {
+                entry: wanted.link.map_or(NOTHING, entry_of),
+                address: wanted.address,
+            };
+        }
+        // SAFETY: it writes to the map, of which there are no references but to atomic words, which are
+        // looked at between runs.
+        let returned = unsafe { bpf::run_raw_tracepoint(&self.program) }?;
+        Ok(returned == UNCHANGED)
+    }
+}
+
+/// For memory that nothing leads to.
+const NOTHING: Entry = Entry {
+    address: 0,
+    descriptor: 0,
+};
+
+const fn entry_of(link: Link) -> Entry {
+    Entry {
+        address: link.entry,
+        descriptor: link.descriptor,
+    }
+}
+
+// SAFETY: the words are those of the mapping, which stays where it is.
+unsafe impl Kernel for Bpf {
+    fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
+        let error = |errno| CopyError::Open {
+            what: "BPF program",
+            errno,
+        };
+        self.run(&[], &[], 0).map_err(error)?;
+        let task = self.task();
+        // As many pages as can be read: the struct may end before.
+        let mut filled = 0;
+        let page_size = 1_u64 << self.page_shift;
+        while filled < words.len() {
+            let address = task + 8 * filled as u64;
+            let in_page = ((page_size - address % page_size) / 8) as usize;
+            let end = words.len().min(filled + in_page);
+            let part = words.get_mut(filled..end).unwrap_or_default();
+            if !self.read(address, part)? {
+                break;
+            }
+            filled = end;
+        }
+        Ok(filled)
+    }
+
+    /// The addresses of the task are in the linear map, whose beginning is a multiple of
+    /// `ARM64_MEMSTART_ALIGN`; the System RAM of `/proc/iomem` says which physical addresses there are.
+    fn offsets(&mut self, page_shift: u32) -> Result<Vec<u64, OFFSETS>, CopyError> {
+        let error = |errno| CopyError::Open {
+            what: "BPF program",
+            errno,
+        };
+        self.run(&[], &[], 0).map_err(error)?;
+        let task = self.task();
+        // arch/arm64/include/asm/kernel-pgtable.h: 1 GiB, and 512 MiB with 64K pages.
+        let align = if page_shift == 16 { 1 << 29 } else { 1 << 30 };
+        let mut offsets = Vec::new();
+        for_each_ram(|start, end| {
+            let mut physical = start / align * align + task % align;
+            while physical < end {
+                if physical >= start && offsets.push(task.wrapping_sub(physical)).is_err() {
+                    return;
+                }
+                physical += align;
+            }
+        })?;
+        Ok(offsets)
+    }
+
+    /// `/sys/kernel/vmcoreinfo` says where it is: physical address and size of an ELF note.
+    fn vmcoreinfo(&mut self, offset: u64, text: &mut [u8]) -> Result<usize, CopyError> {
+        const FILE: &str = "/sys/kernel/vmcoreinfo";
+        let open = |errno| CopyError::Open { what: FILE, errno };
+        let fd = file::open(c"/sys/kernel/vmcoreinfo", O_RDONLY).map_err(open)?;
+        let mut line = [0; 64];
+        let read = file::read(&fd, &mut line).map_err(open)?;
+        let place = place_of(line.get(..read).unwrap_or_default()).ok_or(CopyError::Format {
+            what: FILE,
+            problem: "no address and size",
+        })?;
+        // Behind the header of the note, and its name.
+        let (start, size) = (place.0 + NOTE_HEADER, place.1.saturating_sub(NOTE_HEADER));
+        let size = text.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+        let parts = text.get_mut(..size).unwrap_or_default().chunks_mut(8);
+        for (part, physical) in parts.zip((start..).step_by(8)) {
+            let mut word = [0];
+            if !self.read(physical.wrapping_add(offset), &mut word)? {
+                return Ok(0);
+            }
+            for (to, from) in part.iter_mut().zip(word[0].to_le_bytes()) {
+                *to = from;
+            }
+        }
+        Ok(size)
+    }
+
+    fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError> {
+        let page_size = 1_u64 << self.page_shift;
+        let mut done = 0;
+        while done < words.len() {
+            let at = address + 8 * done as u64;
+            let wanted = Wanted {
+                link: None,
+                address: at & !(page_size - 1),
+            };
+            let error = |errno| CopyError::Read { address, errno };
+            self.run(&[], &[wanted], 0).map_err(error)?;
+            if !self.is_copied(0) {
+                return Ok(false);
+            }
+            let index = (at % page_size / 8) as usize;
+            let source = self.words(0).get(index..).unwrap_or_default();
+            let part = words.get_mut(done..).unwrap_or_default();
+            done += source.len().min(part.len());
+            for (word, source) in part.iter_mut().zip(source) {
+                *word = source.load(Ordering::Relaxed);
+            }
+        }
+        Ok(true)
+    }
+
+    fn copy(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, CopyError> {
+        let error = |errno| CopyError::Open {
+            what: "BPF program",
+            errno,
+        };
+        self.run(chain, wanted, page).map_err(error)
+    }
+
+    fn is_copied(&self, number: usize) -> bool {
+        // SAFETY: nobody writes between runs.
+        let shared = unsafe { &*self.shared() };
+        shared.copied.get(number) == Some(&COPIED)
+    }
+
+    fn pages(&self) -> usize {
+        self.pages
+    }
+
+    fn batch(&self) -> usize {
+        self.batch
+    }
+
+    fn words(&self, page: usize) -> &[AtomicU64] {
+        if page >= self.pages {
+            return &[];
+        }
+        let start = self
+            .memory
+            .as_ptr()
+            .wrapping_add((1 + page) << self.page_shift)
+            .cast_const();
+        // SAFETY: a page of the mapping, readable as long as it lives; atomic words, which the program
+        // writes in `run`.
+        unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
+    }
+}
+
+/// Bytes before the text of the note VMCOREINFO: `Elf64_Nhdr` and a name of 11 bytes, padded.
+const NOTE_HEADER: u64 = 12 + 12;
+
+/// Physical address and size from a line `42c3f000 1024`, both hexadecimal.
+fn place_of(line: &[u8]) -> Option<(u64, u64)> {
+    let mut words = line.split(u8::is_ascii_whitespace);
+    let mut number = || words.next().and_then(hexadecimal);
+    Some((number()?, number()?))
+}
+
+/// Calls `visit` with the first byte and the one behind the last of each range of System RAM.
+fn for_each_ram(mut visit: impl FnMut(u64, u64)) -> Result<(), CopyError> {
+    const FILE: &str = "/proc/iomem";
+    let open = |errno| CopyError::Open { what: FILE, errno };
+    let fd = file::open(c"/proc/iomem", O_RDONLY).map_err(open)?;
+    let mut text = Vec::<u8, 4096>::new();
+    let mut found = false;
+    loop {
+        let mut buffer = [0; 512];
+        let read = match file::read(&fd, &mut buffer) {
+            Ok(read) => read,
+            Err(Errno::EINTR) => continue,
+            Err(errno) => return Err(open(errno)),
+        };
+        for &byte in buffer.get(..read).unwrap_or_default() {
+            if byte != b'\n' {
+                // What is longer than a line can be is cut.
+                let _cut = text.push(byte);
+                continue;
+            }
+            if let Some((start, end)) = ram_of(&text) {
+                found |= end > start + 1;
+                visit(start, end);
+            }
+            text.clear();
+        }
+        if read == 0 {
+            break;
+        }
+    }
+    // Without CAP_SYS_ADMIN all addresses are zeros.
+    found.then_some(()).ok_or(CopyError::Format {
+        what: FILE,
+        problem: "tells no addresses of System RAM (needs CAP_SYS_ADMIN)",
+    })
+}
+
+/// The range of a line `40000000-7fffffff : System RAM`, not indented.
+fn ram_of(line: &[u8]) -> Option<(u64, u64)> {
+    let mut words = line
+        .strip_suffix(b" : System RAM")?
+        .split(|&byte| byte == b'-');
+    let mut number = || words.next().and_then(hexadecimal);
+    Some((number()?, number()?.checked_add(1)?))
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    const PAGE_SHIFT: u32 = 12;
+
+    /// The program in the kernel that runs this test, whichever it is: every architecture has BPF. `None`,
+    /// after the reason was printed, where this process may not load it.
+    fn bpf() -> Option<Bpf> {
+        Bpf::new(PAGE_SHIFT)
+            .inspect_err(|error| std::eprintln!("skipped: {error}"))
+            .ok()
+    }
+
+    #[test]
+    fn the_program_copies_while_what_leads_there_holds() {
+        let Some(mut bpf) = bpf() else {
+            return;
+        };
+        let mut task = [0; 512];
+        let filled = bpf.own_task(&mut task).unwrap();
+        assert!(filled > 64, "{filled} words");
+        let address = bpf.task();
+        // A word that stays: a pointer, as that to the stack.
+        let number = task
+            .iter()
+            .position(|&word| word >> 47 == 0x1_ffff)
+            .unwrap();
+        let link = Link {
+            entry: address + 8 * number as u64,
+            descriptor: task[number],
+        };
+        let wrong = Link {
+            descriptor: link.descriptor ^ 1,
+            ..link
+        };
+        // As hardware may set it.
+        let accessed = Link {
+            descriptor: link.descriptor ^ super::super::IGNORED,
+            ..link
+        };
+        let page = address & !((1 << PAGE_SHIFT) - 1);
+        let wanted = |link| Wanted {
+            link: Some(link),
+            address: page,
+        };
+        let all = [wanted(link), wanted(wrong), wanted(accessed)];
+        assert_eq!(bpf.copy(&[link, accessed], &all, SLOTS), Ok(true));
+        let copied: Vec<_, 4> = (0..4).map(|number| bpf.is_copied(number)).collect();
+        assert_eq!(copied.as_slice(), [true, false, true, false]);
+        let place = usize::try_from((link.entry - page) / 8).unwrap();
+        if let Some(word) = bpf.words(SLOTS).get(place) {
+            assert_eq!(word.load(Ordering::Relaxed), link.descriptor);
+        }
+        assert_eq!(bpf.copy(&[link, wrong], &all, SLOTS), Ok(false));
+        // There is no memory, and no such page for a copy.
+        let nothing = Wanted {
+            link: None,
+            address: 8 << PAGE_SHIFT,
+        };
+        assert_eq!(bpf.copy(&[], &[nothing], 0), Ok(true));
+        assert!(!bpf.is_copied(0));
+        let last = bpf.pages();
+        assert_eq!(
+            bpf.copy(&[], &[wanted(link), wanted(link)], last - 1),
+            Ok(true)
+        );
+        assert!(bpf.is_copied(0) && !bpf.is_copied(1));
+    }
+
+    #[test]
+    fn a_line_of_iomem_is_a_range_of_ram() {
+        let line = b"40000000-7fffffff : System RAM";
+        assert_eq!(ram_of(line), Some((0x4000_0000, 0x8000_0000)));
+        assert_eq!(ram_of(b"  40210000-4192ffff : Kernel code"), None);
+        assert_eq!(ram_of(b"  40210000-4192ffff : System RAM"), None);
+        assert_eq!(ram_of(b"40000000-ffffffffffffffff : System RAM"), None);
+        assert_eq!(ram_of(b""), None);
+    }
+
+    #[test]
+    fn the_place_of_a_note_is_two_numbers() {
+        assert_eq!(place_of(b"42c3f000 1024\n"), Some((0x42c3_f000, 0x1024)));
+        assert_eq!(place_of(b"0x42c3f000 1024\n"), Some((0x42c3_f000, 0x1024)));
+        assert_eq!(place_of(b"42c3f000\n"), None);
+        assert_eq!(place_of(b""), None);
+    }
+}

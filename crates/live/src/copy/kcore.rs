@@ -1,0 +1,327 @@
+//! The memory of the kernel by `/proc/kcore`.
+//!
+//! An ELF core file (`fs/proc/kcore.c`): each PT_LOAD segment is a part of the kernel's address space, with
+//! the physical address behind it where there is one. Frames are read through the linear map, never
+//! through the segment of the kernel's text, which shows freed memory as zeros. An aligned word is read
+//! with one load. What is offline, poisoned or not mapped reads as zeros, without an error.
+
+#![expect(unsafe_code, reason = "memory that read(2) writes")]
+
+use core::sync::atomic::AtomicU64;
+
+use heapless::Vec;
+use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::{Errno, Mapping};
+
+use super::program::MOST;
+use super::{CopyError, IGNORED, Kernel, Link, OFFSETS, Wanted};
+
+const FILE: &str = "/proc/kcore";
+/// Most segments that are looked at: one for each range of memory, and a few of the kernel's own.
+const SEGMENTS: usize = 512;
+/// Pages of copies for a walk, one for each level.
+const SLOTS: usize = 5;
+/// Most tables for one [`Kernel::copy`].
+const BATCH: usize = 16;
+
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+/// The note with the `task_struct` of whoever opened the file (`include/uapi/linux/elf.h`).
+const NT_TASKSTRUCT: u32 = 4;
+/// Bytes of `Elf64_Ehdr` and `Elf64_Phdr`.
+const HEADER: usize = 64;
+const PROGRAM_HEADER: usize = 56;
+
+/// A part of the kernel's address space.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    offset: u64,
+    address: u64,
+    physical: u64,
+    size: u64,
+}
+
+/// `/proc/kcore`, open.
+///
+/// # Invariants
+///
+/// The mapping is of `pages` pages, which only [`Kernel::copy`] writes to.
+#[derive(Debug)]
+pub struct Kcore {
+    fd: OwnedFd,
+    segments: Vec<Segment, SEGMENTS>,
+    notes: Option<Segment>,
+    memory: Mapping,
+    page_shift: u32,
+    pages: usize,
+    copied: u64,
+}
+
+impl Kcore {
+    /// Opens the file and reads its headers.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError::Open`]: `EPERM` without `CAP_SYS_RAWIO`, or where the kernel is locked down for
+    /// confidentiality; `ENOENT` in a kernel without `CONFIG_PROC_KCORE`. [`CopyError::Format`].
+    pub fn new(page_shift: u32) -> Result<Self, CopyError> {
+        let open = |errno| CopyError::Open { what: FILE, errno };
+        let fd = file::open(c"/proc/kcore", O_RDONLY).map_err(open)?;
+        let pages = SLOTS + BATCH;
+        let memory = Mapping::reserve(pages << page_shift, Protection::READ_WRITE).map_err(open)?;
+        let mut kcore = Self {
+            fd,
+            segments: Vec::new(),
+            notes: None,
+            memory,
+            page_shift,
+            pages,
+            copied: 0,
+        };
+        kcore.read_headers()?;
+        Ok(kcore)
+    }
+
+    fn read_headers(&mut self) -> Result<(), CopyError> {
+        let problem = |problem| CopyError::Format {
+            what: FILE,
+            problem,
+        };
+        let mut header = [0; HEADER];
+        if !self.read_bytes(0, &mut header)? || !header.starts_with(b"\x7fELF\x02\x01") {
+            return Err(problem("no 64-bit ELF file"));
+        }
+        let (start, count) = (long(&header, 32), short(&header, 56));
+        if usize::from(short(&header, 54)) != PROGRAM_HEADER {
+            return Err(problem("program headers of another size"));
+        }
+        for number in 0..u64::from(count) {
+            let mut header = [0; PROGRAM_HEADER];
+            if !self.read_bytes(start + number * PROGRAM_HEADER as u64, &mut header)? {
+                return Err(problem("fewer program headers than it says"));
+            }
+            let segment = Segment {
+                offset: long(&header, 8),
+                address: long(&header, 16),
+                physical: long(&header, 24),
+                size: long(&header, 32),
+            };
+            match word(&header, 0) {
+                PT_NOTE => self.notes = Some(segment),
+                PT_LOAD if self.segments.push(segment).is_err() => {
+                    return Err(problem("more than 512 segments"));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Where in the file the bytes from `address` on are, and how many of them.
+    ///
+    /// The kernel's text comes first and is also in the linear map: later segments win.
+    fn find(&self, address: u64) -> Option<(u64, u64)> {
+        let segment = self
+            .segments
+            .iter()
+            .rev()
+            .find(|segment| address.wrapping_sub(segment.address) < segment.size)?;
+        let distance = address - segment.address;
+        Some((segment.offset + distance, segment.size - distance))
+    }
+
+    /// Whether all bytes were there.
+    fn read_bytes(&self, offset: u64, bytes: &mut [u8]) -> Result<bool, CopyError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let rest = bytes.get_mut(done..).unwrap_or_default();
+            match file::pread(&self.fd, rest, offset + done as u64) {
+                Ok(0) | Err(Errno::EFAULT) => return Ok(false),
+                Ok(read) => done += read,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(CopyError::Open { what: FILE, errno }),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Where the contents of the note of this kind are in the file, and how many bytes; `name` is the length
+    /// of its name.
+    fn note(&self, kind: u32, name: usize) -> Result<(u64, usize), CopyError> {
+        let problem = |problem| CopyError::Format {
+            what: FILE,
+            problem,
+        };
+        let notes = self.notes.ok_or(problem("no notes"))?;
+        let (mut at, end) = (notes.offset, notes.offset + notes.size);
+        while at + 12 <= end {
+            let mut header = [0; 12];
+            if !self.read_bytes(at, &mut header)? {
+                break;
+            }
+            let [name_size, size, found] = [0, 4, 8].map(|at| word(&header, at));
+            if name_size == 0 {
+                break;
+            }
+            let padded = |size: u32| u64::from(size).next_multiple_of(4);
+            let contents = at + 12 + padded(name_size);
+            if found == kind && name_size as usize == name {
+                return Ok((contents, size as usize));
+            }
+            at = contents + padded(size);
+        }
+        Err(problem("lacks a note"))
+    }
+
+    fn holds(&mut self, link: Link) -> Result<bool, CopyError> {
+        let mut word = [0];
+        let there = self.read(link.entry, &mut word)?;
+        Ok(there && (word[0] ^ link.descriptor) & !IGNORED == 0)
+    }
+
+    /// Copies what is at `address` to page `page`; whether there was something.
+    fn copy_page(&mut self, address: u64, page: usize) -> Result<bool, CopyError> {
+        let size = 1 << self.page_shift;
+        let Some((offset, left)) = self.find(address) else {
+            return Ok(false);
+        };
+        if page >= self.pages || left < size as u64 {
+            return Ok(false);
+        }
+        let start = self.memory.as_ptr().wrapping_add(page << self.page_shift);
+        // SAFETY: a page of the mapping; views of it borrow this value, which is borrowed alone.
+        let bytes = unsafe { core::slice::from_raw_parts_mut(start, size) };
+        self.read_bytes(offset, bytes)
+    }
+
+    /// Copies table `number` to page `page`; whether its link held before and after.
+    fn copy_table(&mut self, wanted: Wanted, page: usize) -> Result<bool, CopyError> {
+        if let Some(link) = wanted.link
+            && !self.holds(link)?
+        {
+            return Ok(false);
+        }
+        if !self.copy_page(wanted.address, page)? {
+            return Ok(false);
+        }
+        wanted.link.map_or(Ok(true), |link| self.holds(link))
+    }
+}
+
+fn long(bytes: &[u8], at: usize) -> u64 {
+    let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    field.map_or(0, |field| u64::from_le_bytes(*field))
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    field.map_or(0, |field| u32::from_le_bytes(*field))
+}
+
+fn short(bytes: &[u8], at: usize) -> u16 {
+    let field = bytes.get(at..).and_then(|rest| rest.first_chunk());
+    field.map_or(0, |field| u16::from_le_bytes(*field))
+}
+
+// SAFETY: the words are those of the mapping, which stays where it is.
+unsafe impl Kernel for Kcore {
+    fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
+        // Its name is CORE; others are of a kind of the same number too.
+        let (at, size) = self.note(NT_TASKSTRUCT, 5)?;
+        let count = words.len().min(size / 8);
+        for (word, at) in words.iter_mut().take(count).zip((at..).step_by(8)) {
+            let mut bytes = [0; 8];
+            if !self.read_bytes(at, &mut bytes)? {
+                return Ok(0);
+            }
+            *word = u64::from_le_bytes(bytes);
+        }
+        Ok(count)
+    }
+
+    fn vmcoreinfo(&mut self, _: u64, text: &mut [u8]) -> Result<usize, CopyError> {
+        let (at, size) = self.note(0, "VMCOREINFO\0".len())?;
+        let text = text.get_mut(..size.min(text.len())).unwrap_or_default();
+        let read = self.read_bytes(at, text)?;
+        Ok(if read { text.len() } else { 0 })
+    }
+
+    /// Those of segments with physical addresses, the linear map's before that of the kernel's text.
+    fn offsets(&mut self, _: u32) -> Result<Vec<u64, OFFSETS>, CopyError> {
+        let mut offsets = Vec::<u64, OFFSETS>::new();
+        for segment in self.segments.iter().rev() {
+            let offset = segment.address.wrapping_sub(segment.physical);
+            if segment.physical != u64::MAX && !offsets.contains(&offset) {
+                // As many as segments: there is room.
+                let _room = offsets.push(offset);
+            }
+        }
+        Ok(offsets)
+    }
+
+    fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError> {
+        let Some((offset, left)) = self.find(address) else {
+            return Ok(false);
+        };
+        if left < 8 * words.len() as u64 {
+            return Ok(false);
+        }
+        let mut bytes = [[0_u8; 8]; 64];
+        let mut at = offset;
+        for part in words.chunks_mut(bytes.len()) {
+            let bytes = bytes.get_mut(..part.len()).unwrap_or_default();
+            if !self.read_bytes(at, bytes.as_flattened_mut())? {
+                return Ok(false);
+            }
+            for (word, bytes) in part.iter_mut().zip(&*bytes) {
+                *word = u64::from_le_bytes(*bytes);
+            }
+            at += 8 * part.len() as u64;
+        }
+        Ok(true)
+    }
+
+    fn copy(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, CopyError> {
+        self.copied = 0;
+        for &link in chain {
+            if !self.holds(link)? {
+                return Ok(false);
+            }
+        }
+        for (number, &wanted) in wanted.iter().take(BATCH.min(MOST)).enumerate() {
+            let copied = self.copy_table(wanted, page + number)?;
+            self.copied |= u64::from(copied) << number;
+        }
+        // Once more, from the last to the first: what is above a table is freed after it.
+        for &link in chain.iter().rev() {
+            if !self.holds(link)? {
+                self.copied = 0;
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_copied(&self, number: usize) -> bool {
+        number < BATCH && self.copied >> number & 1 != 0
+    }
+
+    fn pages(&self) -> usize {
+        self.pages
+    }
+
+    fn batch(&self) -> usize {
+        BATCH
+    }
+
+    fn words(&self, page: usize) -> &[AtomicU64] {
+        if page >= self.pages {
+            return &[];
+        }
+        let start = self.memory.as_ptr().wrapping_add(page << self.page_shift);
+        // SAFETY: a page of the mapping, readable as long as it lives. It is written in `copy`, which
+        // borrows this value alone.
+        unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
+    }
+}

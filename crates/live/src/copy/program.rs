@@ -1,0 +1,398 @@
+//! The BPF program that copies tables, and what it shares with this process.
+//!
+//! The map is one value: a page of requests and answers, and behind it the pages for copies. In each run
+//! the program checks the descriptors of the chain, and then, for each table that is wanted, checks the
+//! descriptor that leads to it, copies the table, and checks the descriptor again.
+
+use core::mem::offset_of;
+
+use tablewalk_uapi::bpf::Instruction;
+
+use super::{IGNORED, LINKS};
+
+/// Most tables for one run.
+pub(super) const MOST: usize = 64;
+
+/// The first page of the map.
+#[repr(C)]
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// Out: the address of the `task_struct` of the thread that ran the program.
+    pub(super) task: u64,
+    /// In: how many elements of `chain` count.
+    pub(super) links: u64,
+    /// In: how many elements of `tables` count.
+    pub(super) count: u64,
+    /// In: the page for the first copy.
+    pub(super) page: u64,
+    /// In: entries above the tables.
+    pub(super) chain: [Entry; LINKS],
+    /// In: the tables.
+    pub(super) tables: [Table; MOST],
+    /// Out: [`COPIED`] if the table of that number was copied.
+    pub(super) copied: [u64; MOST],
+}
+
+/// An entry of a table, and what it has to hold.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Entry {
+    pub(super) address: u64,
+    pub(super) descriptor: u64,
+}
+
+/// A table; its entry is at 0 if nothing leads to it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Table {
+    pub(super) entry: Entry,
+    pub(super) address: u64,
+}
+
+/// What the program writes for a table that was copied, its link being what it was.
+pub(super) const COPIED: u64 = 1;
+/// What it returns if the chain is what it was.
+pub(super) const UNCHANGED: u32 = 1;
+
+/// Instructions of the program.
+const LENGTH: usize = 83;
+
+// Registers: the results of a call, its arguments, those that a call preserves, the stack.
+const R0: u8 = 0;
+const R1: u8 = 1;
+const R2: u8 = 2;
+const R3: u8 = 3;
+/// The map's value.
+const SHARED: u8 = 6;
+/// Which link or table.
+const NUMBER: u8 = 7;
+/// How many.
+const COUNT: u8 = 8;
+/// The element of that number.
+const ELEMENT: u8 = 9;
+const STACK: u8 = 10;
+/// Where the program reads a descriptor to, below the top of its stack.
+const WORD: i16 = -8;
+
+// Helpers: `include/uapi/linux/bpf.h`, `___BPF_FUNC_MAPPER`.
+const GET_CURRENT_TASK: i32 = 35;
+const PROBE_READ_KERNEL: i32 = 113;
+/// `BPF_PSEUDO_MAP_VALUE`: the immediate of a wide load is the descriptor of a map, whose value is meant.
+const MAP_VALUE: u8 = 2;
+
+/// Where a jump goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Label {
+    Chain,
+    Tables,
+    Next,
+    Copy,
+    Done,
+    Store,
+    Ready,
+    Failed,
+}
+
+const LABELS: usize = 8;
+
+/// Writes a program; jumps name labels, which are resolved at the end.
+struct Assembler {
+    code: heapless::Vec<Instruction, LENGTH>,
+    jumps: heapless::Vec<(usize, Label), 24>,
+    labels: [usize; LABELS],
+    /// Whether there was no room for something.
+    full: bool,
+}
+
+impl Assembler {
+    const fn new() -> Self {
+        Self {
+            code: heapless::Vec::new(),
+            jumps: heapless::Vec::new(),
+            labels: [0; LABELS],
+            full: false,
+        }
+    }
+
+    fn put(&mut self, code: u8, to: u8, from: u8, offset: i16, immediate: i32) {
+        let instruction = Instruction {
+            code,
+            registers: to | from << 4,
+            offset,
+            immediate,
+        };
+        self.full |= self.code.push(instruction).is_err();
+    }
+
+    /// `to = from`.
+    fn copy(&mut self, to: u8, from: u8) {
+        self.put(0xbf, to, from, 0, 0);
+    }
+
+    /// `to = value`.
+    fn set(&mut self, to: u8, value: i32) {
+        self.put(0xb7, to, 0, 0, value);
+    }
+
+    /// `to += from`.
+    fn add(&mut self, to: u8, from: u8) {
+        self.put(0x0f, to, from, 0, 0);
+    }
+
+    /// `to += value`.
+    fn add_value(&mut self, to: u8, value: i32) {
+        self.put(0x07, to, 0, 0, value);
+    }
+
+    /// `to *= value`.
+    fn multiply(&mut self, to: u8, value: i32) {
+        self.put(0x27, to, 0, 0, value);
+    }
+
+    /// `to = *(u64 *)(from + offset)`.
+    fn load(&mut self, to: u8, from: u8, offset: i16) {
+        self.put(0x79, to, from, offset, 0);
+    }
+
+    /// `*(u64 *)(to + offset) = from`.
+    fn store(&mut self, to: u8, offset: i16, from: u8) {
+        self.put(0x7b, to, from, offset, 0);
+    }
+
+    fn call(&mut self, helper: i32) {
+        self.put(0x85, 0, 0, 0, helper);
+    }
+
+    fn exit(&mut self) {
+        self.put(0x95, 0, 0, 0, 0);
+    }
+
+    fn label(&mut self, label: Label) {
+        if let Some(place) = self.labels.get_mut(label as usize) {
+            *place = self.code.len();
+        }
+    }
+
+    fn jump_to(&mut self, label: Label, code: u8, register: u8, other: u8, value: i32) {
+        self.full |= self.jumps.push((self.code.len(), label)).is_err();
+        self.put(code, register, other, 0, value);
+    }
+
+    fn jump(&mut self, label: Label) {
+        self.jump_to(label, 0x05, 0, 0, 0);
+    }
+
+    fn jump_if_equal(&mut self, register: u8, value: i32, label: Label) {
+        self.jump_to(label, 0x15, register, 0, value);
+    }
+
+    fn jump_unless_equal(&mut self, register: u8, value: i32, label: Label) {
+        self.jump_to(label, 0x55, register, 0, value);
+    }
+
+    /// If `register >= value`, without sign.
+    fn jump_if_at_least(&mut self, register: u8, value: i32, label: Label) {
+        self.jump_to(label, 0x35, register, 0, value);
+    }
+
+    fn jump_if_not_below(&mut self, register: u8, other: u8, label: Label) {
+        self.jump_to(label, 0x3d, register, other, 0);
+    }
+
+    /// Goes to `changed` unless the entry at `offset` of [`ELEMENT`] holds its descriptor.
+    fn check(&mut self, offset: i16, changed: Label) {
+        self.copy(R1, STACK);
+        self.add_value(R1, WORD.into());
+        self.set(R2, 8);
+        self.load(R3, ELEMENT, offset + offset16(offset_of!(Entry, address)));
+        self.call(PROBE_READ_KERNEL);
+        self.jump_unless_equal(R0, 0, changed);
+        self.load(R1, STACK, WORD);
+        self.load(
+            R2,
+            ELEMENT,
+            offset + offset16(offset_of!(Entry, descriptor)),
+        );
+        // r1 = (r1 ^ r2) & !IGNORED
+        self.put(0xaf, R1, R2, 0, 0);
+        self.put(0x57, R1, 0, 0, !immediate(IGNORED));
+        self.jump_unless_equal(R1, 0, changed);
+    }
+
+    /// `ELEMENT = SHARED + NUMBER * size`.
+    fn element(&mut self, size: i32) {
+        self.copy(R1, NUMBER);
+        self.multiply(R1, size);
+        self.copy(ELEMENT, SHARED);
+        self.add(ELEMENT, R1);
+    }
+
+    fn finish(mut self) -> Option<heapless::Vec<Instruction, LENGTH>> {
+        for &(at, label) in &self.jumps {
+            let to = *self.labels.get(label as usize)?;
+            let distance = i16::try_from(to).ok()? - i16::try_from(at).ok()? - 1;
+            self.code.get_mut(at)?.offset = distance;
+        }
+        (!self.full).then_some(self.code)
+    }
+}
+
+/// A small constant of the program.
+const fn immediate(value: u64) -> i32 {
+    assert!(value <= 4096);
+    #[expect(clippy::cast_possible_truncation, reason = "asserted")]
+    let value = value as i32;
+    value
+}
+
+/// An offset in [`Shared`], which is smaller than any page.
+const fn offset16(offset: usize) -> i16 {
+    assert!(offset <= 4096 && size_of::<Shared>() <= 4096);
+    #[expect(clippy::cast_possible_truncation, reason = "asserted")]
+    #[expect(clippy::cast_possible_wrap, reason = "asserted")]
+    let offset = offset as i16;
+    offset
+}
+
+/// The program for a map with descriptor `map`, of pages of `1 << page_shift` bytes of which `pages` are
+/// for copies. `None` if it were too long.
+pub(super) fn assemble(
+    map: i32,
+    page_shift: u32,
+    pages: usize,
+) -> Option<heapless::Vec<Instruction, LENGTH>> {
+    const CHAIN: i16 = offset16(offset_of!(Shared, chain));
+    const TABLES: i16 = offset16(offset_of!(Shared, tables));
+    let pages = i32::try_from(pages).ok()?;
+    let size = 1_i32.checked_shl(page_shift)?;
+    let mut a = Assembler::new();
+    // SHARED = the map's value; SHARED->task = current.
+    a.put(0x18, SHARED, MAP_VALUE, 0, map);
+    a.put(0, 0, 0, 0, 0);
+    a.call(GET_CURRENT_TASK);
+    a.store(SHARED, offset16(offset_of!(Shared, task)), R0);
+
+    // Each link of the chain. Numbers are known to the verifier, which follows every turn of the loop.
+    a.load(COUNT, SHARED, offset16(offset_of!(Shared, links)));
+    a.set(NUMBER, 0);
+    a.label(Label::Chain);
+    a.jump_if_equal(NUMBER, immediate(LINKS as u64), Label::Tables);
+    a.jump_if_not_below(NUMBER, COUNT, Label::Tables);
+    a.element(immediate(size_of::<Entry>() as u64));
+    a.check(CHAIN, Label::Failed);
+    a.add_value(NUMBER, 1);
+    a.jump(Label::Chain);
+
+    // Each table.
+    a.label(Label::Tables);
+    a.load(COUNT, SHARED, offset16(offset_of!(Shared, count)));
+    a.set(NUMBER, 0);
+    a.label(Label::Next);
+    a.jump_if_equal(NUMBER, immediate(MOST as u64), Label::Ready);
+    a.jump_if_not_below(NUMBER, COUNT, Label::Ready);
+    a.element(immediate(size_of::<Table>() as u64));
+    let entry = TABLES + offset16(offset_of!(Table, entry));
+    let link = entry + offset16(offset_of!(Entry, address));
+    a.load(R3, ELEMENT, link);
+    a.jump_if_equal(R3, 0, Label::Copy);
+    a.check(entry, Label::Done);
+    // r1 = its page, r2 = size, r3 = table.
+    a.label(Label::Copy);
+    a.load(R1, SHARED, offset16(offset_of!(Shared, page)));
+    a.add(R1, NUMBER);
+    a.jump_if_at_least(R1, pages, Label::Done);
+    // The first page is `Shared`.
+    a.add_value(R1, 1);
+    a.multiply(R1, size);
+    a.add(R1, SHARED);
+    a.set(R2, size);
+    a.load(R3, ELEMENT, TABLES + offset16(offset_of!(Table, address)));
+    a.call(PROBE_READ_KERNEL);
+    a.jump_unless_equal(R0, 0, Label::Done);
+    a.load(R3, ELEMENT, link);
+    a.set(R0, immediate(COPIED));
+    a.jump_if_equal(R3, 0, Label::Store);
+    a.check(entry, Label::Done);
+    a.set(R0, immediate(COPIED));
+    a.jump(Label::Store);
+    a.label(Label::Done);
+    a.set(R0, 0);
+    // SHARED->copied[NUMBER] = r0
+    a.label(Label::Store);
+    a.copy(R1, NUMBER);
+    a.multiply(R1, immediate(size_of::<u64>() as u64));
+    a.add(R1, SHARED);
+    a.store(R1, offset16(offset_of!(Shared, copied)), R0);
+    a.add_value(NUMBER, 1);
+    a.jump(Label::Next);
+
+    a.label(Label::Failed);
+    a.set(R0, 0);
+    a.exit();
+    a.label(Label::Ready);
+    a.set(R0, UNCHANGED.cast_signed());
+    a.exit();
+    a.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `BPF_JMP`: the class of jumps, calls and exits.
+    const JUMP: u8 = 0x05;
+    const CALL: u8 = 0x85;
+    const EXIT: u8 = 0x95;
+    const WIDE: u8 = 0x18;
+
+    #[test]
+    fn jumps_stay_in_the_program_and_the_end_is_an_exit() {
+        for (page_shift, pages) in [(12, 69), (14, 21), (16, 9)] {
+            let code = assemble(3, page_shift, pages).unwrap();
+            assert!(code.is_full(), "{} of {LENGTH}", code.len());
+            assert_eq!(code.last().unwrap().code, EXIT);
+            // The second half of a wide load is no instruction.
+            assert_eq!((code[0].code, code[1].code), (WIDE, 0));
+            for (at, instruction) in code.iter().enumerate() {
+                let is_jump = instruction.code & 7 == JUMP;
+                if !is_jump || matches!(instruction.code, CALL | EXIT) {
+                    continue;
+                }
+                let to = at as i64 + 1 + i64::from(instruction.offset);
+                assert!((2..code.len() as i64).contains(&to), "{at} to {to}");
+                assert_ne!(instruction.offset, -1, "{at} turns for ever");
+            }
+        }
+    }
+
+    #[test]
+    fn both_looks_are_before_and_behind_the_copy() {
+        let code = assemble(3, 12, 69).unwrap();
+        let is_size = |to: u8, size: i32| {
+            move |instruction: &&Instruction| {
+                (
+                    instruction.code,
+                    instruction.registers,
+                    instruction.immediate,
+                ) == (0xb7, to, size)
+            }
+        };
+        // Words of links are read in three places: the chain, before the copy, behind it.
+        assert_eq!(code.iter().filter(is_size(R2, 8)).count(), 3);
+        assert_eq!(code.iter().filter(is_size(R2, 4096)).count(), 1);
+        let place = |size| {
+            let sizes = code.iter().enumerate();
+            sizes
+                .filter(move |(_, instruction)| is_size(R2, size)(instruction))
+                .map(|(place, _)| place)
+        };
+        let looks: heapless::Vec<_, 3> = place(8).collect();
+        let copy = place(4096).next().unwrap();
+        assert!(looks[1] < copy && copy < looks[2]);
+    }
+
+    #[test]
+    fn a_page_of_an_impossible_size_has_no_program() {
+        assert!(assemble(3, 32, 9).is_none());
+    }
+}

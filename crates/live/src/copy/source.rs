@@ -1,0 +1,535 @@
+//! Copies of the tables of a process as a source for the walker.
+
+#![expect(
+    unsafe_code,
+    reason = "promises to the walker that copies stay in their slots"
+)]
+
+use heapless::Vec;
+use tablewalk_walker::{
+    Batched, Descriptor, Format, FrameNumber, Kind, Level, Table, TableId, TableSource,
+    VirtualAddress,
+};
+
+use super::calibration::{Calibration, find_frame};
+use super::own::Pagemap;
+use super::program::MOST;
+use super::vmcoreinfo::kernel_root;
+use super::{CopyError, Kernel, LINKS, Link, Target, Wanted};
+use crate::format::linux_of_this_kernel;
+
+/// One slot for each level.
+const SLOTS: usize = 5;
+/// Words of a table that are read at a time for a proof.
+const CHUNK: usize = 128;
+/// Pages of a process that are tried until one is where pagemap says: others may have moved.
+const PROOFS: usize = 16;
+
+/// Copies of the tables of one process, or of the kernel.
+///
+/// A table is copied when it is mapped, and does not change afterwards. [`TableSource::map`] and
+/// [`TableSource::map_batch`] look at the descriptors that lead to it, before and after, and find no
+/// table where these have changed.
+#[derive(Debug)]
+pub struct Copied<K> {
+    kernel: K,
+    calibration: Calibration,
+    /// `None` for the kernel's own tables.
+    target: Option<Target>,
+    format: Format,
+    /// Address of the PGD in the linear map.
+    root: u64,
+    /// The tables on the way down, by level: where they were when they were copied.
+    path: [Option<Node>; SLOTS],
+    /// What is in the batch slots.
+    batch: Vec<Batched, MOST>,
+}
+
+/// A table that was copied.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// The first address that it translates.
+    start: VirtualAddress,
+    /// Its address in the linear map.
+    address: u64,
+    /// What led to it.
+    link: Option<Link>,
+    /// The page with its copy; `None` after that was used for something else.
+    page: Option<usize>,
+}
+
+impl<K: Kernel> Copied<K> {
+    /// The tables of process `pid`, which are proved: a page of it is where pagemap has it.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`]: [`CopyError::Unproved`] or [`CopyError::Refuted`] if there is no proof.
+    pub fn new(kernel: K, pid: i32) -> Result<Self, CopyError> {
+        let mut copied = Self::calibrated(kernel)?;
+        copied.retarget(pid)?;
+        Ok(copied)
+    }
+
+    /// Finds out what is needed to copy tables; there are none until [`Copied::retarget`] or
+    /// [`Copied::retarget_to_kernel`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Calibration::new`].
+    pub fn calibrated(mut kernel: K) -> Result<Self, CopyError> {
+        let calibration = Calibration::new(&mut kernel)?;
+        Ok(Self::with(kernel, calibration))
+    }
+
+    fn with(kernel: K, calibration: Calibration) -> Self {
+        Self {
+            format: Format {
+                geometry: *calibration.geometry(),
+                linux: linux_of_this_kernel(),
+                mair: MAIR,
+            },
+            kernel,
+            calibration,
+            target: None,
+            root: 0,
+            path: [None; SLOTS],
+            batch: Vec::new(),
+        }
+    }
+
+    /// Goes on with another process. On an error what was there before stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Copied::new`].
+    pub fn retarget(&mut self, pid: i32) -> Result<(), CopyError> {
+        let mut target = Target::open(&mut self.kernel, &self.calibration, pid)?;
+        let (root, geometry) = (self.root, self.format.geometry);
+        self.format.geometry = *self.calibration.geometry();
+        let proved = self.prove(&mut target);
+        self.forget();
+        match proved {
+            Ok(()) => self.target = Some(target),
+            Err(_) => (self.root, self.format.geometry) = (root, geometry),
+        }
+        proved
+    }
+
+    /// Goes on with the kernel's own tables, which translate the upper half of all addresses. They are
+    /// proved by an address of the linear map, which leads to the frame that it was found in. On an error
+    /// what was there before stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Copied::new`]; [`CopyError::Format`] if the kernel does not tell where its root table is.
+    pub fn retarget_to_kernel(&mut self) -> Result<(), CopyError> {
+        let offset = self.calibration.offset;
+        let root = kernel_root(&mut self.kernel, offset)?.wrapping_add(offset);
+        let geometry = self.calibration.geometry().of_kernel();
+        let address = VirtualAddress(self.calibration.mm);
+        let frame = address.0.wrapping_sub(offset) >> geometry.page_shift();
+        if find_frame(&mut self.kernel, &geometry, root, offset, address)? != Some(frame) {
+            return Err(CopyError::Calibration {
+                what: "root table of the kernel",
+                answers: 0,
+            });
+        }
+        self.forget();
+        self.target = None;
+        self.format.geometry = geometry;
+        self.root = root;
+        Ok(())
+    }
+
+    /// The way to the memory of the kernel.
+    #[must_use]
+    pub const fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// The process; `None` for the kernel.
+    #[must_use]
+    pub const fn pid(&self) -> Option<i32> {
+        match &self.target {
+            Some(target) => Some(target.pid()),
+            None => None,
+        }
+    }
+
+    /// Whether the process still has these tables: it has neither ended nor started another program.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading.
+    pub fn is_current(&mut self) -> Result<bool, CopyError> {
+        match &self.target {
+            Some(target) => target.is_current(&mut self.kernel, &self.calibration),
+            None => Ok(true),
+        }
+    }
+
+    /// Takes the root from which a page of the process is where pagemap has it.
+    fn prove(&mut self, target: &mut Target) -> Result<(), CopyError> {
+        let pid = target.pid();
+        let pagemap = Pagemap::open(pid, self.format.geometry.page_shift())?;
+        let roots: Vec<u64, 4> = target.roots().collect();
+        let mut refuted = None;
+        for root in roots {
+            self.root = root;
+            self.forget();
+            match self.prove_root(&pagemap)? {
+                Proof::Proved => {
+                    target.keep(root);
+                    return Ok(());
+                }
+                Proof::Refuted(address, frame) => refuted = Some((address, frame)),
+                Proof::Nothing => {}
+            }
+        }
+        self.forget();
+        Err(match refuted {
+            Some((address, frame)) => CopyError::Refuted {
+                pid,
+                address,
+                frame,
+            },
+            None => CopyError::Unproved { pid },
+        })
+    }
+
+    /// Looks for a page that pagemap has, too.
+    fn prove_root(&mut self, pagemap: &Pagemap) -> Result<Proof, CopyError> {
+        let mut tried = Vec::new();
+        let geometry = self.format.geometry;
+        let root = (geometry.root_level(), self.root, VirtualAddress(0));
+        self.gather(root, &mut tried)?;
+        let offset = self.calibration.offset;
+        let mut proof = Proof::Nothing;
+        for address in tried {
+            let Some(frame) = pagemap.frame(address.0)? else {
+                // Memory of a device, or a page that has gone.
+                continue;
+            };
+            let found = find_frame(&mut self.kernel, &geometry, self.root, offset, address)?;
+            if found == Some(frame) {
+                return Ok(Proof::Proved);
+            }
+            proof = Proof::Refuted(address, frame);
+        }
+        Ok(proof)
+    }
+
+    /// Collects addresses of pages below the table of a level, at an address of the linear map, that
+    /// translates addresses from the third on. What has changed meanwhile only makes a page the less that
+    /// proves anything.
+    fn gather(
+        &mut self,
+        (level, table, start): (Level, u64, VirtualAddress),
+        tried: &mut Vec<VirtualAddress, PROOFS>,
+    ) -> Result<(), CopyError> {
+        let geometry = self.format.geometry;
+        let mut words = [0; CHUNK];
+        for first in (0..geometry.entries(level)).step_by(CHUNK) {
+            let many = CHUNK.min(geometry.entries(level) - first);
+            let part = words.get_mut(..many).unwrap_or_default();
+            if !self
+                .kernel
+                .read(table.wrapping_add(8 * first as u64), part)?
+            {
+                return Ok(());
+            }
+            for (index, &word) in (first..).zip(&*part) {
+                if tried.is_full() {
+                    return Ok(());
+                }
+                let address = start.wrapping_add((index as u64) << geometry.level_shift(level));
+                let link = Link {
+                    entry: 0,
+                    descriptor: word,
+                };
+                match (self.next(link, level), level.next_lower()) {
+                    (Some(next), Some(lower)) => self.gather((lower, next, address), tried)?,
+                    _ if Descriptor(word).kind(&geometry, level) != Kind::Invalid => {
+                        // There is room.
+                        let _room = tried.push(address);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tables with the root at an address of the linear map, for tests.
+    #[cfg(test)]
+    pub(super) fn of_root(kernel: K, calibration: Calibration, root: u64) -> Self {
+        Self {
+            root,
+            ..Self::with(kernel, calibration)
+        }
+    }
+
+    /// The kernel, for tests to change it.
+    #[cfg(test)]
+    pub(super) const fn kernel_mut(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    fn forget(&mut self) {
+        self.path = [None; SLOTS];
+        self.batch.clear();
+    }
+
+    /// The descriptors that lead to `id`, and the table. `None` if there is no such table.
+    fn find(&mut self, id: TableId) -> Result<Option<(Vec<Link, LINKS>, Wanted)>, CopyError> {
+        let geometry = self.format.geometry;
+        let mut chain = Vec::new();
+        let mut level = geometry.root_level();
+        let mut wanted = Wanted {
+            link: None,
+            address: self.root,
+        };
+        while level != id.level {
+            let Some(lower) = level.next_lower() else {
+                return Ok(None);
+            };
+            if let Some(link) = wanted.link {
+                // Those above the parent: fewer than levels.
+                let _room = chain.push(link);
+            }
+            let link = self.link(level, wanted.address, id.address)?;
+            let Some(address) = link.and_then(|link| self.next(link, level)) else {
+                return Ok(None);
+            };
+            wanted = Wanted { link, address };
+            level = lower;
+        }
+        Ok(Some((chain, wanted)))
+    }
+
+    /// The entry for `address` of the table of `level` that is at `table`: from its copy, if there is one.
+    fn link(
+        &mut self,
+        level: Level,
+        table: u64,
+        address: VirtualAddress,
+    ) -> Result<Option<Link>, CopyError> {
+        let index = self.format.geometry.index(level, address);
+        let entry = table + 8 * index as u64;
+        let copy = self.node(level).filter(|node| node.address == table);
+        if let Some(page) = copy.and_then(|node| node.page) {
+            let descriptor = Table::new(self.kernel.words(page)).load(index).0;
+            return Ok(Some(Link { entry, descriptor }));
+        }
+        let mut word = [0];
+        let read = self.kernel.read(entry, &mut word)?;
+        Ok(read.then_some(Link {
+            entry,
+            descriptor: word[0],
+        }))
+    }
+
+    /// The address of the table that a descriptor of `level` leads to.
+    fn next(&self, link: Link, level: Level) -> Option<u64> {
+        let geometry = &self.format.geometry;
+        let descriptor = Descriptor(link.descriptor);
+        if descriptor.kind(geometry, level) != Kind::Table {
+            return None;
+        }
+        let physical = descriptor.next_table(geometry).address(geometry).0;
+        Some(physical.wrapping_add(self.calibration.offset))
+    }
+
+    fn node(&self, level: Level) -> Option<Node> {
+        *self.path.get(level.index())?
+    }
+
+    /// Takes note of a copy; what was in its page before is gone.
+    fn note(&mut self, id: TableId, wanted: Wanted, page: usize) {
+        for node in self.path.iter_mut().flatten() {
+            node.page = node.page.filter(|&before| before != page);
+        }
+        let shift = self.format.geometry.span_shift(id.level);
+        if let Some(node) = self.path.get_mut(id.level.index()) {
+            *node = Some(Node {
+                start: id.address.align_down(shift),
+                address: wanted.address,
+                link: wanted.link,
+                page: Some(page),
+            });
+        }
+    }
+
+    const fn frame(&self, address: u64) -> FrameNumber {
+        FrameNumber(
+            address.wrapping_sub(self.calibration.offset) >> self.format.geometry.page_shift(),
+        )
+    }
+
+    /// Copies table `id` to page `page`, if it is in the tree now.
+    fn copy(&mut self, page: usize, id: TableId) -> Result<Option<FrameNumber>, CopyError> {
+        let Some((chain, wanted)) = self.find(id)? else {
+            return Ok(None);
+        };
+        let frame = self.frame(wanted.address);
+        if id.frame.is_some_and(|id| id != frame) {
+            return Ok(None);
+        }
+        if !self.kernel.copy(&chain, &[wanted], page)? || !self.kernel.is_copied(0) {
+            return Ok(None);
+        }
+        self.note(id, wanted, page);
+        Ok(Some(frame))
+    }
+
+    /// Entries of the table of `level` above, from `start` up to `last`, that lead to tables.
+    fn wanted(
+        &mut self,
+        parent: Node,
+        above: Level,
+        start: VirtualAddress,
+        last: VirtualAddress,
+        room: usize,
+    ) -> (Vec<Wanted, MOST>, Vec<Batched, MOST>) {
+        let geometry = self.format.geometry;
+        let (mut wanted, mut batched) = (Vec::new(), Vec::new());
+        let Some(page) = parent.page else {
+            return (wanted, batched);
+        };
+        let first = geometry.index(above, start);
+        for index in first..geometry.entries(above) {
+            let offset = (index as u64) << geometry.level_shift(above);
+            let address = parent.start.wrapping_add(offset);
+            if address > last || wanted.len() >= room {
+                break;
+            }
+            let descriptor = Table::new(self.kernel.words(page)).load(index);
+            let link = Link {
+                entry: parent.address + 8 * index as u64,
+                descriptor: descriptor.0,
+            };
+            if let Some(table) = self.next(link, above) {
+                let table = Wanted {
+                    link: Some(link),
+                    address: table,
+                };
+                // Both have room for a batch.
+                let _room = wanted.push(table);
+                let _room = batched.push(Batched {
+                    address,
+                    descriptor,
+                });
+            }
+        }
+        (wanted, batched)
+    }
+}
+
+/// Whether the tables that were found are those of the process.
+enum Proof {
+    Proved,
+    /// The page at an address has another frame.
+    Refuted(VirtualAddress, u64),
+    /// There is no page in memory.
+    Nothing,
+}
+
+/// What Linux writes to `MAIR_EL1` (`arch/arm64/mm/proc.S`): Normal, Normal tagged, Normal non-cacheable,
+/// Device-nGnRnE, Device-nGnRE. User space cannot ask.
+const MAIR: u64 = 0x04_00_44_ff_ff;
+
+/// Copying a table is one system call by BPF, and some ten by `/proc/kcore`; reading it is none.
+// SAFETY: the words of a slot are those of a page of the kernel's value, which stays where it is and is
+// written by `map` and `map_batch` alone.
+unsafe impl<K: Kernel> TableSource for Copied<K> {
+    type Error = CopyError;
+
+    fn format(&self) -> Format {
+        self.format
+    }
+
+    fn slots(&self) -> usize {
+        SLOTS
+    }
+
+    fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, CopyError> {
+        if slot >= SLOTS {
+            return Err(CopyError::Slot { slot, slots: SLOTS });
+        }
+        if id.level < self.format.geometry.root_level() {
+            return Err(CopyError::Level(id.level));
+        }
+        // Copies of a batch are good for the table that they were found in, as it was then.
+        self.batch.clear();
+        if let Some(frame) = self.copy(slot, id)? {
+            return Ok(Some(frame));
+        }
+        // By what the tables above hold now, and not when they were copied.
+        self.forget();
+        self.copy(slot, id)
+    }
+
+    fn table(&self, slot: usize) -> Table<'_> {
+        if slot >= SLOTS {
+            return Table::new(&[]);
+        }
+        Table::new(self.kernel.words(slot))
+    }
+
+    fn batch_slots(&self) -> usize {
+        self.kernel.batch()
+    }
+
+    fn map_batch(
+        &mut self,
+        slot: usize,
+        level: Level,
+        start: VirtualAddress,
+        last: VirtualAddress,
+    ) -> Result<usize, CopyError> {
+        let Some(above) = level.next_higher() else {
+            return Ok(0);
+        };
+        let shift = self.format.geometry.span_shift(above);
+        let covers = |node: &Node| node.start == start.align_down(shift);
+        let Some(parent) = self.node(above).filter(covers) else {
+            return Ok(0);
+        };
+        self.batch.truncate(slot);
+        if self.batch.len() != slot {
+            return Ok(0);
+        }
+        let room = self.kernel.batch().saturating_sub(slot);
+        let (wanted, batched) = self.wanted(parent, above, start, last, room);
+        let mut chain = Vec::<Link, LINKS>::new();
+        let mut upper = Some(above);
+        while let Some(level) = upper {
+            if let Some(link) = self.node(level).and_then(|node| node.link) {
+                let _room = chain.push(link);
+            }
+            upper = level.next_higher();
+        }
+        chain.reverse();
+        if !self.kernel.copy(&chain, &wanted, SLOTS + slot)? {
+            return Ok(0);
+        }
+        // Up to the first that has changed, which is then mapped by itself.
+        for (number, batched) in batched.into_iter().enumerate() {
+            if !self.kernel.is_copied(number) || self.batch.push(batched).is_err() {
+                return Ok(number);
+            }
+        }
+        Ok(wanted.len())
+    }
+
+    fn batched(&self, slot: usize) -> Option<Batched> {
+        self.batch.get(slot).copied()
+    }
+
+    fn batch_table(&self, slot: usize) -> Table<'_> {
+        if slot >= self.batch.len() {
+            return Table::new(&[]);
+        }
+        Table::new(self.kernel.words(SLOTS + slot))
+    }
+}

@@ -1,0 +1,69 @@
+//! What a kernel tells its crash dumps: `Documentation/admin-guide/kdump/vmcoreinfo.rst`.
+
+use super::{CopyError, Kernel};
+
+/// Most bytes of it that are read.
+const TEXT: usize = 4096;
+
+/// The physical address of the kernel's own root table, `swapper_pg_dir`.
+///
+/// # Errors
+///
+/// [`CopyError::Format`] if it is not told, and those of reading.
+pub(super) fn kernel_root<K: Kernel>(kernel: &mut K, offset: u64) -> Result<u64, CopyError> {
+    let mut text = [0; TEXT];
+    let size = kernel.vmcoreinfo(offset, &mut text)?;
+    let text = text.get(..size).unwrap_or_default();
+    let symbol = number_of(text, b"SYMBOL(swapper_pg_dir)=");
+    // Addresses of the kernel's image minus physical ones.
+    let image = number_of(text, b"NUMBER(kimage_voffset)=");
+    match (symbol, image) {
+        (Some(symbol), Some(image)) => Ok(symbol.wrapping_sub(image)),
+        _ => Err(CopyError::Format {
+            what: "VMCOREINFO",
+            problem: "no swapper_pg_dir and kimage_voffset",
+        }),
+    }
+}
+
+/// The hexadecimal number behind `key`, which begins a line.
+fn number_of(text: &[u8], key: &[u8]) -> Option<u64> {
+    let value = text
+        .split(|&byte| byte == b'\n')
+        .find_map(|line| line.strip_prefix(key))?;
+    hexadecimal(value)
+}
+
+/// The number that all of `text` is: `0x`, which may be missing, and 1 to 16 digits.
+pub(super) fn hexadecimal(text: &[u8]) -> Option<u64> {
+    let digits = text.strip_prefix(b"0x").unwrap_or(text);
+    if !matches!(digits.len(), 1..=16) {
+        return None;
+    }
+    digits.iter().try_fold(0, |number, &digit| {
+        let value = char::from(digit).to_digit(16)?;
+        Some(number << 4 | u64::from(value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_found_by_its_key() {
+        let text = b"OSRELEASE=6.1.0\nSYMBOL(swapper_pg_dir)=ffffbd0c3f2a8000\nNUMBER(kimage_voffset)=0xffffbd0bfe000000\n";
+        assert_eq!(
+            number_of(text, b"SYMBOL(swapper_pg_dir)="),
+            Some(0xffff_bd0c_3f2a_8000)
+        );
+        assert_eq!(
+            number_of(text, b"NUMBER(kimage_voffset)="),
+            Some(0xffff_bd0b_fe00_0000)
+        );
+        assert_eq!(number_of(text, b"SYMBOL(init_mm)="), None);
+        assert_eq!(number_of(b"SYMBOL(a)=xyz", b"SYMBOL(a)="), None);
+        assert_eq!(number_of(b"SYMBOL(a)=", b"SYMBOL(a)="), None);
+        assert_eq!(hexadecimal(b"00000000000000001"), None);
+    }
+}
