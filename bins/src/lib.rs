@@ -16,6 +16,7 @@ pub mod page;
 pub mod pagemap;
 pub mod paging;
 pub mod prerequisite;
+pub mod processes;
 pub mod random;
 pub mod smaps;
 pub mod sparse;

@@ -2,6 +2,7 @@
 //! in the entries and nowhere else.
 
 use core::ffi::CStr;
+use core::ops::ControlFlow;
 
 use heapless::{String, format};
 use tablewalk_dirty::What;
@@ -10,8 +11,9 @@ use tablewalk_uapi::{Errno, process, remap};
 
 use crate::lines::parse_number;
 use crate::pagemap::proc_path;
+use crate::processes::for_each_process;
 
-/// Bytes of a folder, or of a file, that are read at a time.
+/// Bytes of a file that are read at a time.
 const CHUNK: usize = 1024;
 
 /// A name that the process has for as long as it tracks another: `dirty@40842`, after what it tracks and the
@@ -64,48 +66,15 @@ impl OnlyTracker {
     ///
     /// `EBUSY` if there is one; as open(2) and getdents(2) of `/proc`.
     pub fn check(&self) -> Result<(), Errno> {
-        let folder = file::open(c"/proc", O_RDONLY)?;
-        let mut buffer = [0; CHUNK];
-        loop {
-            let read = file::read_folder(&folder, &mut buffer)?;
-            if read == 0 {
-                return Ok(());
+        let mut found = Ok(());
+        for_each_process(&mut |pid| {
+            if u64::from(pid.unsigned_abs()) == self.own || !self.is_name_of(pid) {
+                return ControlFlow::Continue(());
             }
-            let mut rest = buffer.get(..read).unwrap_or_default();
-            // struct linux_dirent64: two words, the size of the entry, its type, the name.
-            while let [
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                _,
-                low,
-                high,
-                _,
-                name @ ..,
-            ] = rest
-            {
-                let name = name.split(|&byte| byte == 0).next().unwrap_or_default();
-                let number = parse_number(name, 10).filter(|&number| number != self.own);
-                let pid = number.and_then(|number| i32::try_from(number).ok());
-                if pid.is_some_and(|pid| self.is_name_of(pid)) {
-                    return Err(Errno::EBUSY);
-                }
-                let size = usize::from(u16::from_le_bytes([*low, *high]));
-                rest = rest.get(size.max(1)..).unwrap_or_default();
-            }
-        }
+            found = Err(Errno::EBUSY);
+            ControlFlow::Break(())
+        })?;
+        found
     }
 
     /// Whether the process runs under the name. One that is gone by now does not.

@@ -130,6 +130,12 @@ impl Geometry {
         }
     }
 
+    /// Whether these are the tables of the kernel.
+    #[must_use]
+    pub const fn is_kernel(&self) -> bool {
+        self.upper
+    }
+
     /// The first address that the tables translate.
     #[must_use]
     pub const fn base(&self) -> VirtualAddress {
@@ -408,6 +414,7 @@ mod tests {
         assert_eq!(geometry.base(), VirtualAddress(0));
         let kernel = geometry.of_kernel();
         assert_eq!(kernel.base(), VirtualAddress(0xffff_ff80_0000_0000));
+        assert!(kernel.is_kernel() && !geometry.is_kernel());
         assert!(kernel.contains(kernel.base()) && kernel.contains(VirtualAddress(u64::MAX)));
         assert!(!kernel.contains(VirtualAddress(kernel.base().0 - 1)));
         assert!(!kernel.contains(VirtualAddress(0)));

@@ -19,7 +19,7 @@ class Tree {
   children(parent) { return (this.below.get(parent) || []).map((at) => this.item(at)); }
 
   words(table) {
-    const level = data.levels[table[TABLE_LEVEL]];
+    const level = levelOf(table[TABLE_LEVEL]);
     const end = table[TABLE_PAGE] + level.entries * level.pages;
     return `${level.name} frame ${hex(table[TABLE_FRAME])}  ${address(table[TABLE_PAGE])}-${address(end)}  `
       + `${table[TABLE_USED]} of ${level.entries}`;
@@ -33,7 +33,7 @@ class Tree {
     const inner = this.below.has(at);
     item.innerHTML = `<div class="row" tabindex="0"><span class="mark">${inner ? "▸" : ""}</span><span class="bar"><span></span></span><span class="name"></span></div>`;
     item.querySelector(".name").textContent = this.words(table);
-    const full = table[TABLE_USED] / data.levels[table[TABLE_LEVEL]].entries;
+    const full = table[TABLE_USED] / levelOf(table[TABLE_LEVEL]).entries;
     item.querySelector(".bar span").style.width = `${Math.max(full * 100, 2)}%`;
     if (inner) item.setAttribute("aria-expanded", "false");
     const row = item.querySelector(".row");
@@ -75,7 +75,7 @@ class Tree {
     const parts = items.map((item, number) => {
       const table = data.tables[item.dataset.table];
       const depth = table[TABLE_LEVEL] - data.tables[0][TABLE_LEVEL];
-      const level = data.levels[table[TABLE_LEVEL]];
+      const level = levelOf(table[TABLE_LEVEL]);
       const y = 48 + number * row;
       return words(16 + depth * 24, y + 14, this.words(table), "mono", "start")
         + rectangle("f-table", width - 136, width - 16, y + 5, y + 15)

@@ -20,7 +20,8 @@ function size(number) {
 }
 
 const span = (start, end) => `${address(start)}-${address(end)}  ${pages(end - start)}, ${size(end - start)}`;
-const levelName = (level) => `L${level} ${data.levels[level].name}`;
+const levelOf = (number) => data.levels.find((level) => level.level === number);
+const levelName = (level) => `L${level} ${levelOf(level).name}`;
 
 // The mapping that a page is in.
 function regionOf(page) {
@@ -91,7 +92,7 @@ const describe = {
 
 function describeTable(table) {
   if (!table) return "a table that is not listed";
-  const level = data.levels[table[TABLE_LEVEL]];
+  const level = levelOf(table[TABLE_LEVEL]);
   return `${levelName(table[TABLE_LEVEL])} table, frame ${hex(table[TABLE_FRAME])}\n`
     + `${address(table[TABLE_PAGE])}-${address(table[TABLE_PAGE] + level.entries * level.pages)}\n`
     + `${table[TABLE_USED]} of ${level.entries} entries used`;

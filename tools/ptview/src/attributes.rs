@@ -83,7 +83,7 @@ impl Attributes {
             said.el0 = permissions.el0.to_string();
             said.el1 = permissions.el1.to_string();
             said.memory = MemoryType::new(descriptor, format.mair).to_string();
-            said.shareability = Shareability::new(descriptor).to_string();
+            said.shareability = Shareability::new(geometry, descriptor).to_string();
             said.flags = flags(format, descriptor);
             return (said, Some(found.frame(geometry)));
         }

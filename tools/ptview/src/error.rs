@@ -74,6 +74,8 @@ pub enum LineError {
         value: u64,
         why: &'static str,
     },
+    #[error("level {0}: no lookup level of these tables")]
+    Level(i8),
     #[error("kind `{0}`: not dirty, accessed, away, busy, new or absent")]
     RunKind(String),
 }

@@ -53,7 +53,7 @@ type Look = (u64, Option<u64>, Option<u64>);
 
 #[derive(Serialize)]
 struct Named {
-    level: u8,
+    level: i8,
     name: &'static str,
     entries: usize,
     /// Pages that an entry translates.
@@ -65,6 +65,7 @@ struct Named {
 #[serde(untagged)]
 enum Column {
     Number(u64),
+    Level(i8),
     Word(String),
     None,
 }
@@ -73,7 +74,7 @@ enum Column {
 struct Difference<'a> {
     start: u64,
     end: u64,
-    level: u8,
+    level: i8,
     sort: &'static str,
     what: &'a [&'static str],
     table: bool,
@@ -201,7 +202,7 @@ fn size(bytes: u64) -> String {
 
 fn data<'a>(view: &'a View, pictures: &'a [Picture]) -> Data<'a> {
     let geometry = &view.geometry;
-    let levels = [Level::L0, Level::L1, Level::L2, Level::L3];
+    let levels = Level::ALL;
     let named = |level: Level| Named {
         level: level.number(),
         name: geometry.level_name(level),
@@ -247,7 +248,7 @@ fn columns(run: &Run) -> [Column; 7] {
     [
         Column::Number(run.start),
         Column::Number(run.end),
-        Column::Number(run.level.number().into()),
+        Column::Level(run.level.number()),
         Column::Number(run.attributes.into()),
         Column::Word(format!("{:#x}", run.descriptor)),
         run.frame.map_or(Column::None, Column::Number),

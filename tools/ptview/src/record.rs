@@ -31,6 +31,9 @@ pub(crate) struct Header {
     pub(crate) command: String,
     pub(crate) pid: u64,
     pub(crate) live: bool,
+    /// Whether these are tables of the kernel.
+    #[serde(default)]
+    pub(crate) kernel: bool,
     pub(crate) page_shift: u32,
     pub(crate) va_bits: u32,
     pub(crate) oa_bits: u32,
@@ -48,7 +51,7 @@ pub(crate) struct End {
 
 #[derive(Deserialize, Debug)]
 pub(crate) struct Table {
-    pub(crate) level: u8,
+    pub(crate) level: i8,
     pub(crate) address: Hex,
     pub(crate) frame: Hex,
 }
@@ -77,7 +80,7 @@ pub(crate) struct Said {
 
 #[derive(Deserialize, Debug)]
 pub(crate) struct Entry {
-    pub(crate) level: u8,
+    pub(crate) level: i8,
     pub(crate) address: Hex,
     pub(crate) size: u64,
     #[serde(flatten)]
@@ -89,7 +92,7 @@ pub(crate) struct Range {
     pub(crate) start: Hex,
     pub(crate) end: Hex,
     pub(crate) pages: u64,
-    pub(crate) level: u8,
+    pub(crate) level: i8,
     pub(crate) consecutive: bool,
     pub(crate) first_frame: Option<Hex>,
     pub(crate) vma: Option<String>,
@@ -100,7 +103,7 @@ pub(crate) struct Range {
 
 #[derive(Deserialize, Debug)]
 pub(crate) struct Change {
-    pub(crate) level: u8,
+    pub(crate) level: i8,
     pub(crate) address: Hex,
     pub(crate) old: Hex,
     pub(crate) descriptor: Hex,

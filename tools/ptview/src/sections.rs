@@ -37,7 +37,10 @@ impl Section {
         if !(1..=2).contains(&header.version) {
             return Err(LineError::Version(header.version));
         }
-        let geometry = Geometry::new(header.page_shift, header.va_bits, header.oa_bits)?;
+        let mut geometry = Geometry::new(header.page_shift, header.va_bits, header.oa_bits)?;
+        if header.kernel {
+            geometry = geometry.of_kernel();
+        }
         let origin = Origin {
             path: path.to_owned(),
             command: header.command.clone(),
@@ -219,10 +222,10 @@ impl Section {
             .or_insert_with(|| Round::new(number))
     }
 
-    fn level(&self, number: u8) -> Result<Level, LineError> {
+    fn level(&self, number: i8) -> Result<Level, LineError> {
         let level = Level::try_from(number).ok();
         let level = level.filter(|level| *level >= self.snapshot.geometry.root_level());
-        level.ok_or_else(|| value("level", number.into(), "no lookup level of these tables"))
+        level.ok_or(LineError::Level(number))
     }
 
     /// An address at a multiple of what an entry or table translates.

@@ -86,7 +86,7 @@ pub struct Snapshot {
 pub struct Tree {
     list: Vec<Table>,
     /// The latest table of each level.
-    path: [Option<usize>; 4],
+    path: [Option<usize>; Level::ALL.len()],
 }
 
 impl Tree {
@@ -104,7 +104,7 @@ impl Tree {
             self.entry(above);
         }
         let parent = above.and_then(|above| self.latest(above));
-        if let Some(place) = self.path.get_mut(usize::from(level.number())) {
+        if let Some(place) = self.path.get_mut(level.index()) {
             *place = Some(self.list.len());
         }
         self.list.push(Table {
@@ -125,10 +125,7 @@ impl Tree {
     }
 
     fn latest(&self, level: Level) -> Option<usize> {
-        self.path
-            .get(usize::from(level.number()))
-            .copied()
-            .flatten()
+        self.path.get(level.index()).copied().flatten()
     }
 }
 

@@ -55,11 +55,12 @@ fn text(x: usize, y: usize, what: &str) -> Text {
 /// What a table is, in words, and how full.
 fn row(view: &View, table: &Table, y: usize) -> [Box<dyn svg::node::Node>; 3] {
     let geometry = &view.geometry;
-    let depth = usize::from(table.level.number() - geometry.root_level().number());
+    let depth = geometry.depth(table.level);
     let entries = geometry.entries(table.level);
     let name = geometry.level_name(table.level);
     let (frame, used) = (table.frame, table.used);
-    let end = table.address + geometry.table_span(table.level);
+    // That of the kernel's last table is 2^64.
+    let end = u128::from(table.address) + u128::from(geometry.table_span(table.level));
     let words = format!(
         "{name}  frame {frame:#x}  {:#x}-{end:#x}  {used} of {entries}",
         table.address

@@ -89,9 +89,22 @@ impl Attributes<'_> {
         names.filter_map(move |(bit, &name)| (marks >> bit & 1 != 0).then_some(name))
     }
 
-    /// Whether user space can write it, now or after a fault.
+    /// What those may do whose tables these are: user space, or the kernel.
+    pub(crate) fn access(&self) -> Access {
+        let Permissions { el0, el1 } = self.permissions();
+        if self.format.geometry.is_kernel() {
+            el1
+        } else {
+            el0
+        }
+    }
+
+    /// Whether user space, or the kernel if these are its tables, can write it, now or after a fault.
     pub(crate) fn is_writable(&self) -> bool {
         let (linux, descriptor) = (&self.format.linux, self.descriptor);
+        if self.format.geometry.is_kernel() {
+            return self.access().write;
+        }
         let user = descriptor.is_user() && !self.limits.bits().is_no_el0_table();
         self.permissions().el0.write || user && linux.is_writable(descriptor)
     }
@@ -185,12 +198,12 @@ impl Attributes<'_> {
 impl fmt::Display for Attributes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let valid = self.kind() != Kind::Invalid;
-        let el0 = if valid {
-            self.permissions().el0
+        let access = if valid {
+            self.access()
         } else {
             Access::default()
         };
-        write!(f, "{el0} ")?;
+        write!(f, "{access} ")?;
         let mut set = self.flags().peekable();
         for (index, (letter, _)) in FLAGS.into_iter().enumerate() {
             let is_set = set.next_if(|&(flag, _)| flag == index).is_some();

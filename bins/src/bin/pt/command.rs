@@ -9,18 +9,19 @@ use tablewalk_dirty::What as Tracked;
 use tablewalk_rt::{Args, ExitCode};
 use tablewalk_walker::{FrameNumber, Level, VirtualAddress};
 
-use crate::options::Options;
+use crate::options::{Options, Way};
 
 const HELP: &str = "\
 Usage: pt COMMAND TARGET [OPTION...]
-Shows page tables: those of process TARGET, a number or `self`, or of a file that
-`pt save` wrote.
+Shows page tables: those of process TARGET, a number or `self`, of the `kernel`
+itself (by bpf and kcore alone), or of a file that `pt save` wrote.
   walk TARGET [--level N]       the tree, down to tables of level N
   maps TARGET [--frames]        ranges of equal attributes, with the names of
                                 /proc/PID/maps; of consecutive frames as well
   translate TARGET ADDRESS...   each address, one line per level
   find TARGET WHAT              WHAT: --wx (writable and executable), --alias (frames
                                 mapped twice), --frame PFN, --block, --dirty, --young
+  find all --frame PFN          the same in every process
   diff PID [--interval MS] [--count N]
                                 entries that change, every second, for ever
   diff TARGET TARGET            entries that differ
@@ -36,13 +37,17 @@ Shows page tables: those of process TARGET, a number or `self`, or of a file tha
 Options of all:
   --json                        JSON lines: see docs/json.md
   --range START-END             addresses from START to before END
+  --source call|bpf|kcore       how to get at tables; otherwise the first that works:
+                                call   remap_page_table: the live tables
+                                bpf    each copied by a BPF program, under RCU
+                                kcore  each copied, and what leads to it read twice
 Addresses and frame numbers are hexadecimal, with or without 0x; a tag in the top
 byte of an address is told apart.
-Columns: EL0 is what user space may do now. FLAGS: A accessed, D dirty, W Linux lets
+Columns: EL0 is what user space may do now, EL1 what the kernel may. FLAGS: A accessed, D dirty, W Linux lets
 it be written, C contiguous, S special, V memory of a device, B guarded (BTI),
 G global, U write-protected by userfaultfd. After them what is unusual: the memory
 type if not Normal, the shareability if not ISH.
-Needs a kernel with remap_page_table, and root; of a file it needs nothing.";
+Needs root; of a file it needs nothing.";
 
 /// Most addresses on one command line: there are at most 32 words on that of a kernel.
 const ADDRESSES: usize = 32;
@@ -181,6 +186,15 @@ fn parse_option(
                 Some(level) => options.level = level,
                 None => return Err(not(args, option, word, "a level from -1 to 3")),
             }
+        }
+        (_, "--source") => {
+            let word = value(args, option)?;
+            options.way = Some(match word {
+                "call" => Way::Call,
+                "bpf" => Way::Bpf,
+                "kcore" => Way::Kcore,
+                _ => return Err(not(args, option, word, "call, bpf or kcore")),
+            });
         }
         ("maps", "--frames") => options.frames = true,
         ("diff" | "dirty" | "idle", "--interval") => {

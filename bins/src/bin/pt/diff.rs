@@ -65,7 +65,7 @@ pub(crate) fn compare(
     other: &'static str,
     options: &Options,
 ) -> Result<Ended, Error> {
-    let other = &mut Subject::open(other)?;
+    let other = &mut Subject::open(other, options.way)?;
     if subject.format != other.format {
         return Err(Error::Formats);
     }

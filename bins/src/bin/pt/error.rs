@@ -30,6 +30,12 @@ pub(crate) enum Error {
     Slot(InvalidSlot),
     /// A process of which there are no tables.
     NoTables(i32),
+    /// A process that ended, or started another program, while its tables were copied.
+    Ended(u32),
+    /// No way leads to tables; whether that is because the kernel has none.
+    NoSource(bool),
+    /// What only the call can do.
+    Call(&'static str),
     /// A process that another program tracks.
     Tracked(i32),
     /// A file that is longer than the dump in it, of so many bytes.
@@ -75,6 +81,28 @@ impl<S: Into<Error>> From<WriteError<S, Error>> for Error {
     }
 }
 
+impl Error {
+    /// Whether it is that a process has no tables, or has them no longer.
+    pub(crate) const fn is_gone(&self) -> bool {
+        matches!(
+            self,
+            Self::NoTables(_)
+                | Self::Ended(_)
+                | Self::Live(LiveError::Map {
+                    errno: Errno::ESRCH,
+                    ..
+                })
+                | Self::Copy(
+                    CopyError::Unproved { .. }
+                        | CopyError::Process {
+                            errno: Errno::ESRCH,
+                            ..
+                        }
+                )
+        )
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -87,7 +115,24 @@ impl fmt::Display for Error {
                     "remap_page_table: {errno}: needs CAP_SYS_ADMIN, run it as root"
                 )
             }
+            Self::Copy(CopyError::Process {
+                pid,
+                file: "mem",
+                errno: Errno::ESRCH,
+            }) => Self::NoTables(*pid).fmt(f),
             Self::Copy(error) => error.fmt(f),
+            Self::Ended(pid) => write!(
+                f,
+                "process {pid} ended or started another program meanwhile: do not rely on what was shown"
+            ),
+            Self::NoSource(_) => f.write_str(
+                "no way to page tables; CONFIG_BPF_SYSCALL with CONFIG_BPF_EVENTS, or CONFIG_PROC_KCORE, \
+                 would be one",
+            ),
+            Self::Call(command) => write!(
+                f,
+                "{command}: only remap_page_table tells what is written or used, and this kernel lacks it"
+            ),
             Self::Live(error) => error.fmt(f),
             Self::Dirty(error) => error.fmt(f),
             Self::Dump(file, error) => write!(f, "{file}: {error}"),

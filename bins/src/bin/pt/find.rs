@@ -1,8 +1,11 @@
 //! `pt find`: entries of a kind.
 
+use core::ops::ControlFlow;
+
 use tablewalk_bins::memory::words_room;
 use tablewalk_bins::pagemap::FrameFlags;
-use tablewalk_rt::{ExitCode, println};
+use tablewalk_bins::processes::for_each_process;
+use tablewalk_rt::{ExitCode, eprintln, print, println};
 use tablewalk_uapi::Errno;
 use tablewalk_walker::{
     Format, FrameNumber, Kind, Merge, Run, Runs, VirtualAddress, Visit, WalkError,
@@ -28,11 +31,51 @@ type Mapped = [u64; 3];
 #[inline(never)]
 pub(crate) fn run(subject: &mut Subject, what: What, options: &Options) -> Result<Ended, Error> {
     let changed = match what {
-        What::Frame(frame) => find_frame(subject, frame, options),
+        What::Frame(frame) => find_frame(subject, frame, None, options),
         What::Alias => find_aliases(subject, options),
         _ => find_runs(subject, what, options),
     };
     Ok((ExitCode::SUCCESS, changed?))
+}
+
+/// What maps `frame`, in every process.
+#[inline(never)]
+pub(crate) fn everywhere(frame: FrameNumber, options: &Options) -> Result<ExitCode, Error> {
+    let mut subject = Subject::open("self", options.way)?;
+    let options = &options.fit(&subject.format.geometry)?;
+    report::begin("find", &subject, options);
+    let mut progress = Progress::start();
+    let (mut changed, mut status) = (0, ExitCode::SUCCESS);
+    let processes = for_each_process(&mut |pid| {
+        progress.at_process(pid);
+        match find_in(&mut subject, pid, frame, options) {
+            Ok(of_this) => changed += of_this,
+            Err(error) if error.is_gone() => {}
+            Err(error) => {
+                eprintln!("pt: {error}");
+                status = ExitCode::FAILURE;
+            }
+        }
+        ControlFlow::Continue(())
+    });
+    processes.map_err(|errno| Error::File("/proc", errno))?;
+    report::end(options, changed);
+    Ok(status)
+}
+
+/// What maps `frame` in process `pid`.
+fn find_in(
+    subject: &mut Subject,
+    pid: i32,
+    frame: FrameNumber,
+    options: &Options,
+) -> Result<u64, Error> {
+    if subject.live_pid() != Some(pid) {
+        subject.source.retarget(pid)?;
+    }
+    let changed = find_frame(subject, frame, Some(pid), options)?;
+    subject.check()?;
+    Ok(changed)
 }
 
 /// Calls `visit` with every run.
@@ -61,7 +104,7 @@ fn for_each_run(
 fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64, Error> {
     let format = subject.format;
     let mut vmas = vmas(subject.maps()?).peekable();
-    report::print_range_titles(options);
+    report::print_range_titles(&format, options);
     for_each_run(subject, Merge::Attributes, options, &mut |run| {
         let attributes = Attributes {
             format: &format,
@@ -73,7 +116,7 @@ fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64
         let valid = run.descriptor.is_valid();
         let wanted = match what {
             What::WritableExecutable => {
-                valid && attributes.permissions().el0.execute && attributes.is_writable()
+                valid && attributes.access().execute && attributes.is_writable()
             }
             What::Block => attributes.kind() == Kind::Block,
             What::Dirty => present && format.linux.is_dirty(run.descriptor),
@@ -87,8 +130,14 @@ fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64
     })
 }
 
-/// Every table in `frame`, and every entry that leads to it.
-fn find_frame(subject: &mut Subject, frame: FrameNumber, options: &Options) -> Result<u64, Error> {
+/// Every table in `frame`, and every entry that leads to it; with the number of the process, if it is one of
+/// many.
+fn find_frame(
+    subject: &mut Subject,
+    frame: FrameNumber,
+    pid: Option<i32>,
+    options: &Options,
+) -> Result<u64, Error> {
     let format = subject.format;
     let geometry = &format.geometry;
     let mut progress = Progress::start();
@@ -121,8 +170,11 @@ fn find_frame(subject: &mut Subject, frame: FrameNumber, options: &Options) -> R
             }
         };
         if options.json {
-            walk::write(&format, &visit);
+            walk::write(&format, &visit, pid);
             continue;
+        }
+        if let Some(pid) = pid {
+            print!("process {pid}: ");
         }
         match visit {
             Visit::Leaf(found) | Visit::NotValid(found) => {

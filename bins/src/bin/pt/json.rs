@@ -23,6 +23,14 @@ impl Json {
         self.raw(format_args!(",\"{name}\":{value}"))
     }
 
+    /// The number of the process, if there is one to tell.
+    pub(crate) fn process(&mut self, pid: Option<i32>) -> &mut Self {
+        match pid {
+            Some(pid) => self.number("pid", pid.unsigned_abs().into()),
+            None => self,
+        }
+    }
+
     /// The lookup level, as a number.
     pub(crate) fn level(&mut self, level: Level) -> &mut Self {
         self.raw(format_args!(",\"level\":{}", level.number()))

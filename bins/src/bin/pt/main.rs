@@ -25,10 +25,10 @@ use tablewalk_live::LiveError;
 use tablewalk_rt::{Args, ExitCode, eprintln};
 use tablewalk_uapi::Errno;
 
-use crate::command::{Command, Request};
+use crate::command::{Command, Request, What};
 use crate::error::Error;
 use crate::options::untag;
-use crate::subject::Subject;
+use crate::subject::{Source, Subject};
 
 tablewalk_rt::program!(main);
 
@@ -42,7 +42,9 @@ fn main(args: Args) -> ExitCode {
             eprintln!("pt: {error}");
             match error {
                 Error::Usage(_) | Error::Address(..) => ExitCode::USAGE,
-                Error::Live(LiveError::Info(Errno::ENOSYS)) => ExitCode::SKIP,
+                Error::Live(LiveError::Info(Errno::ENOSYS))
+                | Error::NoSource(true)
+                | Error::Call(_) => ExitCode::SKIP,
                 _ => ExitCode::FAILURE,
             }
         }),
@@ -51,14 +53,18 @@ fn main(args: Args) -> ExitCode {
 }
 
 fn run(request: &Request) -> Result<ExitCode, Error> {
-    let subject = &mut Subject::open(request.target)?;
+    if let (Command::Find(What::Frame(frame)), "all") = (request.command, request.target) {
+        return find::everywhere(frame, &request.options);
+    }
+    let subject = &mut Subject::open(request.target, request.options.way)?;
     let options = &request.options.fit(&subject.format.geometry)?;
     let geometry = &subject.format.geometry;
     for &address in &request.addresses {
-        if !geometry.contains(untag(address).0) {
+        if !geometry.contains(untag(geometry, address).0) {
             return Err(Error::Address(address, geometry.va_bits()));
         }
     }
+    refuse(request, subject)?;
     report::begin(request.name, subject, options);
     let (status, changed) = match request.command {
         Command::Walk => walk::run(subject, options),
@@ -72,6 +78,19 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
         Command::Verify => verify::run(subject, options),
         Command::Save(file) => save::run(subject, file, options),
     }?;
+    subject.check()?;
     report::end(options, changed);
     Ok(status)
+}
+
+/// Refuses what this source cannot do, before anything is printed.
+fn refuse(request: &Request, subject: &Subject) -> Result<(), Error> {
+    let copied = matches!(subject.source, Source::Copied(_));
+    match request.command {
+        Command::Heat(_) if copied => Err(Error::Call(request.name)),
+        Command::Diff(_) | Command::Save(_) if subject.format.geometry.is_kernel() => {
+            Err(Error::Usage("a file has no room for tables of the kernel"))
+        }
+        _ => Ok(()),
+    }
 }

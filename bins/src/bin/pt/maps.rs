@@ -12,8 +12,8 @@ use crate::subject::Subject;
 
 #[inline(never)]
 pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Error> {
-    report::print_range_titles(options);
     let format = subject.format;
+    report::print_range_titles(&format, options);
     let mut vmas = vmas(subject.maps()?).peekable();
     let merge = if options.frames {
         Merge::Frames

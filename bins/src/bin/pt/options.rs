@@ -9,6 +9,17 @@ use crate::error::Error;
 /// A range that no user can give: its end would be 2^64.
 const EVERYTHING: (VirtualAddress, VirtualAddress) = (VirtualAddress(0), VirtualAddress(u64::MAX));
 
+/// A way to the tables of a process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// The system call.
+    Call,
+    /// A BPF program.
+    Bpf,
+    /// `/proc/kcore`.
+    Kcore,
+}
+
 /// The options, as they were given or by default.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
@@ -26,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) interval: Option<Duration>,
     /// How many looks; for ever without.
     pub(crate) count: Option<u32>,
+    /// How to get at the tables of a process; without, the first way that works.
+    pub(crate) way: Option<Way>,
 }
 
 impl Options {
@@ -37,6 +50,7 @@ impl Options {
         frames: false,
         interval: None,
         count: None,
+        way: None,
     };
 
     /// The options for tables of this geometry, with the tags taken off the range.
@@ -46,8 +60,8 @@ impl Options {
     /// [`Error::Address`] if not all of the range is translated by these tables.
     pub(crate) fn fit(mut self, geometry: &Geometry) -> Result<Self, Error> {
         if self.range != EVERYTHING {
-            let (start, tag) = untag(self.range.0);
-            let (last, last_tag) = untag(self.range.1);
+            let (start, tag) = untag(geometry, self.range.0);
+            let (last, last_tag) = untag(geometry, self.range.1);
             if last_tag != tag || !geometry.contains(last) {
                 return Err(Error::Address(self.range.1, geometry.va_bits()));
             }
@@ -70,8 +84,12 @@ impl Options {
 }
 
 /// An address without its top byte, and that byte: a tag, which the hardware ignores in addresses of user
-/// space (Linux sets `TCR_EL1.TBI0`).
-pub(crate) fn untag(address: VirtualAddress) -> (VirtualAddress, u64) {
-    let tag = address.0 >> 56;
+/// space (Linux sets `TCR_EL1.TBI0`). Addresses of the kernel have none.
+pub(crate) fn untag(geometry: &Geometry, address: VirtualAddress) -> (VirtualAddress, u64) {
+    let tag = if geometry.is_kernel() {
+        0
+    } else {
+        address.0 >> 56
+    };
     (VirtualAddress(address.0 ^ tag << 56), tag)
 }

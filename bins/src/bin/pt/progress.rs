@@ -1,5 +1,7 @@
 //! A line on standard error now and then while something takes long.
 
+use core::fmt::Arguments;
+
 use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::eprintln;
 use tablewalk_walker::VirtualAddress;
@@ -22,15 +24,20 @@ impl Progress {
     pub(crate) fn at(&mut self, address: VirtualAddress) {
         self.calls = self.calls.wrapping_add(1);
         if self.calls.is_multiple_of(64) {
-            self.look(address);
+            self.look(format_args!("{address}"));
         }
     }
 
+    /// The work is at process `pid`.
+    pub(crate) fn at_process(&mut self, pid: i32) {
+        self.look(format_args!("process {pid}"));
+    }
+
     #[cold]
-    fn look(&mut self, address: VirtualAddress) {
+    fn look(&mut self, place: Arguments<'_>) {
         let now = ticks();
         if now >= self.next {
-            eprintln!("pt: at {address}");
+            eprintln!("pt: at {place}");
             self.next = now.saturating_add(frequency());
         }
     }

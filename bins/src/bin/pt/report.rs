@@ -11,19 +11,22 @@ use tablewalk_walker::{Format, FrameNumber, Run};
 use crate::attributes::Attributes;
 use crate::json::{Json, VERSION};
 use crate::options::Options;
-use crate::subject::Subject;
+use crate::subject::{Source, Subject};
 
 /// Says whose tables these are, and of which shape.
 pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
     let Format { geometry, mair, .. } = subject.format;
     let tag = options.tag;
+    let (source, promise) = subject.source.promise();
     if options.json {
         let mut json = Json::new("header");
         json.text("schema", "tablewalk.pt")
             .number("version", VERSION)
             .text("command", command)
             .number("pid", subject.pid().into())
-            .flag("live", subject.live_pid().is_some())
+            .flag("live", !matches!(subject.source, Source::Saved(_)))
+            .text("source", source)
+            .text("promise", promise)
             .number("page_shift", geometry.page_shift().into())
             .number("va_bits", geometry.va_bits().into())
             .number("oa_bits", geometry.oa_bits().into())
@@ -32,9 +35,12 @@ pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
         if tag != 0 {
             json.hex("tag", tag);
         }
+        if geometry.is_kernel() {
+            json.flag("kernel", true);
+        }
     } else {
         println!(
-            "{subject}: {} KiB pages, {}-bit addresses, {} levels",
+            "{subject}: {} KiB pages, {}-bit addresses, {} levels, {source}: {promise}",
             geometry.page_size() >> 10,
             geometry.va_bits(),
             geometry.levels()
@@ -113,11 +119,17 @@ pub(crate) fn print_run<'a>(
     }
 }
 
+/// The exception level whose permissions columns show: that of those whose tables these are.
+pub(crate) const fn el(format: &Format) -> u8 {
+    format.geometry.is_kernel() as u8
+}
+
 /// The columns above [`print_range`].
-pub(crate) fn print_range_titles(options: &Options) {
+pub(crate) fn print_range_titles(format: &Format, options: &Options) {
     if !options.json {
         let frame = if options.frames { "FRAME      " } else { "" };
-        println!("       START-END             PAGES KIND   {frame}EL0 FLAGS     NAME");
+        let level = el(format);
+        println!("       START-END             PAGES KIND   {frame}EL{level} FLAGS     NAME");
     }
 }
 
@@ -155,7 +167,9 @@ fn print_range(format: &Format, range: &Range<'_>, options: &Options) {
         }
         return;
     }
-    let name = Name(range.vma.map(|vma| vma.name));
+    let name = range.vma.map(|vma| vma.name);
+    // The kernel has no mappings with names.
+    let name = Name(name.or(geometry.is_kernel().then_some(&[])));
     let word = attributes.word();
     print!("{start:12x}-{end:<12x} {pages:8} {word:6} ");
     match frame {

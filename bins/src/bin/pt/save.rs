@@ -82,6 +82,8 @@ pub(crate) fn write_all(
     let put = &mut |offset, bytes: &[u8]| put(offset, bytes);
     let mut writer = DumpWriter::new(subject.format, subject.pid());
     let (tables, changed) = writer.tables(&mut options.walk(&mut subject.source), put)?;
+    // Half of a process that is gone is no dump.
+    subject.check()?;
     writer.text(text, put)?;
     let bytes = writer.finish(put)?;
     Ok(Saved {

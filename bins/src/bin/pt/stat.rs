@@ -35,7 +35,7 @@ struct Numbers {
     levels: [LevelNumbers; Level::ALL.len()],
     mapped: u64,
     /// By what EL0 may do: bit 0 read, 1 write, 2 execute.
-    el0: [u64; 8],
+    access: [u64; 8],
     /// By AttrIndx.
     memory: [u64; 8],
     flags: [u64; 9],
@@ -77,7 +77,7 @@ fn add(numbers: &mut [u64], index: usize, pages: u64) {
     }
 }
 
-/// The number by which [`Numbers::el0`] counts `access`.
+/// The number by which [`Numbers::access`] counts `access`.
 fn index_of(access: Access) -> usize {
     usize::from(access.read) | usize::from(access.write) << 1 | usize::from(access.execute) << 2
 }
@@ -123,7 +123,7 @@ impl Numbers {
         let level = self.level(found.level);
         level.leaves += 1;
         level.contiguous += u64::from(descriptor.is_contiguous());
-        add(&mut self.el0, index_of(attributes.permissions().el0), pages);
+        add(&mut self.access, index_of(attributes.access()), pages);
         add(&mut self.memory, descriptor.attr_index().into(), pages);
         for (index, _) in attributes.flags() {
             add(&mut self.flags, index, pages);
@@ -189,8 +189,13 @@ impl Numbers {
                 visit(by, name, pages);
             }
         };
-        for (index, pages) in self.el0.into_iter().enumerate() {
-            visit("el0", &access_of(index), pages);
+        let by = if format.geometry.is_kernel() {
+            "el1"
+        } else {
+            "el0"
+        };
+        for (index, pages) in self.access.into_iter().enumerate() {
+            visit(by, &access_of(index), pages);
         }
         for (byte, pages) in format.mair.to_le_bytes().into_iter().zip(self.memory) {
             visit("memory", &MemoryType(byte), pages);

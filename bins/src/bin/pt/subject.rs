@@ -6,8 +6,8 @@ use heapless::CString;
 use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::memory::room;
 use tablewalk_bins::pagemap::{PATH, proc_path};
-use tablewalk_live::Live;
-use tablewalk_live::copy::{Copied, Either};
+use tablewalk_live::copy::{Copied, CopyError, Either};
+use tablewalk_live::{Live, LiveError};
 use tablewalk_rt::eprintln;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::{Errno, process, remap};
@@ -18,6 +18,7 @@ use tablewalk_walker::{
 };
 
 use crate::error::Error;
+use crate::options::Way;
 
 /// One slot for each level: what a walk needs.
 const SLOTS: usize = Level::ALL.len();
@@ -43,8 +44,9 @@ pub(crate) enum Source {
 }
 
 impl Subject {
-    /// Opens what `target` names: digits are a process, `self` is this one, all else a file.
-    pub(crate) fn open(target: &'static str) -> Result<Self, Error> {
+    /// Opens what `target` names: digits are a process, `self` is this one, `kernel` the kernel's own
+    /// tables, all else a file.
+    pub(crate) fn open(target: &'static str, way: Option<Way>) -> Result<Self, Error> {
         let pid = match target {
             "self" => Some(process::pid()),
             _ if target.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -55,20 +57,9 @@ impl Subject {
             }
             _ => None,
         };
-        if target == "kernel" {
-            let copied = Either::bpf().and_then(Copied::of_kernel).or_else(|error| {
-                eprintln!("bpf: {error}");
-                Either::kcore().and_then(Copied::of_kernel)
-            })?;
-            let source = Source::Copied(copied);
-            return Ok(Self {
-                format: source.format(),
-                source,
-                name: target,
-            });
-        }
         let source = match pid {
-            Some(pid) => open_process(pid)?,
+            Some(pid) => Source::of_process(pid, way)?,
+            None if target == "kernel" => Source::of_kernel(way)?,
             None => Source::Saved(open_dump(target)?),
         };
         Ok(Self {
@@ -112,13 +103,15 @@ impl Subject {
         }
     }
 
-    /// The descriptors that translate `address`.
-    pub(crate) fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
-        match &mut self.source {
-            Source::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
-            Source::Copied(copied) => Ok(path(copied, address)?),
-            Source::Saved(dump) => Ok(path(dump, address)?),
+    /// Checks that copies were made of tables that the process still has: it has neither ended nor started
+    /// another program.
+    pub(crate) fn check(&mut self) -> Result<(), Error> {
+        if let Source::Copied(copied) = &mut self.source
+            && !copied.is_current()?
+        {
+            return Err(Error::Ended(self.pid()));
         }
+        Ok(())
     }
 }
 
@@ -126,29 +119,122 @@ impl Subject {
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
-            Source::Live(..) => write!(f, "process {}", self.pid()),
-            Source::Copied(_) => write!(f, "process {} (copied)", self.pid()),
+            Source::Copied(copied) if copied.pid().is_none() => f.write_str("kernel"),
+            Source::Live(..) | Source::Copied(_) => write!(f, "process {}", self.pid()),
             Source::Saved(_) => write!(f, "{} (process {})", self.name, self.pid()),
         }
     }
 }
 
-/// The tables of a process, by the call or else as copies.
-fn open_process(pid: i32) -> Result<Source, Error> {
-    let live = Live::with_batch(pid, SLOTS, BATCH_SLOTS);
-    if !matches!(live, Err(tablewalk_live::LiveError::Info(Errno::ENOSYS))) {
-        let live = live?;
-        // Known before anything is printed.
-        if matches!(remap::path(pid, 0), Err(Errno::ESRCH)) {
-            return Err(Error::NoTables(pid));
+impl Source {
+    /// The tables of a process.
+    pub(crate) fn of_process(pid: i32, way: Option<Way>) -> Result<Self, Error> {
+        if way.is_none_or(|way| way == Way::Call) {
+            match Live::with_batch(pid, SLOTS, BATCH_SLOTS) {
+                Err(LiveError::Info(Errno::ENOSYS)) if way.is_none() => {}
+                live => {
+                    let live = live?;
+                    // Known before anything is printed.
+                    if matches!(remap::path(pid, 0), Err(Errno::ESRCH)) {
+                        return Err(Error::NoTables(pid));
+                    }
+                    return Ok(Self::Live(pid, live));
+                }
+            }
         }
-        return Ok(Source::Live(pid, live));
+        copied(way, &mut |kernel| Copied::new(kernel, pid))
     }
-    match Either::bpf().and_then(|bpf| Copied::new(bpf, pid)) {
-        Ok(copied) => return Ok(Source::Copied(copied)),
-        Err(error) => eprintln!("pt: bpf: {error}"),
+
+    /// The tables of the kernel.
+    fn of_kernel(way: Option<Way>) -> Result<Self, Error> {
+        if way == Some(Way::Call) {
+            return Err(Error::Usage(
+                "kernel: remap_page_table gives tables of processes alone",
+            ));
+        }
+        copied(way, &mut Copied::of_kernel)
     }
-    Ok(Source::Copied(Copied::new(Either::kcore()?, pid)?))
+
+    /// The way that was taken.
+    pub(crate) const fn way(&self) -> Option<Way> {
+        match self {
+            Self::Live(..) => Some(Way::Call),
+            Self::Copied(copied) => match copied.kernel() {
+                Either::Bpf(_) => Some(Way::Bpf),
+                Either::Kcore(_) => Some(Way::Kcore),
+            },
+            Self::Saved(_) => None,
+        }
+    }
+
+    /// Its name, and what it promises.
+    pub(crate) const fn promise(&self) -> (&'static str, &'static str) {
+        match self.way() {
+            Some(Way::Call) => ("call", "live"),
+            Some(Way::Bpf) => ("bpf", "copy under RCU"),
+            Some(Way::Kcore) => ("kcore", "checked copy"),
+            None => ("file", "saved"),
+        }
+    }
+
+    /// Goes on with another process, the same way.
+    pub(crate) fn retarget(&mut self, pid: i32) -> Result<(), Error> {
+        match self {
+            Self::Copied(copied) => Ok(copied.retarget(pid)?),
+            _ => {
+                *self = Self::of_process(pid, self.way())?;
+                Ok(())
+            }
+        }
+    }
+
+    /// The descriptors that translate `address`.
+    pub(crate) fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
+        match self {
+            Self::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
+            source => path(source, address),
+        }
+    }
+}
+
+/// Copies by the first way that works, of those that were asked for. Tells why the others do not if none
+/// does.
+fn copied(
+    way: Option<Way>,
+    open: &mut dyn FnMut(Either) -> Result<Copied<Either>, CopyError>,
+) -> Result<Source, Error> {
+    let mut reasons = [None; 2];
+    let ways = [(Way::Bpf, 0), (Way::Kcore, 1)];
+    for (this, number) in ways {
+        if way.is_some_and(|way| way != this) {
+            continue;
+        }
+        let kernel = match this {
+            Way::Kcore => Either::kcore(),
+            _ => Either::bpf(),
+        };
+        match kernel.and_then(&mut *open) {
+            Ok(copied) => return Ok(Source::Copied(copied)),
+            // The other way leads to the same process.
+            Err(error @ (CopyError::Process { .. } | CopyError::Unproved { .. })) => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                if let Some(reason) = reasons.get_mut(number) {
+                    *reason = Some(error);
+                }
+            }
+        }
+    }
+    match (way, reasons) {
+        (None, [Some(bpf), Some(kcore)]) => {
+            eprintln!("pt: remap_page_table: {}", Errno::ENOSYS);
+            eprintln!("pt: {bpf}");
+            eprintln!("pt: {kcore}");
+            Err(Error::NoSource(bpf.is_missing() && kcore.is_missing()))
+        }
+        (_, [bpf, kcore]) => Err(bpf.or(kcore).map_or(Error::NoSource(true), Error::Copy)),
+    }
 }
 
 /// The contents of `/proc/PID/maps`.

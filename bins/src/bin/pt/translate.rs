@@ -18,8 +18,8 @@ pub(crate) fn run(
 ) -> Result<Ended, Error> {
     let format = subject.format;
     for &address in addresses {
-        let (address, tag) = untag(address);
-        let path = subject.path(address)?;
+        let (address, tag) = untag(&format.geometry, address);
+        let path = subject.source.path(address)?;
         if options.json {
             write(&format, address, tag, &path);
         } else {

@@ -5,13 +5,13 @@ use core::fmt;
 use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_walker::{
-    Absent, Descriptor, Format, Found, FrameNumber, Kind, Level, VirtualAddress, Visit, Walk,
+    Absent, Descriptor, Format, Found, FrameNumber, Kind, Level, Path, VirtualAddress, Visit, Walk,
 };
 
 use crate::Ended;
 use crate::error::Error;
 use crate::json::Json;
-use crate::options::Options;
+use crate::options::{Options, Way};
 use crate::progress::Progress;
 use crate::report::vmas;
 use crate::subject::{Source, Subject, read_maps};
@@ -128,6 +128,8 @@ pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Err
         format,
         pagemap,
         options,
+        way: subject.source.way(),
+        second: None,
         walk: options.walk(&mut subject.source),
         next: None,
         compared: 0,
@@ -187,6 +189,9 @@ struct Verifier<'a> {
     format: Format,
     pagemap: Pagemap,
     options: &'a Options,
+    way: Option<Way>,
+    /// The same tables again, for a second look in the middle of the walk: made when it is needed.
+    second: Option<Source>,
     walk: Walk<'a, Source>,
     /// The next entry of the walk.
     next: Option<Found>,
@@ -266,6 +271,14 @@ impl Verifier<'_> {
         Ok(())
     }
 
+    fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
+        let source = match self.second.take() {
+            Some(source) => source,
+            None => Source::of_process(self.pid, self.way)?,
+        };
+        self.second.insert(source).path(address)
+    }
+
     fn compare_page(
         &mut self,
         address: VirtualAddress,
@@ -278,7 +291,7 @@ impl Verifier<'_> {
                 break;
             }
             // One of the two was read before the page came, went or moved.
-            let path = tablewalk_live::path(self.pid, &self.format.geometry, address)?;
+            let path = self.path(address)?;
             state = match path.steps().last() {
                 Some(step) => {
                     let geometry = &self.format.geometry;

@@ -26,7 +26,7 @@ pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Err
     for visit in options.walk(&mut subject.source) {
         let visit = visit?;
         if options.json {
-            write(&format, &visit);
+            write(&format, &visit, None);
         } else {
             print(&format, &visit, &mut group);
         }
@@ -128,13 +128,14 @@ pub(crate) fn attributes<'a>(format: &'a Format, found: &Found) -> Attributes<'a
     }
 }
 
-/// An object for what a walk came to.
+/// An object for what a walk came to; with the number of the process, if it is one of many.
 #[inline(never)]
-pub(crate) fn write(format: &Format, visit: &Visit) {
+pub(crate) fn write(format: &Format, visit: &Visit, pid: Option<i32>) {
     let geometry = &format.geometry;
     match visit {
         Visit::Table(table) => {
-            Json::new("table")
+            let mut json = Json::new("table");
+            json.process(pid)
                 .level(table.level)
                 .text("name", geometry.level_name(table.level))
                 .hex("address", table.address.0)
@@ -142,7 +143,8 @@ pub(crate) fn write(format: &Format, visit: &Visit) {
         }
         Visit::Leaf(found) | Visit::NotValid(found) => {
             let mut json = Json::new("entry");
-            json.level(found.level)
+            json.process(pid)
+                .level(found.level)
                 .hex("address", found.address.0)
                 .number("size", geometry.entry_size(found.level))
                 .hex("table", found.table.0)

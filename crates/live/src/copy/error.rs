@@ -72,10 +72,35 @@ pub enum CopyError {
     Level(Level),
 }
 
+impl CopyError {
+    /// Whether the kernel was configured without what would be needed.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        match self {
+            Self::Open { errno, .. } => {
+                matches!(*errno, Errno::ENOENT | Errno::ENOSYS | Errno::EINVAL)
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for CopyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Open { what, errno } => write!(f, "{what}: {errno}"),
+            Self::Open { what, errno } => {
+                write!(f, "{what}: {errno}")?;
+                f.write_str(match *errno {
+                    Errno::EPERM | Errno::EACCES => {
+                        ": needs root, and a kernel that is not locked down"
+                    }
+                    Errno::EINVAL => {
+                        ": a kernel without CONFIG_BPF_EVENTS, or locked down for confidentiality"
+                    }
+                    Errno::ENOSYS | Errno::ENOENT => ": this kernel has none",
+                    _ => "",
+                })
+            }
             Self::Format { what, problem } => write!(f, "{what}: {problem}"),
             Self::Read { address, errno } => write!(f, "kernel memory at {address:#x}: {errno}"),
             Self::Geometry(error) => write!(f, "page-table geometry: {error}"),

@@ -130,6 +130,12 @@ impl<K: Kernel> Copied<K> {
         proved
     }
 
+    /// The way to the memory of the kernel.
+    #[must_use]
+    pub const fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
     /// The process; `None` for the kernel.
     #[must_use]
     pub const fn pid(&self) -> Option<i32> {

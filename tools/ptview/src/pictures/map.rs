@@ -9,8 +9,6 @@ use crate::pictures::{addresses, fill_of, row, table_rects, warmth_layer};
 use crate::runs::Run;
 use crate::view::View;
 
-const LEVELS: [Level; 4] = [Level::L0, Level::L1, Level::L2, Level::L3];
-
 /// Flags that have a row even if no page has them.
 const USUAL: [&str; 3] = ["accessed", "dirty", "writable"];
 const FLAGS: [&str; 9] = [
@@ -146,7 +144,7 @@ fn add_levels(rows: &mut Rows, view: &View, axis: &Axis) {
         .snapshot
         .as_ref()
         .is_some_and(|snapshot| snapshot.has_tables());
-    for level in LEVELS {
+    for level in Level::ALL {
         let runs = view.runs.0.iter().any(|run| run.level == level);
         if level < view.geometry.root_level() || !has_tables && !runs {
             continue;

@@ -40,7 +40,7 @@ fn a_bad_value_is_told_with_file_line_and_value() {
             "\"page_shift\":13",
             &["input:1:", "13"],
         ),
-        (2, "\"level\":2", "\"level\":7", &["input:3:", "level 0x7"]),
+        (2, "\"level\":2", "\"level\":7", &["input:3:", "level 7"]),
         (4, "0x400000", "400000", &["input:5:", "400000"]),
         (4, "0x400000", "0x400800", &["input:5:", "0x400800"]),
         (4, "0x400000", "0x8000000000", &["input:5:", "0x8000000000"]),

@@ -330,3 +330,60 @@ fn a_difference_tells_what_has_come_gone_and_changed() {
         ]
     );
 }
+
+/// Tables that lead to one page at `address`, from the root at `level` down, as `pt walk --json` prints them.
+fn lines_to(header: &str, root: i8, address: [u64; 5]) -> String {
+    let first = usize::try_from(root + 1).unwrap();
+    let mut lines = vec![header.to_owned()];
+    for (number, start) in (root..=3).zip(&address[first..]) {
+        lines.push(format!(
+            r#"{{"type":"table","level":{number},"name":"PGD","address":"{start:#x}","frame":"{:#x}"}}"#,
+            0x1000 + i64::from(number)
+        ));
+    }
+    let page = address[4];
+    lines.push(format!(
+        r#"{{"type":"entry","level":3,"address":"{page:#x}","size":4096,"table":"0x1003","index":0,"descriptor":"0x60000000500f83","kind":"page","frame":"0x500","el0":"---","el1":"rw-","memory":"Normal","shareability":"ISH","flags":["accessed"]}}"#
+    ));
+    lines.push(END.to_owned());
+    lines.join("\n")
+}
+
+#[test]
+fn five_levels_are_drawn() {
+    let folder = Folder::new();
+    let header = r#"{"type":"header","schema":"tablewalk.pt","version":2,"command":"walk","pid":7,"live":true,"source":"bpf","promise":"copy under RCU","page_shift":12,"va_bits":52,"oa_bits":52,"levels":5,"mair":"0xff"}"#;
+    folder.file("walk", lines_to(header, -1, [0; 5]));
+    let view = view(&folder, &["walk"], None);
+    let tables = view.snapshot.as_ref().unwrap().tables.list();
+    let levels: Vec<_> = tables.iter().map(|table| table.level.number()).collect();
+    assert_eq!(levels, [-1, 0, 1, 2, 3]);
+    assert_eq!(tables[4].parent, Some(3));
+    assert_eq!(tables[0].parent, None);
+    let output = folder.run(&["walk", "-o", "page.html"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let data = data(&folder, "page.html");
+    assert_eq!(data["tables"][0][0], -1);
+    assert_eq!(data["levels"][0]["level"], -1);
+    assert_eq!(data["levels"][0]["name"], "PGD");
+}
+
+#[test]
+fn tables_of_the_kernel_are_in_the_upper_half() {
+    let folder = Folder::new();
+    let header = r#"{"type":"header","schema":"tablewalk.pt","version":2,"command":"walk","pid":0,"live":true,"source":"kcore","promise":"checked copy","page_shift":12,"va_bits":39,"oa_bits":48,"levels":3,"mair":"0xff","kernel":true}"#;
+    let (first, last) = (u64::MAX << 39, u64::MAX << 30);
+    let addresses = [0, 0, first, last, u64::MAX << 21];
+    folder.file("walk", lines_to(header, 1, addresses));
+    let output = folder.run(&["walk", "-o", "page.html"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(
+        data(&folder, "page.html")["tables"][2][1],
+        (u64::MAX << 21) >> 12
+    );
+    // Without the member, these are no addresses of the tables.
+    let user = header.replace(",\"kernel\":true", "");
+    folder.file("user", lines_to(&user, 1, addresses));
+    let output = folder.run(&["user", "-o", "user.html"]);
+    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+}
