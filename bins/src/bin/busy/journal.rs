@@ -16,7 +16,7 @@ use tablewalk_uapi::{Errno, Mapping, Sharing};
 pub(crate) const ADDRESSES: usize = 32;
 
 /// Intervals that are kept for each address.
-const KEPT: u64 = 128;
+const KEPT: u64 = 512;
 
 /// Changes that the target may make during one walk: each adds an interval at most to an address, and none
 /// that ended after the walk began is overwritten.

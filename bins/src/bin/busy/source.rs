@@ -19,6 +19,17 @@ pub(crate) enum Way {
     Kcore,
 }
 
+impl Way {
+    /// What it is called on a command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Bpf => "bpf",
+            Self::Kcore => "kcore",
+        }
+    }
+}
+
 /// A source, open.
 pub(crate) enum Source {
     Called(Live),

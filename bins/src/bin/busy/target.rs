@@ -2,6 +2,9 @@
 
 #![expect(unsafe_code, reason = "forks")]
 
+use core::convert::Infallible;
+use core::time::Duration;
+
 use tablewalk_bins::memory::write;
 use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::random::Random;
@@ -10,7 +13,7 @@ use tablewalk_rt::process::{Fork, execute};
 use tablewalk_uapi::file::{self, OwnedFd};
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::signal::Signal;
-use tablewalk_uapi::{Errno, Mapping, process};
+use tablewalk_uapi::{Errno, Mapping, process, time};
 use tablewalk_walker::{Geometry, Level, VirtualAddress};
 
 use crate::journal::{ADDRESSES, Journal, MOST_CHANGES, Set};
@@ -21,6 +24,8 @@ const OF_A_TABLE: usize = 8;
 const CHANGES: u64 = 40;
 /// Walks in a life that waits for the walker.
 const WALKS: u64 = 3;
+/// Between two changes of a process at work.
+const PAUSE: Duration = Duration::from_millis(2);
 /// A frame that no machine of the tests has: 4 TiB above 0 with 4K pages.
 const NO_FRAME: u64 = 1 << 30;
 
@@ -89,17 +94,7 @@ pub(crate) fn live(
     life: Life,
     ready: &OwnedFd,
 ) -> Result<ExitCode, Errno> {
-    let pagemap = Pagemap::open(process::pid(), places.geometry.page_shift())?;
-    let mut target = Target {
-        journal,
-        places,
-        random: Random::new(0, life.number.into()),
-        pagemap,
-        pages: [const { None }; ADDRESSES],
-    };
-    for number in 0..ADDRESSES {
-        target.change(1 << number, |target| target.fill(number))?;
-    }
+    let mut target = Target::new(journal, places, life.number)?;
     file::write(ready, b".")?;
     let begun = journal.walks();
     let (mut seen, mut changes, mut made) = (begun, 0, 0);
@@ -121,7 +116,36 @@ pub(crate) fn live(
     target.end(life.end, seen, changes)
 }
 
+/// Changes something every two milliseconds, for ever. Something is written to `ready` when there are pages.
+pub(crate) fn work(
+    journal: &'static Journal,
+    places: Places,
+    ready: &OwnedFd,
+) -> Result<Infallible, Errno> {
+    let mut target = Target::new(journal, places, 0)?;
+    file::write(ready, b".")?;
+    loop {
+        target.step()?;
+        time::sleep(PAUSE)?;
+    }
+}
+
 impl Target {
+    /// A target that has all of its pages.
+    fn new(journal: &'static Journal, places: Places, number: u32) -> Result<Self, Errno> {
+        let mut target = Self {
+            journal,
+            places,
+            random: Random::new(0, number.into()),
+            pagemap: Pagemap::open(process::pid(), places.geometry.page_shift())?,
+            pages: [const { None }; ADDRESSES],
+        };
+        for number in 0..ADDRESSES {
+            target.change(1 << number, |target| target.fill(number))?;
+        }
+        Ok(target)
+    }
+
     /// Makes a change, and notes what is at the addresses of `set` afterwards.
     fn change(
         &mut self,

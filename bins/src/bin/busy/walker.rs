@@ -2,12 +2,14 @@
 
 #![expect(unsafe_code, reason = "forks")]
 
+use core::time::Duration;
+
 use heapless::Vec;
 use tablewalk_bins::error::Error;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, eprintln, println};
-use tablewalk_uapi::{Errno, file, process};
-use tablewalk_walker::{VirtualAddress, Visit};
+use tablewalk_uapi::{Errno, file, process, time};
+use tablewalk_walker::{Level, VirtualAddress, Visit};
 
 use crate::journal::{ADDRESSES, Journal};
 use crate::source::Source;
@@ -17,6 +19,11 @@ use crate::target::{self, End, Life, Places};
 const HASTY: u32 = 8;
 /// How often a process that has ended is walked until nothing is left of its pages.
 const PATIENCE: u32 = 1000;
+/// Each of so many walks is slow.
+const SLOW: u64 = 4;
+/// How long a slow walk waits at each table: the kernel frees tables after a grace period of RCU, and gives
+/// them to somebody else meanwhile, so that what led to the tables below is old. Nothing depends on it.
+const WAIT: Duration = Duration::from_millis(8);
 /// Differences that are printed.
 const SHOWN: u64 = 10;
 
@@ -128,6 +135,7 @@ impl Walker<'_> {
         // Twice as many as there can be.
         let mut found = Vec::<(VirtualAddress, u64), { 2 * ADDRESSES }>::new();
         let mut missed = 0;
+        let slow = self.tally.walks.is_multiple_of(SLOW);
         let start = self.journal.begin_walk();
         let geometry = self.places.geometry;
         let changed = &mut self.tally.changed;
@@ -138,6 +146,10 @@ impl Walker<'_> {
                 missed += u64::from(found.push(page).is_err());
             }
             Visit::Changed(_) => *changed += 1,
+            Visit::Table(table) if slow && table.level < Level::L3 => {
+                // Not woken before: there is no signal handler.
+                let _ = time::sleep(WAIT);
+            }
             Visit::Table(_) | Visit::NotValid(_) => {}
         })?;
         let moments = (start, self.journal.now());
