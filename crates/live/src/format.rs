@@ -70,12 +70,33 @@ const fn kind(number: u8) -> Option<u8> {
 /// What this kernel keeps in the bits that hardware ignores, by its version: for kernels that do not tell.
 pub(crate) fn linux_of_this_kernel() -> Linux {
     let release = tablewalk_uapi::system::uname();
-    let text = release
-        .as_ref()
-        .ok()
-        .and_then(|name| name.release().to_str().ok());
-    let mut numbers = text.unwrap_or_default().split(['.', '-', '+']);
-    let mut number = || numbers.next().and_then(|digits| digits.parse::<u32>().ok());
-    let version = (number().unwrap_or(0), number().unwrap_or(0));
-    Linux::of_version(version.0, version.1)
+    let text = release.as_ref().map(|name| name.release().to_bytes());
+    let (major, minor) = version(text.unwrap_or_default());
+    Linux::of_version(major, minor)
+}
+
+/// The first two numbers of a release, as in `6.1.0-56-arm64`; 0 for what is missing.
+fn version(release: &[u8]) -> (u32, u32) {
+    let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map(|digits| {
+        digits.iter().fold(0_u32, |number, digit| {
+            number
+                .wrapping_mul(10)
+                .wrapping_add(u32::from(digit - b'0'))
+        })
+    });
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn a_release_begins_with_two_numbers() {
+        assert_eq!(version(b"6.1.0-56-arm64"), (6, 1));
+        assert_eq!(version(b"6.12.117+deb12-rt-arm64"), (6, 12));
+        assert_eq!(version(b"7.3-rc1"), (7, 3));
+        assert_eq!(version(b"7"), (7, 0));
+        assert_eq!(version(b""), (0, 0));
+    }
 }

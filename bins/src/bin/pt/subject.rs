@@ -6,7 +6,7 @@ use heapless::CString;
 use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::memory::room;
 use tablewalk_bins::pagemap::{PATH, proc_path};
-use tablewalk_live::copy::{Copied, CopyError, Either};
+use tablewalk_live::copy::{Copied, Either};
 use tablewalk_live::{Live, LiveError};
 use tablewalk_rt::eprintln;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
@@ -142,7 +142,9 @@ impl Source {
                 }
             }
         }
-        copied(way, &mut |kernel| Copied::new(kernel, pid))
+        let mut copied = copied(way)?;
+        copied.retarget(pid)?;
+        Ok(Self::Copied(copied))
     }
 
     /// The tables of the kernel.
@@ -152,7 +154,9 @@ impl Source {
                 "kernel: remap_page_table gives tables of processes alone",
             ));
         }
-        copied(way, &mut Copied::of_kernel)
+        let mut copied = copied(way)?;
+        copied.retarget_to_kernel()?;
+        Ok(Self::Copied(copied))
     }
 
     /// The way that was taken.
@@ -199,42 +203,23 @@ impl Source {
 
 /// Copies by the first way that works, of those that were asked for. Tells why the others do not if none
 /// does.
-fn copied(
-    way: Option<Way>,
-    open: &mut dyn FnMut(Either) -> Result<Copied<Either>, CopyError>,
-) -> Result<Source, Error> {
-    let mut reasons = [None; 2];
-    let ways = [(Way::Bpf, 0), (Way::Kcore, 1)];
-    for (this, number) in ways {
-        if way.is_some_and(|way| way != this) {
-            continue;
-        }
-        let kernel = match this {
-            Way::Kcore => Either::kcore(),
-            _ => Either::bpf(),
-        };
-        match kernel.and_then(&mut *open) {
-            Ok(copied) => return Ok(Source::Copied(copied)),
-            // The other way leads to the same process.
-            Err(error @ (CopyError::Process { .. } | CopyError::Unproved { .. })) => {
-                return Err(error.into());
-            }
-            Err(error) => {
-                if let Some(reason) = reasons.get_mut(number) {
-                    *reason = Some(error);
-                }
-            }
-        }
-    }
-    match (way, reasons) {
-        (None, [Some(bpf), Some(kcore)]) => {
+fn copied(way: Option<Way>) -> Result<Copied<Either>, Error> {
+    let bpf = match way {
+        None | Some(Way::Bpf) => Either::bpf().and_then(Copied::calibrated),
+        _ => return Ok(Either::kcore().and_then(Copied::calibrated)?),
+    };
+    let bpf = match bpf {
+        Err(error) if way.is_none() => error,
+        result => return Ok(result?),
+    };
+    Either::kcore()
+        .and_then(Copied::calibrated)
+        .map_err(|kcore| {
             eprintln!("pt: remap_page_table: {}", Errno::ENOSYS);
             eprintln!("pt: {bpf}");
             eprintln!("pt: {kcore}");
-            Err(Error::NoSource(bpf.is_missing() && kcore.is_missing()))
-        }
-        (_, [bpf, kcore]) => Err(bpf.or(kcore).map_or(Error::NoSource(true), Error::Copy)),
-    }
+            Error::NoSource(bpf.is_missing() && kcore.is_missing())
+        })
 }
 
 /// The contents of `/proc/PID/maps`.

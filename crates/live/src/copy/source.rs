@@ -8,7 +8,7 @@
 use heapless::Vec;
 use tablewalk_walker::{
     Batched, Descriptor, Format, FrameNumber, Kind, Level, Table, TableId, TableSource,
-    VirtualAddress, Walk,
+    VirtualAddress,
 };
 
 use super::calibration::{Calibration, find_frame};
@@ -20,6 +20,8 @@ use crate::format::linux_of_this_kernel;
 
 /// One slot for each level.
 const SLOTS: usize = 5;
+/// Words of a table that are read at a time for a proof.
+const CHUNK: usize = 128;
 /// Pages of a process that are tried until one is where pagemap says: others may have moved.
 const PROOFS: usize = 16;
 
@@ -62,38 +64,21 @@ impl<K: Kernel> Copied<K> {
     /// # Errors
     ///
     /// [`CopyError`]: [`CopyError::Unproved`] or [`CopyError::Refuted`] if there is no proof.
-    pub fn new(mut kernel: K, pid: i32) -> Result<Self, CopyError> {
-        let calibration = Calibration::new(&mut kernel)?;
-        let target = Target::open(&mut kernel, &calibration, pid)?;
-        let mut copied = Self::with(kernel, calibration);
-        copied.prove(&target)?;
-        copied.target = Some(target);
+    pub fn new(kernel: K, pid: i32) -> Result<Self, CopyError> {
+        let mut copied = Self::calibrated(kernel)?;
+        copied.retarget(pid)?;
         Ok(copied)
     }
 
-    /// The kernel's own tables, which translate the upper half of all addresses. They are proved by an
-    /// address of the linear map, which leads to the frame that it was found in.
+    /// Finds out what is needed to copy tables; there are none until [`Copied::retarget`] or
+    /// [`Copied::retarget_to_kernel`].
     ///
     /// # Errors
     ///
-    /// As [`Copied::new`]; [`CopyError::Format`] if the kernel does not tell where its root table is.
-    pub fn of_kernel(mut kernel: K) -> Result<Self, CopyError> {
+    /// As [`Calibration::new`].
+    pub fn calibrated(mut kernel: K) -> Result<Self, CopyError> {
         let calibration = Calibration::new(&mut kernel)?;
-        let offset = calibration.offset;
-        let root = kernel_root(&mut kernel, offset)?.wrapping_add(offset);
-        let geometry = calibration.geometry().of_kernel();
-        let address = VirtualAddress(calibration.mm);
-        let frame = address.0.wrapping_sub(offset) >> geometry.page_shift();
-        if find_frame(&mut kernel, &geometry, root, offset, address)? != Some(frame) {
-            return Err(CopyError::Calibration {
-                what: "root table of the kernel",
-                answers: 0,
-            });
-        }
-        let mut copied = Self::with(kernel, calibration);
-        copied.format.geometry = geometry;
-        copied.root = root;
-        Ok(copied)
+        Ok(Self::with(kernel, calibration))
     }
 
     fn with(kernel: K, calibration: Calibration) -> Self {
@@ -128,6 +113,32 @@ impl<K: Kernel> Copied<K> {
             Err(_) => (self.root, self.format.geometry) = (root, geometry),
         }
         proved
+    }
+
+    /// Goes on with the kernel's own tables, which translate the upper half of all addresses. They are
+    /// proved by an address of the linear map, which leads to the frame that it was found in. On an error
+    /// what was there before stays.
+    ///
+    /// # Errors
+    ///
+    /// As [`Copied::new`]; [`CopyError::Format`] if the kernel does not tell where its root table is.
+    pub fn retarget_to_kernel(&mut self) -> Result<(), CopyError> {
+        let offset = self.calibration.offset;
+        let root = kernel_root(&mut self.kernel, offset)?.wrapping_add(offset);
+        let geometry = self.calibration.geometry().of_kernel();
+        let address = VirtualAddress(self.calibration.mm);
+        let frame = address.0.wrapping_sub(offset) >> geometry.page_shift();
+        if find_frame(&mut self.kernel, &geometry, root, offset, address)? != Some(frame) {
+            return Err(CopyError::Calibration {
+                what: "root table of the kernel",
+                answers: 0,
+            });
+        }
+        self.forget();
+        self.target = None;
+        self.format.geometry = geometry;
+        self.root = root;
+        Ok(())
     }
 
     /// The way to the memory of the kernel.
@@ -183,22 +194,14 @@ impl<K: Kernel> Copied<K> {
         })
     }
 
-    /// Walks until a page is found that pagemap has, too.
+    /// Looks for a page that pagemap has, too.
     fn prove_root(&mut self, pagemap: &Pagemap) -> Result<Proof, CopyError> {
+        let mut tried = Vec::new();
+        let geometry = self.format.geometry;
+        let root = (geometry.root_level(), self.root, VirtualAddress(0));
+        self.gather(root, &mut tried)?;
+        let offset = self.calibration.offset;
         let mut proof = Proof::Nothing;
-        let mut tried = Vec::<VirtualAddress, PROOFS>::new();
-        for leaf in Walk::new(self).leaves() {
-            match leaf {
-                Ok(leaf) => {
-                    if tried.push(leaf.address).is_err() {
-                        break;
-                    }
-                }
-                Err(tablewalk_walker::WalkError::Changed(_)) => {}
-                Err(tablewalk_walker::WalkError::Source(error)) => return Err(error),
-            }
-        }
-        let (geometry, offset) = (self.format.geometry, self.calibration.offset);
         for address in tried {
             let Some(frame) = pagemap.frame(address.0)? else {
                 // Memory of a device, or a page that has gone.
@@ -211,6 +214,47 @@ impl<K: Kernel> Copied<K> {
             proof = Proof::Refuted(address, frame);
         }
         Ok(proof)
+    }
+
+    /// Collects addresses of pages below the table of a level, at an address of the linear map, that
+    /// translates addresses from the third on. What has changed meanwhile only makes a page the less that
+    /// proves anything.
+    fn gather(
+        &mut self,
+        (level, table, start): (Level, u64, VirtualAddress),
+        tried: &mut Vec<VirtualAddress, PROOFS>,
+    ) -> Result<(), CopyError> {
+        let geometry = self.format.geometry;
+        let mut words = [0; CHUNK];
+        for first in (0..geometry.entries(level)).step_by(CHUNK) {
+            let many = CHUNK.min(geometry.entries(level) - first);
+            let part = words.get_mut(..many).unwrap_or_default();
+            if !self
+                .kernel
+                .read(table.wrapping_add(8 * first as u64), part)?
+            {
+                return Ok(());
+            }
+            for (index, &word) in (first..).zip(&*part) {
+                if tried.is_full() {
+                    return Ok(());
+                }
+                let address = start.wrapping_add((index as u64) << geometry.level_shift(level));
+                let link = Link {
+                    entry: 0,
+                    descriptor: word,
+                };
+                match (self.next(link, level), level.next_lower()) {
+                    (Some(next), Some(lower)) => self.gather((lower, next, address), tried)?,
+                    _ if Descriptor(word).kind(&geometry, level) != Kind::Invalid => {
+                        // There is room.
+                        let _room = tried.push(address);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
     }
 
     fn forget(&mut self) {

@@ -31,8 +31,18 @@ fn number_of(text: &[u8], key: &[u8]) -> Option<u64> {
     let value = text
         .split(|&byte| byte == b'\n')
         .find_map(|line| line.strip_prefix(key))?;
-    let digits = core::str::from_utf8(value).ok()?;
-    u64::from_str_radix(digits.trim_start_matches("0x"), 16).ok()
+    hexadecimal(value.strip_prefix(b"0x").unwrap_or(value))
+}
+
+/// The number that all of `digits` are, of which there are 1 to 16.
+pub(super) fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    if !matches!(digits.len(), 1..=16) {
+        return None;
+    }
+    digits.iter().try_fold(0, |number, &digit| {
+        let value = char::from(digit).to_digit(16)?;
+        Some(number << 4 | u64::from(value))
+    })
 }
 
 #[cfg(test)]
@@ -52,5 +62,7 @@ mod tests {
         );
         assert_eq!(number_of(text, b"SYMBOL(init_mm)="), None);
         assert_eq!(number_of(b"SYMBOL(a)=xyz", b"SYMBOL(a)="), None);
+        assert_eq!(number_of(b"SYMBOL(a)=", b"SYMBOL(a)="), None);
+        assert_eq!(hexadecimal(b"00000000000000001"), None);
     }
 }
