@@ -31,6 +31,7 @@ const NO_CALL: &str = "this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TA
 
 /// A source of tables that this kernel has.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one in a program")]
 pub enum Source {
     /// The call: tables are mapped, and live.
     Call,

@@ -4,17 +4,17 @@
 #![no_std]
 #![cfg_attr(not(test), no_main)]
 
+use tablewalk_bins::cli;
 use tablewalk_bins::compare::{compare_all, compare_tree};
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::write;
 use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::prerequisite::{Source, source};
-use tablewalk_bins::cli;
 use tablewalk_live::Live;
 use tablewalk_live::copy::{Copied, Either};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Fork;
-use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_rt::{Args, ExitCode, eprintln, println};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
@@ -54,53 +54,44 @@ struct Context {
 }
 
 /// Where tables come from.
+#[expect(clippy::large_enum_variant, reason = "there is one")]
 enum Tables {
     Live,
-    /// Not asked for yet.
-    Unused(Either),
     Copied(Copied<Either>),
-    /// There was an error.
-    None,
 }
 
 impl Tables {
     /// Compares the tables of a process with pagemap.
     fn compare(&mut self, pid: i32) -> Result<bool, Error> {
-        let mut copied = match core::mem::replace(self, Self::None) {
-            Self::Live => {
-                *self = Self::Live;
-                return compare_all(pid, true);
-            }
-            Self::Unused(kernel) => Copied::new(kernel, pid)?,
-            Self::Copied(mut copied) => {
+        match self {
+            Self::Live => compare_all(pid, true),
+            Self::Copied(copied) => {
                 copied.retarget(pid)?;
-                copied
+                compare_tree(copied, pid, true)
             }
-            Self::None => return Ok(false),
-        };
-        let result = compare_tree(&mut copied, pid, true);
-        *self = Self::Copied(copied);
-        result
+        }
     }
 }
 
 fn main(args: Args) -> ExitCode {
     match parse(args) {
-        Ok(pid) => match source("walktest") {
-            Ok(source) => ktap::run(&mut Context::new(pid, source), &[TESTS]),
+        Ok(pid) => match tables() {
+            Ok(tables) => ktap::run(&mut Context { pid, tables }, &[TESTS]),
             Err(status) => status,
         },
         Err(status) => status,
     }
 }
 
-impl Context {
-    fn new(pid: Option<i32>, source: Source) -> Self {
-        let tables = match source {
-            Source::Call => Tables::Live,
-            Source::Copies(kernel) => Tables::Unused(kernel),
-        };
-        Self { pid, tables }
+fn tables() -> Result<Tables, ExitCode> {
+    match source("walktest")? {
+        Source::Call => Ok(Tables::Live),
+        Source::Copies(kernel) => Copied::calibrated(kernel)
+            .map(Tables::Copied)
+            .map_err(|error| {
+                eprintln!("walktest: {error}");
+                ExitCode::FAILURE
+            }),
     }
 }
 
@@ -181,7 +172,9 @@ fn walk_self(context: &mut Context) -> Result<Verdict, Error> {
 /// Keeps a leaf table mapped while the kernel adds a page to it and takes it away.
 fn watch(context: &mut Context) -> Result<Verdict, Error> {
     if !matches!(context.tables, Tables::Live) {
-        return Ok(Verdict::Skip("tables are copied here, and a copy does not change"));
+        return Ok(Verdict::Skip(
+            "tables are copied here, and a copy does not change",
+        ));
     }
     let mut live = Live::new(0, 1)?;
     let Format {

@@ -10,14 +10,19 @@ use tablewalk_rt::process::execute;
 use tablewalk_rt::{Args, ExitCode, eprintln, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::credentials::drop_from_bounding_set;
+use tablewalk_uapi::system::{MS_NODEV, MS_NOEXEC, MS_NOSUID, remount};
 
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: without NUMBER[,NUMBER...] PROGRAM [ARGUMENT...]
 Executes /bin/PROGRAM without the capabilities of these numbers
-(include/uapi/linux/capability.h). Needs CAP_SETPCAP.";
+(include/uapi/linux/capability.h). Needs CAP_SETPCAP.
+`hidepid` instead of a number: /proc shows nobody the processes of others
+(hidepid=2), from then on.";
 
+/// As init mounts it.
+const PROC_FLAGS: u32 = MS_NODEV | MS_NOEXEC | MS_NOSUID;
 /// Most words of the program.
 const WORDS: usize = 16;
 
@@ -34,11 +39,14 @@ fn main(mut args: Args) -> ExitCode {
 /// Returns to say what went wrong.
 fn run(numbers: &str, args: Args) -> Errno {
     for number in numbers.split(',') {
-        let dropped = number
-            .parse()
-            .map_err(|_| Errno::EINVAL)
-            .and_then(drop_from_bounding_set);
-        if let Err(errno) = dropped {
+        let gone = match number {
+            "hidepid" => remount(c"/proc", PROC_FLAGS, c"hidepid=2"),
+            _ => number
+                .parse()
+                .map_err(|_| Errno::EINVAL)
+                .and_then(drop_from_bounding_set),
+        };
+        if let Err(errno) = gone {
             return errno;
         }
     }

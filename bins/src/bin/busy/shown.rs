@@ -31,7 +31,11 @@ pub(crate) const TESTS: &[Case<Shown, Error>] = &[
     },
     Case {
         name: "save",
-        run: |shown| shown.pt(&["save", PID, FILE]),
+        run: |shown| {
+            // From another run, or not there.
+            let _ = file::remove(FILE_PATH);
+            shown.pt(&["save", PID, FILE])
+        },
     },
     Case {
         name: "what was saved",
@@ -42,6 +46,7 @@ pub(crate) const TESTS: &[Case<Shown, Error>] = &[
 /// Stands for the number of the process at work.
 const PID: &str = "PID";
 const FILE: &str = "/tmp/busy.pt";
+const FILE_PATH: &CStr = c"/tmp/busy.pt";
 
 /// A process at work, and the source for `pt`.
 pub(crate) struct Shown {

@@ -31,6 +31,7 @@ impl Way {
 }
 
 /// A source, open.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(crate) enum Source {
     Called(Live),
     Copied(Copied<Either>),

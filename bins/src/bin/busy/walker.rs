@@ -21,9 +21,11 @@ const HASTY: u32 = 8;
 const PATIENCE: u32 = 1000;
 /// Each of so many walks is slow.
 const SLOW: u64 = 4;
-/// How long a slow walk waits at each table: the kernel frees tables after a grace period of RCU, and gives
+/// How long a slow walk waits at one table: the kernel frees tables after a grace period of RCU, and gives
 /// them to somebody else meanwhile, so that what led to the tables below is old. Nothing depends on it.
-const WAIT: Duration = Duration::from_millis(8);
+const WAIT: Duration = Duration::from_millis(60);
+/// Tables above the lowest: one of them, in turn, is where a slow walk waits.
+const UPPER_TABLES: u64 = 6;
 /// Differences that are printed.
 const SHOWN: u64 = 10;
 
@@ -90,8 +92,8 @@ impl Walker<'_> {
         }
         let mut left = PATIENCE;
         loop {
-            let over = !is_running(&child)?
-                || (life.end == End::Executes && !self.source.is_current()?);
+            let over =
+                !is_running(&child)? || (life.end == End::Executes && !self.source.is_current()?);
             let pages = self.walk(&child)?;
             if !over {
                 continue;
@@ -101,7 +103,10 @@ impl Walker<'_> {
             }
             left -= 1;
             if left == 0 {
-                println!("# {pages} pages of a process that has gone ({:?})", life.end);
+                println!(
+                    "# {pages} pages of a process that has gone ({:?})",
+                    life.end
+                );
                 self.tally.false_ones += 1;
                 return Ok(());
             }
@@ -136,6 +141,7 @@ impl Walker<'_> {
         let mut found = Vec::<(VirtualAddress, u64), { 2 * ADDRESSES }>::new();
         let mut missed = 0;
         let slow = self.tally.walks.is_multiple_of(SLOW);
+        let mut place = slow.then_some(self.tally.walks / SLOW % UPPER_TABLES);
         let start = self.journal.begin_walk();
         let geometry = self.places.geometry;
         let changed = &mut self.tally.changed;
@@ -146,9 +152,12 @@ impl Walker<'_> {
                 missed += u64::from(found.push(page).is_err());
             }
             Visit::Changed(_) => *changed += 1,
-            Visit::Table(table) if slow && table.level < Level::L3 => {
-                // Not woken before: there is no signal handler.
-                let _ = time::sleep(WAIT);
+            Visit::Table(table) if table.level < Level::L3 => {
+                if place == Some(0) {
+                    // Not woken before: there is no signal handler.
+                    let _ = time::sleep(WAIT);
+                }
+                place = place.and_then(|place| place.checked_sub(1));
             }
             Visit::Table(_) | Visit::NotValid(_) => {}
         })?;

@@ -103,10 +103,10 @@ impl<K: Kernel> Copied<K> {
     ///
     /// As [`Copied::new`].
     pub fn retarget(&mut self, pid: i32) -> Result<(), CopyError> {
-        let target = Target::open(&mut self.kernel, &self.calibration, pid)?;
+        let mut target = Target::open(&mut self.kernel, &self.calibration, pid)?;
         let (root, geometry) = (self.root, self.format.geometry);
         self.format.geometry = *self.calibration.geometry();
-        let proved = self.prove(&target);
+        let proved = self.prove(&mut target);
         self.forget();
         match proved {
             Ok(()) => self.target = Some(target),
@@ -169,7 +169,7 @@ impl<K: Kernel> Copied<K> {
     }
 
     /// Takes the root from which a page of the process is where pagemap has it.
-    fn prove(&mut self, target: &Target) -> Result<(), CopyError> {
+    fn prove(&mut self, target: &mut Target) -> Result<(), CopyError> {
         let pid = target.pid();
         let pagemap = Pagemap::open(pid, self.format.geometry.page_shift())?;
         let roots: Vec<u64, 4> = target.roots().collect();
@@ -178,7 +178,10 @@ impl<K: Kernel> Copied<K> {
             self.root = root;
             self.forget();
             match self.prove_root(&pagemap)? {
-                Proof::Proved => return Ok(()),
+                Proof::Proved => {
+                    target.keep(root);
+                    return Ok(());
+                }
                 Proof::Refuted(address, frame) => refuted = Some((address, frame)),
                 Proof::Nothing => {}
             }

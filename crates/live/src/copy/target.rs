@@ -35,7 +35,10 @@ impl Target {
         pid: i32,
     ) -> Result<Self, CopyError> {
         let file = open_proc(pid, "mem", O_RDONLY)?;
-        let roots = roots(kernel, calibration, &file, pid)?;
+        let mut roots = roots(kernel, calibration, &file, pid)?;
+        // Ways that are wrong lead to the `mm` of this process, and a child that it has forked has pages in
+        // the same frames: that one is believed if nothing else can be proved.
+        roots.sort_unstable_by_key(|&(mm, _)| mm == calibration.mm);
         Ok(Self {
             pid,
             _file: file,
@@ -54,6 +57,11 @@ impl Target {
         self.roots.iter().map(|&(_, root)| root)
     }
 
+    /// Takes note which of the roots was proved.
+    pub(super) fn keep(&mut self, root: u64) {
+        self.roots.retain(|&(_, other)| other == root);
+    }
+
     /// Whether the process still has the tables that it had when it was opened: it has not ended, and not
     /// started another program.
     ///
@@ -70,7 +78,8 @@ impl Target {
             Err(error) => Err(error),
         };
         match now {
-            Ok(now) => Ok(now == self.roots),
+            // Wrong ways may lead elsewhere now.
+            Ok(now) => Ok(now.iter().any(|root| self.roots.contains(root))),
             Err(CopyError::Process {
                 errno: Errno::ESRCH,
                 ..
