@@ -19,7 +19,7 @@ Usage: without NUMBER[,NUMBER...] PROGRAM [ARGUMENT...]
 Executes /bin/PROGRAM without the capabilities of these numbers
 (include/uapi/linux/capability.h). Needs CAP_SETPCAP.
 `hidepid` instead of a number: /proc shows nobody the processes of others
-(hidepid=2), from then on.";
+(hidepid=2,gid=1: not to group root either), from then on.";
 
 /// As init mounts it.
 const PROC_FLAGS: u32 = MS_NODEV | MS_NOEXEC | MS_NOSUID;
@@ -40,7 +40,7 @@ fn main(mut args: Args) -> ExitCode {
 fn run(numbers: &str, args: Args) -> Errno {
     for number in numbers.split(',') {
         let gone = match number {
-            "hidepid" => remount(c"/proc", PROC_FLAGS, c"hidepid=2"),
+            "hidepid" => remount(c"/proc", PROC_FLAGS, c"hidepid=2,gid=1"),
             _ => number
                 .parse()
                 .map_err(|_| Errno::EINVAL)
