@@ -6,7 +6,7 @@ SHELL := /bin/bash -o pipefail
 TARGET := aarch64-unknown-linux-gnu
 PROGRAMS := init pt walktest uffd
 # Packed apart: they are for tests.
-TESTERS := contract blocks kinds hostile stress moved lazyload tracked checkpoint scene
+TESTERS := contract blocks kinds hostile stress moved lazyload tracked checkpoint scene busy without
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
 VARIANTS := thp nothp hostile kinds bare
 FRAGMENTS_thp := base 4k39 thp
@@ -49,7 +49,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 	"--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo"]'
 BIN := $(CURDIR)/target/$(TARGET)/release
 
-.PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench clean
+.PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench stock clean
 .PHONY: setup-6.12 small keys dist dist-again boards
 .PHONY: series-check check-config headers examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests loom miri package judge-tests output-tests
@@ -77,6 +77,7 @@ help:
 	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
 	@echo '  trinity     the system-call fuzzer of that name on the call'
 	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
+	@echo '  stock       kernels of Debian that nobody patched, as a table; ROWS, ROUNDS'
 	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways; PARTS: calls,'
 	@echo '              dumps, faults or dirty alone; CPU [cortex-a72]'
 	@echo '  ptview      build/ptview: makes pictures of what pt has saved or printed'
@@ -116,8 +117,8 @@ setup:
 
 programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
-	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd,$(PROGRAMS)))
-	tests/check-elf 65536 $(BIN)/uffd
+	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt walktest uffd,$(PROGRAMS)))
+	tests/check-elf 65536 $(BIN)/{walktest,uffd}
 	tests/check-elf 114688 $(BIN)/pt
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 	tests/check-elf 32768 $(BIN)/unruly
@@ -268,6 +269,9 @@ neighbours: programs
 
 trinity: programs
 	@tests/trinity/run $(BIN)/init
+
+stock: programs
+	@tests/stock $(BIN)
 
 bench: kernel-speed programs bench-program
 	@read -ra parts <<<"$$PARTS"; tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench "$${parts[@]}"

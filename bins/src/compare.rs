@@ -23,19 +23,32 @@ struct Tally {
     differences: u64,
 }
 
-/// Walks process `pid`, prints its tree if `print` says so, and compares it with pagemap in both directions: each page
-/// that the walk comes to, and their number with that of all pages that pagemap has.
+/// Compares the tables of process `pid`, mapped by the call: see [`compare_tree`].
 ///
 /// # Errors
 ///
 /// Those of mapping tables and of reading pagemap.
 pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
-    let mut live = Live::with_batch(pid, SLOTS, BATCH_SLOTS)?;
-    let geometry = live.geometry();
+    compare_tree(&mut Live::with_batch(pid, SLOTS, BATCH_SLOTS)?, pid, print)
+}
+
+/// Walks the tables of process `pid`, which `source` has, prints them if `print` says so, and compares them with
+/// pagemap in both directions: each page that the walk comes to, and their number with that of all pages
+/// that pagemap has.
+///
+/// # Errors
+///
+/// Those of the source and of reading pagemap.
+pub fn compare_tree<S>(source: &mut S, pid: i32, print: bool) -> Result<bool, Error>
+where
+    S: TableSource,
+    Error: From<S::Error>,
+{
+    let geometry = source.geometry();
     let pagemap = Pagemap::open(pid, geometry.page_shift()).map_err(Error::call("pagemap"))?;
     // First without a word: when a process walks itself, the first walk and the first look at
     // pagemap touch what the second finds.
-    visit(&mut live, &pagemap, false)?;
+    visit(source, &pagemap, false)?;
     count_present(pid, &geometry, &pagemap)?;
 
     if print {
@@ -46,7 +59,7 @@ pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
             geometry.levels()
         );
     }
-    let tally = visit(&mut live, &pagemap, print)?;
+    let tally = visit(source, &pagemap, print)?;
     let present = count_present(pid, &geometry, &pagemap)?;
     println!(
         "# process {pid}: {} tables, {} pages, {} differ from pagemap, which has {present}; {} special",
@@ -57,10 +70,14 @@ pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
 
 /// Compares at the moment that the walk passes by: a process that walks itself changes the entries of
 /// its own slots as it goes.
-fn visit(live: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error> {
-    let format = live.format();
+fn visit<S>(source: &mut S, pagemap: &Pagemap, print: bool) -> Result<Tally, Error>
+where
+    S: TableSource,
+    Error: From<S::Error>,
+{
+    let format = source.format();
     let mut tally = Tally::default();
-    for visit in Walk::new(live) {
+    for visit in Walk::new(source) {
         let visit = visit?;
         if print {
             tree::print(&format, &visit);

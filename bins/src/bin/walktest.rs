@@ -4,15 +4,17 @@
 #![no_std]
 #![cfg_attr(not(test), no_main)]
 
-use tablewalk_bins::compare::compare_all;
+use tablewalk_bins::cli;
+use tablewalk_bins::compare::{compare_all, compare_tree};
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::write;
 use tablewalk_bins::pagemap::Pagemap;
-use tablewalk_bins::{cli, prerequisite};
+use tablewalk_bins::prerequisite::{Source, source};
 use tablewalk_live::Live;
+use tablewalk_live::copy::{Copied, Either};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Fork;
-use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_rt::{Args, ExitCode, eprintln, println};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
@@ -27,7 +29,8 @@ compares every page with /proc/PID/pagemap, and watches the kernel change a tabl
 while it is mapped. Prints KTAP.
   --pid PID  walk process PID instead of a child
   --help     print this text
-Needs a kernel with remap_page_table, /proc, and root.";
+Needs /proc and root. Without remap_page_table tables are copied, by BPF or by
+/proc/kcore; these do not change when the kernel changes its own.";
 
 const TESTS: &[Case<Context, Error>] = &[
     Case {
@@ -47,35 +50,68 @@ const TESTS: &[Case<Context, Error>] = &[
 struct Context {
     /// The process to walk; a child is made if there is none.
     pid: Option<i32>,
+    tables: Tables,
+}
+
+/// Where tables come from.
+#[expect(clippy::large_enum_variant, reason = "there is one")]
+enum Tables {
+    Live,
+    Copied(Copied<Either>),
+}
+
+impl Tables {
+    /// Compares the tables of a process with pagemap.
+    fn compare(&mut self, pid: i32) -> Result<bool, Error> {
+        match self {
+            Self::Live => compare_all(pid, true),
+            Self::Copied(copied) => {
+                copied.retarget(pid)?;
+                compare_tree(copied, pid, true)
+            }
+        }
+    }
 }
 
 fn main(args: Args) -> ExitCode {
     match parse(args) {
-        Ok(mut context) => match prerequisite::info("walktest") {
-            Ok(_) => ktap::run(&mut context, &[TESTS]),
+        Ok(pid) => match tables() {
+            Ok(tables) => ktap::run(&mut Context { pid, tables }, &[TESTS]),
             Err(status) => status,
         },
         Err(status) => status,
     }
 }
 
-fn parse(mut args: Args) -> Result<Context, ExitCode> {
-    let mut context = Context { pid: None };
+fn tables() -> Result<Tables, ExitCode> {
+    match source("walktest")? {
+        Source::Call => Ok(Tables::Live),
+        Source::Copies(kernel) => Copied::calibrated(kernel)
+            .map(Tables::Copied)
+            .map_err(|error| {
+                eprintln!("walktest: {error}");
+                ExitCode::FAILURE
+            }),
+    }
+}
+
+fn parse(mut args: Args) -> Result<Option<i32>, ExitCode> {
+    let mut pid = None;
     while let Some(argument) = cli::next(&mut args, HELP)? {
         match argument {
             "--pid" => {
-                let pid = cli::number(&mut args, HELP, "--pid", i32::MAX.cast_unsigned())?;
-                context.pid = Some(pid.cast_signed());
+                let number = cli::number(&mut args, HELP, "--pid", i32::MAX.cast_unsigned())?;
+                pid = Some(number.cast_signed());
             }
             _ => return Err(cli::unknown(&args, argument)),
         }
     }
-    Ok(context)
+    Ok(pid)
 }
 
 fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
     if let Some(pid) = context.pid {
-        return compare_all(pid, true).map(Verdict::from);
+        return context.tables.compare(pid).map(Verdict::from);
     }
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
@@ -91,7 +127,7 @@ fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
         .map_err(Error::call("fork"))?;
     drop(writer);
     match file::read(&reader, &mut [0]) {
-        Ok(1) => compare_all(child.pid(), true).map(Verdict::from),
+        Ok(1) => context.tables.compare(child.pid()).map(Verdict::from),
         Ok(_) => Err(Error::Call("the child's memory", Errno::ENOMEM)),
         Err(errno) => Err(Error::Call("pipe", errno)),
     }
@@ -129,12 +165,17 @@ impl Specimens {
     }
 }
 
-fn walk_self(_: &mut Context) -> Result<Verdict, Error> {
-    compare_all(process::pid(), true).map(Verdict::from)
+fn walk_self(context: &mut Context) -> Result<Verdict, Error> {
+    context.tables.compare(process::pid()).map(Verdict::from)
 }
 
 /// Keeps a leaf table mapped while the kernel adds a page to it and takes it away.
-fn watch(_: &mut Context) -> Result<Verdict, Error> {
+fn watch(context: &mut Context) -> Result<Verdict, Error> {
+    if !matches!(context.tables, Tables::Live) {
+        return Ok(Verdict::Skip(
+            "tables are copied here, and a copy does not change",
+        ));
+    }
     let mut live = Live::new(0, 1)?;
     let Format {
         geometry, linux, ..

@@ -9,7 +9,7 @@ use core::ptr;
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO};
-use linux_raw_sys::prctl::{PR_SET_DUMPABLE, PR_SET_KEEPCAPS};
+use linux_raw_sys::prctl::{PR_CAPBSET_DROP, PR_SET_DUMPABLE, PR_SET_KEEPCAPS};
 
 use crate::errno::Errno;
 use crate::syscall::int;
@@ -69,6 +69,16 @@ pub fn keep_capabilities() -> Result<(), Errno> {
 pub fn set_dumpable(dumpable: bool) -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_prctl, PR_SET_DUMPABLE, u32::from(dumpable)) }.map(drop)
+}
+
+/// prctl(2), `PR_CAPBSET_DROP`: no program that is executed from now on gets this capability.
+///
+/// # Errors
+///
+/// As prctl(2); `EINVAL` for one that the kernel does not know.
+pub fn drop_from_bounding_set(capability: u32) -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_prctl, PR_CAPBSET_DROP, capability) }.map(drop)
 }
 
 /// capset(2): the capabilities whose bits (`CAP_*`, below 64) are set stay permitted and effective,

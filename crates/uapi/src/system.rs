@@ -54,6 +54,27 @@ pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u32) -> Result<()
     unsafe { syscall!(sys::__NR_mount, source, target, kind, flags, 0_usize) }.map(drop)
 }
 
+/// mount(2) with `MS_REMOUNT`: other options for a file system that is mounted.
+///
+/// # Errors
+///
+/// As mount(2).
+pub fn remount(target: &CStr, flags: u32, options: &CStr) -> Result<(), Errno> {
+    let (target, options) = (target.as_ptr(), options.as_ptr());
+    // SAFETY: the kernel reads strings that end in NUL.
+    unsafe {
+        syscall!(
+            sys::__NR_mount,
+            target,
+            target,
+            target,
+            flags | sys::MS_REMOUNT,
+            options
+        )
+    }
+    .map(drop)
+}
+
 /// swapon(2): pages may be moved to the file or device at `path`, which has the header of a swap area.
 ///
 /// # Errors

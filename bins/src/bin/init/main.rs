@@ -13,6 +13,7 @@ mod mounts;
 mod orphans;
 mod path;
 mod run;
+mod source;
 
 use tablewalk_rt::console::never_give_up;
 use tablewalk_rt::{Args, ExitCode, println};
@@ -21,6 +22,7 @@ use tablewalk_uapi::process;
 use crate::command_line::{CommandLine, CommandLineError};
 use crate::console::Output;
 use crate::led::Led;
+use crate::source::Source;
 
 tablewalk_rt::program!(main);
 
@@ -60,7 +62,10 @@ fn main(args: Args) -> ExitCode {
     let mut line = CommandLine::new();
     let mut led = None;
     let status = match prepare(&mut line, &mut led, args) {
-        Ok(()) => run::all(&line.runs, line.timeout),
+        Ok(()) => {
+            println!("# source of page tables: {}", Source::find());
+            run::all(&line.runs, line.timeout)
+        }
         Err(error) => {
             println!("init: command line: {error}");
             ExitCode::FAILURE

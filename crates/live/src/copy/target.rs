@@ -35,7 +35,10 @@ impl Target {
         pid: i32,
     ) -> Result<Self, CopyError> {
         let file = open_proc(pid, "mem", O_RDONLY)?;
-        let roots = roots(kernel, calibration, &file, pid)?;
+        let mut roots = roots(kernel, calibration, &file, pid)?;
+        // Ways that are wrong lead to the `mm` of this process, and a child that it has forked has pages in
+        // the same frames: that one is believed if nothing else can be proved.
+        roots.sort_unstable_by_key(|&(mm, _)| mm == calibration.mm);
         Ok(Self {
             pid,
             _file: file,

@@ -1,0 +1,75 @@
+//! By what programs get at page tables in this kernel.
+
+use core::fmt;
+
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::bpf::{Instruction, load_raw_tracepoint};
+use tablewalk_uapi::file::{self, O_RDONLY};
+use tablewalk_uapi::remap;
+
+/// What there is; the first that works is what programs use.
+pub(crate) enum Source {
+    Call,
+    /// The call is there, and refuses.
+    Refused(Errno),
+    Bpf,
+    Kcore(Errno),
+    /// Why neither BPF nor `/proc/kcore`.
+    None(Errno, Errno),
+}
+
+impl Source {
+    /// Looks what there is: up to four system calls.
+    pub(crate) fn find() -> Self {
+        match remap::info() {
+            Ok(_) => return Self::Call,
+            Err(Errno::ENOSYS) => {}
+            Err(errno) => return Self::Refused(errno),
+        }
+        // A program that reads memory of the kernel: *(u64 *)(r10 - 8) = *(u64 *)0 (include/uapi/linux/bpf.h).
+        let program = [
+            instruction(0xbf, 0xa1, 0),
+            instruction(0x07, 0x01, -8),
+            instruction(0xb7, 0x02, 8),
+            instruction(0xb7, 0x03, 0),
+            // bpf_probe_read_kernel
+            instruction(0x85, 0, 113),
+            instruction(0xb7, 0, 0),
+            instruction(0x95, 0, 0),
+        ];
+        let Err(bpf) = load_raw_tracepoint(&program, &mut []) else {
+            return Self::Bpf;
+        };
+        match file::open(c"/proc/kcore", O_RDONLY) {
+            Ok(_) => Self::Kcore(bpf),
+            Err(kcore) => Self::None(bpf, kcore),
+        }
+    }
+}
+
+const fn instruction(code: u8, registers: u8, immediate: i32) -> Instruction {
+    Instruction {
+        code,
+        registers,
+        offset: 0,
+        immediate,
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Call => f.write_str("remap_page_table, live"),
+            Self::Refused(errno) => write!(f, "none: remap_page_table: {errno}"),
+            Self::Bpf => f.write_str("BPF, copies under RCU (no remap_page_table)"),
+            Self::Kcore(bpf) => write!(
+                f,
+                "/proc/kcore, checked copies (no remap_page_table; BPF: {bpf})"
+            ),
+            Self::None(bpf, kcore) => write!(
+                f,
+                "none (no remap_page_table; BPF: {bpf}; /proc/kcore: {kcore})"
+            ),
+        }
+    }
+}
