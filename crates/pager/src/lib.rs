@@ -24,15 +24,17 @@
 //!
 //! Without the call, or without those three forms, without a level-3 table, without a frame, after the
 //! region was moved or unmapped by somebody else, and for a page that has been there and was not taken back
-//! since, as after `MADV_DONTNEED`, the kernel copies (`UFFDIO_COPY`,
-//! `UFFDIO_ZEROPAGE`). [`Counts::fallbacks`] says how often.
+//! since, as after `MADV_DONTNEED`, the kernel copies (`UFFDIO_COPY`, `UFFDIO_ZEROPAGE`).
+//! [`Counts::fallbacks`] says how often.
 //!
 //! # What may be done with the region
 //!
 //! `madvise`, `mlock`, `fork` and reads and writes by system calls are as with other memory; what pages
 //! hold that were discarded is the policy's affair ([`Policy::discarded`]). With handlers, contents follow
 //! a part that `mremap` moves, into up to 32 pieces; a page of a piece beyond them is refused
-//! ([`Refusal::Never`]). What `mremap` adds to the region or leaves behind is zeros.
+//! ([`Refusal::Never`]). What `mremap` adds to the region or leaves behind is zeros; in a child it is
+//! refused if the parent has ever moved a part, since what a child has that was forked beside `mremap` is
+//! not known.
 //!
 //! With signals, nobody hears of `mremap` or `munmap`, so that neither may be done: the kernel would have
 //! zeros at the new place. A system call that touches a page which is not there fails with `EFAULT`.
@@ -41,8 +43,8 @@
 //!
 //! A thread that waits for a page goes on when it is there, when it is refused, and when a worker gives up,
 //! by an error or a panic: the access is made again, and another handler hears of it. It waits as long as
-//! nobody is in [`Worker::handle`], or all that are wait for something themselves: see [`Policy`]. So do `fork`, `mremap`, `munmap` and `madvise` of the region, whose
-//! events the handlers have to read.
+//! nobody is in [`Worker::handle`], or all that are wait for something themselves: see [`Policy`]. So do
+//! `fork`, `mremap`, `munmap` and `madvise` of the region, whose events the handlers have to read.
 //!
 //! In a forked child a pager is a shell: dropping it, or a worker, does nothing, and nothing is resolved
 //! there but by [`Pager::serve_child`] in the parent.

@@ -304,7 +304,8 @@ impl<P: Policy> Worker<'_, P> {
                 self.in_vain = InVain::default();
                 add(&pager.counters.fallbacks, 1);
             }
-            Provided::Again if mutant("handler: no wake after a page was not made") => {}
+            Provided::There | Provided::Again
+                if mutant("handler: no wake after a page was not made") => {}
             Provided::There | Provided::Again => {
                 if done == Provided::There {
                     self.in_vain.note(fault.address);

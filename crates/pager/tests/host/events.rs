@@ -14,7 +14,7 @@ use crate::scene::{
 };
 
 /// A fork in a process with many threads: the child does nothing but `body`.
-fn fork(body: impl FnOnce() -> bool) -> i32 {
+pub(crate) fn fork(body: impl FnOnce() -> bool) -> i32 {
     // SAFETY: the child does nothing that needs another thread.
     match unsafe { process::fork() }.unwrap() {
         Some(pid) => pid,
@@ -43,7 +43,7 @@ fn parent(pages: usize) -> (Arc<Pager<Numbers>>, Handler, mpsc::Receiver<Child>)
 }
 
 /// Serves the child until it has ended, in time.
-fn serve(pager: &Arc<Pager<Numbers>>, child: Child, pid: i32) {
+pub(crate) fn serve<P: Policy + Send + 'static>(pager: &Arc<Pager<P>>, child: Child, pid: i32) {
     let pager = Arc::clone(pager);
     in_time("serve_child", move || {
         let ended = process::pidfd_open(pid).unwrap();
@@ -289,7 +289,7 @@ impl Policy for Anonymous {
 }
 
 /// Panics when it hears of a discard.
-struct Panics;
+pub(crate) struct Panics;
 
 impl Policy for Panics {
     fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
@@ -306,7 +306,7 @@ impl Policy for Panics {
 }
 
 /// Starts a thread, and returns when it waits for something.
-fn start_waiting<R: Send + 'static>(
+pub(crate) fn start_waiting<R: Send + 'static>(
     body: impl FnOnce() -> R + Send + 'static,
 ) -> thread::JoinHandle<R> {
     let (sender, tid) = mpsc::channel();

@@ -12,6 +12,7 @@ use tablewalk_uapi::memory::{self, Advice};
 use tablewalk_uapi::signal::Signal;
 use tablewalk_uapi::{Errno, process};
 
+use crate::events::{Panics, serve, start_waiting};
 use crate::scene::{Numbers, alone, handle, in_time, pager, read, stop, word, write_number};
 
 unsafe extern "C" {
@@ -224,4 +225,28 @@ fn a_fork_waits_for_a_descriptor() {
     in_time("the end of a child", move || process::wait(pid).unwrap());
     assert_eq!(read(&pager, 2), 3);
     stop(&pager, vec![handler]);
+}
+
+/// The event of the discard is read first, and that of the fork with it.
+#[test]
+fn a_policy_that_panics_costs_a_child_no_page() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Panics);
+    let (page, shared) = (pager.page_size(), Arc::clone(&pager));
+    let adviser = start_waiting(move || {
+        // SAFETY: nobody relies on the contents.
+        unsafe { memory::madvise(shared.as_ptr().cast(), page, Advice::DontNeed) }.unwrap();
+    });
+    let shared = Arc::clone(&pager);
+    let forker = start_waiting(move || crate::events::fork(|| word(&shared, 3) == 4));
+    let (sender, children) = mpsc::channel::<Child>();
+    let shared = Arc::clone(&pager);
+    let handler = thread::spawn(move || {
+        let mut worker = shared.worker()?;
+        worker.handle(&mut |child| sender.send(child).unwrap())
+    });
+    assert!(in_time("the panic", || handler.join()).is_err());
+    let pid = in_time("fork", || forker.join().unwrap());
+    in_time("madvise", || adviser.join().unwrap());
+    serve(&pager, children.recv().unwrap(), pid);
 }
