@@ -4,9 +4,9 @@ SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
 TARGET := aarch64-unknown-linux-gnu
-PROGRAMS := init pt walktest uffd contract
+PROGRAMS := init pt walktest uffd
 # Packed apart: they are for tests.
-TESTERS := blocks kinds hostile stress moved lazyload tracked checkpoint scene
+TESTERS := contract blocks kinds hostile stress moved lazyload tracked checkpoint scene
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
 VARIANTS := thp nothp hostile kinds bare
 FRAGMENTS_thp := base 4k39 thp
@@ -116,8 +116,8 @@ setup:
 
 programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
-	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd contract,$(PROGRAMS)))
-	tests/check-elf 65536 $(BIN)/{uffd,contract}
+	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt uffd,$(PROGRAMS)))
+	tests/check-elf 65536 $(BIN)/uffd
 	tests/check-elf 81920 $(BIN)/pt
 	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
 	tests/check-elf 32768 $(BIN)/unruly

@@ -67,7 +67,7 @@ impl<'a> Handler<'a> {
     ///
     /// # Errors
     ///
-    /// Those of the userfaultfd and of mapping tables. The faults that are left wait for ever.
+    /// Those of the userfaultfd and of mapping tables. The faults that are left wait until the region is unregistered.
     pub fn run(&mut self, uffd: &Userfault, stop: &OwnedFd) -> Result<(), Error> {
         loop {
             let mut fds = [

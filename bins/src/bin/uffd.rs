@@ -307,7 +307,13 @@ impl Demo {
 
         let mut handled = Ok(());
         let written = thread::run_beside(
-            || handled = handler.run(&uffd, &stop),
+            || {
+                handled = handler.run(&uffd, &stop);
+                if handled.is_err() {
+                    // Nobody resolves faults any more: the kernel does, with zeros.
+                    let _ = uffd.unregister(&region);
+                }
+            },
             || {
                 let differences = self.write_pages(&region);
                 // The end of the pipe tells the handler that there will be no more faults.

@@ -31,8 +31,12 @@ impl<P: Policy> Pager<P> {
     ///
     /// # Errors
     ///
-    /// [`PagerError::Call`]; `ENODEV` if `ended` is no open descriptor.
+    /// [`PagerError::Call`]; `ENODEV` if `ended` is no open descriptor; before Linux 6.6 `EOPNOTSUPP` if a
+    /// page is refused ([`Refusal::Never`](crate::Refusal::Never)): the child waits for it until `child` is
+    /// dropped, and is to be killed before. [`PagerError::Forked`] in a child of the process that made the
+    /// pager.
     pub fn serve_child(&self, child: &Child, ended: &OwnedFd) -> Result<(), PagerError> {
+        self.check_owner()?;
         let mut scratch = Mapping::reserve(self.page_size(), Protection::READ_WRITE)
             .map_err(PagerError::call("mmap"))?;
         let mut messages = Messages::<EVENTS>::new();
@@ -49,8 +53,8 @@ impl<P: Policy> Pager<P> {
             if event.is_empty() {
                 continue;
             }
-            let batch = child.space.read(&mut messages, &mut |_, _| {});
-            let batch = batch.map_err(PagerError::call("userfaultfd"))?;
+            let mut batch = child.space.batch();
+            self.read(&child.space, &mut messages, &mut batch, &mut |_, _| {})?;
             match self.provide_all(&child.space, batch, &mut scratch) {
                 // It has ended meanwhile.
                 Err(Errno::ESRCH | Errno::ENOSPC) => return Ok(()),
@@ -66,7 +70,8 @@ impl<P: Policy> Pager<P> {
         scratch: &mut Mapping,
     ) -> Result<(), Errno> {
         for fault in batch.sorted() {
-            if space.provide(&self.policy, *fault, scratch)? == Provided::Again {
+            let provided = space.provide(&self.policy, *fault, scratch, Some(&self.space))?;
+            if matches!(provided, Provided::Again | Provided::There) {
                 space.wake(fault.address..fault.address + self.page_size() as u64)?;
             }
         }

@@ -2,13 +2,19 @@
 
 use core::ops::Range;
 use core::sync::atomic::Ordering;
+use core::time::Duration;
+
+use tablewalk_uapi::Errno;
 
 use crate::counts::add;
 use crate::events::{Events, Messages, PollFd, poll};
 use crate::layout::Layout;
-use crate::space::{Batch, Change, EVENTS, retry};
+use crate::space::{Batch, Change, EVENTS, Space, retry};
 use crate::worker::Resolved;
 use crate::{Child, Delivery, Pager, PagerError, Policy, Worker};
+
+/// Until an event is tried again that the kernel could not hand out.
+const MOMENT: Duration = Duration::from_millis(1);
 
 impl<P: Policy> Worker<'_, P> {
     /// Resolves faults until [`Pager::stop`]. Forked children are given to `forked`, which hands each to a
@@ -52,15 +58,23 @@ impl<P: Policy> Worker<'_, P> {
         forked: &mut dyn FnMut(Child),
     ) -> Result<(), PagerError> {
         let pager = self.pager;
-        let mut batch = pager
-            .space
-            .read(messages, &mut |layout, change| pager.note(layout, change))
-            .map_err(PagerError::call("userfaultfd"))?;
-        // First: a policy that panics must not cost a child its pages.
-        batch.hand_over(&mut |space| {
-            add(&pager.counters.events, 1);
-            forked(Child::new(space));
-        });
+        let mut batch = pager.space.batch();
+        {
+            // Also where the policy panics: that must not cost a child its pages.
+            let heirs = Heirs {
+                pager,
+                batch: &mut batch,
+                forked,
+            };
+            pager.read(
+                &pager.space,
+                messages,
+                heirs.batch,
+                &mut |layout, change| {
+                    pager.note(layout, change);
+                },
+            )?;
+        }
         self.resolve_all(&mut batch)?;
         pager.refill_if_low();
         Ok(())
@@ -101,7 +115,48 @@ impl<P: Policy> Worker<'_, P> {
     }
 }
 
+/// Hands over the children in a batch when it is dropped.
+struct Heirs<'h, 's, 'f, P> {
+    pager: &'h Pager<P>,
+    batch: &'h mut Batch<'s>,
+    forked: &'h mut (dyn FnMut(Child) + 'f),
+}
+
+impl<P> Drop for Heirs<'_, '_, '_, P> {
+    fn drop(&mut self) {
+        let Self {
+            pager,
+            batch,
+            forked,
+        } = self;
+        batch.hand_over(&mut |space| {
+            add(&pager.counters.events, 1);
+            forked(Child::new(space));
+        });
+    }
+}
+
 impl<P: Policy> Pager<P> {
+    /// [`Space::read`]. Where the kernel lacks a descriptor or memory, this waits a moment: somebody may
+    /// close one, and nobody else would read the event.
+    pub(crate) fn read(
+        &self,
+        space: &Space,
+        messages: &mut Messages<EVENTS>,
+        batch: &mut Batch<'_>,
+        changed: &mut dyn FnMut(&Layout, &Change),
+    ) -> Result<(), PagerError> {
+        match space.read(messages, batch, changed) {
+            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
+                add(&self.counters.errors, 1);
+                // A signal may make it shorter.
+                let _ = poll(&mut [], Some(MOMENT));
+                Ok(())
+            }
+            result => result.map_err(PagerError::call("userfaultfd")),
+        }
+    }
+
     /// Something was done to the region.
     fn note(&self, layout: &Layout, change: &Change) {
         add(&self.counters.events, 1);

@@ -50,6 +50,10 @@ pub(crate) struct Layout {
     pieces: Vec<Piece, PIECES>,
     /// Whether there were more pieces than there is room for.
     is_incomplete: bool,
+    /// Whether a part was ever moved.
+    was_moved: bool,
+    /// How often something was discarded.
+    discards: u64,
 }
 
 impl Piece {
@@ -77,6 +81,8 @@ impl Layout {
             page_shift,
             pieces: Vec::new(),
             is_incomplete: false,
+            was_moved: false,
+            discards: 0,
         };
         layout.push(Piece {
             address,
@@ -100,6 +106,21 @@ impl Layout {
             None if self.is_incomplete => Place::Lost,
             None => Place::New,
         }
+    }
+
+    /// Whether a part was ever moved.
+    pub(crate) const fn was_moved(&self) -> bool {
+        self.was_moved
+    }
+
+    /// How often something was discarded: who has asked what a page holds asks again when it was.
+    pub(crate) const fn discards(&self) -> u64 {
+        self.discards
+    }
+
+    /// Something was discarded.
+    pub(crate) const fn discarded(&mut self) {
+        self.discards += 1;
     }
 
     /// Calls `each` with the pages that are in `range`, in one or several parts.
@@ -137,6 +158,7 @@ impl Layout {
 
     /// What was at `from` is at `to` now: `length` bytes.
     pub(crate) fn moved(&mut self, from: u64, to: u64, length: u64) {
+        self.was_moved = true;
         let is_displaced = |state| state == State::Displaced;
         let (source, target) = (from..from + length, to..to + length);
         let mut moved = self.cut(&source, is_displaced);

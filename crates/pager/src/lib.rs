@@ -22,8 +22,9 @@
 //!
 //! # When an entry cannot be moved
 //!
-//! Without the call, or without those three forms, without a level-3 table, without a frame, and after the
-//! region was moved or unmapped by somebody else, the kernel copies (`UFFDIO_COPY`,
+//! Without the call, or without those three forms, without a level-3 table, without a frame, after the
+//! region was moved or unmapped by somebody else, and for a page that has been there and was not taken back
+//! since, as after `MADV_DONTNEED`, the kernel copies (`UFFDIO_COPY`,
 //! `UFFDIO_ZEROPAGE`). [`Counts::fallbacks`] says how often.
 //!
 //! # What may be done with the region
@@ -40,7 +41,7 @@
 //!
 //! A thread that waits for a page goes on when it is there, when it is refused, and when a worker gives up,
 //! by an error or a panic: the access is made again, and another handler hears of it. It waits as long as
-//! nobody is in [`Worker::handle`]. So do `fork`, `mremap`, `munmap` and `madvise` of the region, whose
+//! nobody is in [`Worker::handle`], or all that are wait for something themselves: see [`Policy`]. So do `fork`, `mremap`, `munmap` and `madvise` of the region, whose
 //! events the handlers have to read.
 //!
 //! In a forked child a pager is a shell: dropping it, or a worker, does nothing, and nothing is resolved
@@ -65,6 +66,7 @@
 #[cfg(any(test, loom))]
 extern crate std;
 
+mod came;
 #[cfg(not(loom))]
 mod check_shared;
 mod child;
@@ -104,11 +106,12 @@ use tablewalk_uapi::userfault::{
 use tablewalk_uapi::{Errno, Mapping};
 use tablewalk_walker::{Format, Level, VirtualAddress};
 
+use crate::came::Came;
 pub use crate::child::Child;
 use crate::counts::Counters;
 pub use crate::counts::Counts;
 pub use crate::error::PagerError;
-use crate::events::Userfault;
+use crate::events::{Messages, Userfault};
 use crate::layout::Layout;
 pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
 use crate::pool::Ring;
@@ -159,6 +162,8 @@ pub struct Pager<P> {
     stop: Stops,
     /// A byte that is 1, and 0 in a forked child.
     owner: Mapping,
+    /// The pages that are there, or have been: no entry is put in their place.
+    came: Came,
     ring: Ring,
     /// Between the moment that a page is found missing and the one at which it is there, nobody
     ///
@@ -232,6 +237,10 @@ impl<P: Policy> Pager<P> {
             Delivery::Threads => EVENTS,
             Delivery::Signals => UFFD_FEATURE_SIGBUS.into(),
         };
+        // Before the memory is kept for good.
+        let stop = Stops::new().map_err(PagerError::call("pipe"))?;
+        let owner = mark_owner(1 << page_shift)?;
+        let came = Came::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
         let uffd = watch(&memory, offset..offset + region, features)?;
         if options.locked {
             memory
@@ -252,8 +261,9 @@ impl<P: Policy> Pager<P> {
                 Layout::new(start, region as u64, page_shift),
                 page_shift,
             ),
-            stop: Stops::new().map_err(PagerError::call("pipe"))?,
-            owner: mark_owner(1 << page_shift)?,
+            stop,
+            owner,
+            came,
             ring: Ring::new(options.frames as u64),
             map_lock: RwLock::new(),
             workers: AtomicU64::new(0),
@@ -346,7 +356,8 @@ impl<P: Policy> Pager<P> {
 
     /// Tells `handlers` workers that are in [`Worker::handle`], or will be, to return. Does not wait for
     /// them: whoever has started their threads does. May be called by several at once, and any number of
-    /// times.
+    /// times. One that has ended by an error or a panic is not to be counted: another one would end in its
+    /// place, the next that is started maybe.
     pub fn stop(&self, handlers: usize) {
         self.stop.add(handlers as u64);
     }
@@ -505,13 +516,11 @@ impl<P> Drop for Pager<P> {
             // The userfaultfd watches the parent's region, and a child has other things where the pool was.
             return;
         }
-        // Nobody reads events any more, and `munmap` would wait for that.
+        if !self.unregister() {
+            // `munmap` would wait for ever: the addresses are not given to anybody else.
+            return;
+        }
         let layout = self.space.lock();
-        layout.mapped(&mut |range| {
-            let length = range.end - range.start;
-            // SAFETY: the pager's, which ends.
-            let _gone = unsafe { self.space.uffd().unregister_range(range.start, length) };
-        });
         // Entries were taken out of the pool: `munmap` invalidates only where it finds one.
         if let Some(format) = &self.format {
             let start = VirtualAddress(self.memory.address());
@@ -536,6 +545,30 @@ impl<P> Drop for Pager<P> {
                 unmap(range);
             }
         });
+    }
+}
+
+impl<P> Pager<P> {
+    /// Has the kernel report nothing any more, as nobody reads it; whether that is so where the region is.
+    fn unregister(&self) -> bool {
+        // Where pieces are now. Children that nobody has served have zeros from now on.
+        let mut messages = Messages::<{ space::EVENTS }>::new();
+        loop {
+            let mut batch = self.space.batch();
+            let read = self.space.read(&mut messages, &mut batch, &mut |_, _| {});
+            if read.is_err() || batch.is_empty() {
+                break;
+            }
+        }
+        let mut is_done = true;
+        self.space.lock().mapped(&mut |range| {
+            let length = range.end - range.start;
+            // SAFETY: the pager's, which ends.
+            let done = unsafe { self.space.uffd().unregister_range(range.start, length) };
+            // With signals nothing is reported but faults.
+            is_done &= done.is_ok() || self.options.delivery == Delivery::Signals;
+        });
+        is_done
     }
 }
 

@@ -5,6 +5,7 @@ use core::ops::Range;
 use tablewalk_live::LiveError;
 use tablewalk_walker::{Descriptor, EntryMut, Format, Linux, PublishOwed, TableMut};
 
+use crate::came::Came;
 use crate::counts::add;
 use crate::kernel;
 use crate::space::fill;
@@ -15,22 +16,29 @@ use crate::{LEAF, Pager, Policy, offset_of};
 pub(crate) struct Places<'t> {
     pages: Range<usize>,
     entries: TableMut<'t>,
+    came: &'t Came,
 }
 
 impl<'t> Places<'t> {
     /// Those of `pages`, of which the first one has the entry at `index`.
-    pub(crate) fn new(table: TableMut<'t>, index: usize, pages: Range<usize>) -> Self {
+    pub(crate) fn new(
+        table: TableMut<'t>,
+        index: usize,
+        pages: Range<usize>,
+        came: &'t Came,
+    ) -> Self {
         Self {
+            came,
             entries: table.part(index..index + pages.len()),
             pages,
         }
     }
 
-    /// The next page whose entry is empty; it stays the next one.
+    /// The next page that has not come; it stays the next one.
     #[inline]
     pub(crate) fn next_empty(&mut self) -> Option<(usize, EntryMut<'t>)> {
         while let Some((entry, rest)) = self.entries.split_first() {
-            if entry.is_empty() {
+            if entry.is_empty() && !self.came.has(self.pages.start) {
                 return Some((self.pages.start, entry));
             }
             self.entries = rest;
@@ -48,12 +56,15 @@ impl<'t> Places<'t> {
         }
     }
 
-    /// Pages that are left and have no frame.
+    /// Pages that are left and have not come.
     pub(crate) fn empty(&self) -> usize {
         let mut left = self.entries;
         let mut count = 0;
-        while let Some((entry, rest)) = left.split_first() {
-            count += usize::from(entry.is_empty());
+        for page in self.pages.clone() {
+            let Some((entry, rest)) = left.split_first() else {
+                break;
+            };
+            count += usize::from(entry.is_empty() && !self.came.has(page));
             left = rest;
         }
         count
@@ -62,7 +73,10 @@ impl<'t> Places<'t> {
     /// Maps the frame of zeros where nothing is; how often.
     pub(crate) fn share(mut self, zeros: Descriptor) -> u64 {
         let mut moved = Moved::default();
-        while let Some((_, entry)) = self.next_empty() {
+        while let Some((page, entry)) = self.next_empty() {
+            if !self.came.claim(page) {
+                continue;
+            }
             // SAFETY: the frame that Linux maps itself for a read of private anonymous memory, by the
             // same entry: it counts neither references nor mappings of it.
             moved.note(unsafe { entry.put(zeros) });
@@ -160,7 +174,7 @@ impl Moved {
             if let Some((descriptor, _flushed_before_reuse)) = taken {
                 // SAFETY: the contents are complete. Pool and region are private anonymous memory with
                 // the same protection: `Pager::protect` ends moves before it changes the region's.
-                if part.note(unsafe { place.put(descriptor) }) {
+                if pager.came.claim(page) && part.note(unsafe { place.put(descriptor) }) {
                     places.skip();
                 } else {
                     add(&pager.counters.races, 1);

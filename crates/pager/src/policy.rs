@@ -8,6 +8,23 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// The methods are called from handler threads or, with signals, from the threads that fault, several
 /// at a time, with locks of the pager held; they touch no page of the region, and call nothing of the
 /// pager.
+///
+/// # What they must not wait for
+///
+/// `fork`, `mremap`, `munmap` and `madvise` of a watched region return when a handler has read their event. So
+/// a method waits for nothing that a thread may hold while it makes such a call, or all wait for ever. The
+/// allocator of a C library is that: `fork` of glibc holds its locks.
+///
+/// - [`Policy::fill`] may allocate if one handler more is running than threads touch the region:
+///   one that reads the event while the others wait.
+/// - [`Policy::discarded`] must not: nobody reads events meanwhile. Nor must
+///   [`Policy::taken_back`] and the closure of [`Worker::handle`](crate::Worker::handle), unless another
+///   handler is free.
+///
+/// # When they panic
+///
+/// The others are called all the same for what was read or taken together, while the panic
+/// unwinds: one that panics then ends the process. So does a panic where faults are signals.
 pub trait Policy: Sync {
     /// Whether every page is zeros at first: [`Policy::fill`] is not called then. Always the same.
     fn zeros(&self) -> bool {
@@ -79,8 +96,9 @@ pub enum Refusal {
     /// Not now: the access is tried again, and [`Policy::fill`] is asked again.
     Again,
     /// Never: the access gets `SIGBUS`, or `EFAULT` in a system call, as beyond the end of a file. With
-    /// [`Delivery::Threads`](crate::Delivery::Threads) on Linux before 6.6 it gets `SIGSEGV`, if no thread moves the page
-    /// meanwhile. The page stays like that.
+    /// [`Delivery::Threads`](crate::Delivery::Threads) on Linux before 6.6 it gets `SIGSEGV`; no thread may
+    /// move the page meanwhile. The page stays like that. In a child it ends
+    /// [`Pager::serve_child`](crate::Pager::serve_child) there, with an error.
     Never,
 }
 

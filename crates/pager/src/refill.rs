@@ -212,25 +212,65 @@ impl<P: Policy> Pager<P> {
             Err(Errno::EINVAL) => return Ok((0, pages.end)),
             Err(errno) => return Err(PagerError::Call("TAKE", errno)),
         };
-        let mut count = 0;
-        for (slot, place) in room.zip(&*places).take(filled) {
+        let mut taken = Taken {
+            pager: self,
+            refill,
+            format,
+            first: pages.start,
+            from: from.start,
+            filled: filled as u64,
+            count: 0,
+            slots: room.zip(&*places).take(filled),
+        };
+        taken.tell_all();
+        let count = taken.count;
+        drop(taken);
+        let next = pages.start + offset_of((next - from.start) >> self.page_shift);
+        Ok((count, next))
+    }
+}
+
+/// Pages that the kernel has taken, and of which the policy is told: of each, also where it panics at one.
+/// Then their slots are filled.
+struct Taken<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> {
+    pager: &'t Pager<P>,
+    refill: &'t Refill<'t>,
+    format: &'t Format,
+    /// The first page of the range, and its address.
+    first: usize,
+    from: u64,
+    filled: u64,
+    /// Those that the policy was told of.
+    count: u64,
+    slots: I,
+}
+
+impl<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> Taken<'t, P, I> {
+    fn tell_all(&mut self) {
+        let pager = self.pager;
+        for (slot, place) in self.slots.by_ref() {
             // A slot that kept its page needed none.
-            let Some(offset) = place.addr.checked_sub(from.start) else {
+            let Some(offset) = place.addr.checked_sub(self.from) else {
                 continue;
             };
-            count += 1;
-            let page = pages.start + offset_of(offset >> self.page_shift);
+            self.count += 1;
+            let page = self.first + offset_of(offset >> pager.page_shift);
+            pager.came.taken_back(page);
             // SAFETY: the slot is this worker's until `filled`, and has a page.
-            let bytes = unsafe { self.slot_bytes(slot) };
-            let dirty = format.linux.is_dirty(Descriptor(place.desc));
-            self.policy.taken_back(page, bytes, dirty);
-            if self.policy.zeros() {
+            let bytes = unsafe { pager.slot_bytes(slot) };
+            let dirty = self.format.linux.is_dirty(Descriptor(place.desc));
+            pager.policy.taken_back(page, bytes, dirty);
+            if pager.policy.zeros() {
                 bytes.fill(0);
             }
         }
-        refill.filled(filled as u64);
-        let next = pages.start + offset_of((next - from.start) >> self.page_shift);
-        Ok((count, next))
+    }
+}
+
+impl<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> Drop for Taken<'t, P, I> {
+    fn drop(&mut self) {
+        self.tell_all();
+        self.refill.filled(self.filled);
     }
 }
 

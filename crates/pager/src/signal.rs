@@ -20,6 +20,7 @@ const STACK: usize = 128 << 10;
 const GUARD: usize = 64 << 10;
 
 /// What is at the low end of such a stack: how the handler finds its worker.
+#[repr(C)]
 struct Header {
     magic: u64,
     worker: *mut (),
@@ -63,13 +64,12 @@ impl<P: Policy> Worker<'_, P> {
             return false;
         }
         add(&pager.counters.faults, 1);
-        let page = pager.page_size() as u64 - 1;
-        let resolved = self.resolve(Fault {
-            address: address & !page,
-            write,
-        });
+        let address = address & !(pager.page_size() as u64 - 1);
+        let resolved = self.resolve(Fault { address, write });
         pager.refill_if_low();
-        resolved.is_ok_and(|resolved| resolved != Resolved::Refused)
+        // A page that cannot be read from swap is there, and every access to it is a fault.
+        !self.in_vain.is_hopeless(address)
+            && resolved.is_ok_and(|resolved| resolved != Resolved::Refused)
     }
 }
 
@@ -127,9 +127,14 @@ impl Drop for Stack {
     fn drop(&mut self) {
         // SAFETY: the thread's own, which it had before.
         if unsafe { replace_alternate_stack(&self.before) }.is_ok() {
-            // SAFETY: once; the thread has another stack now. Otherwise this one stays the thread's.
+            // SAFETY: once; the thread has another stack now.
             unsafe { core::mem::ManuallyDrop::drop(&mut self.memory) };
+            return;
         }
+        // This one stays the thread's, and its worker does not.
+        let magic = self.memory.as_ptr().wrapping_add(GUARD).cast::<u64>();
+        // SAFETY: the first field of what `install` has written.
+        unsafe { magic.write_volatile(0) };
     }
 }
 
@@ -150,7 +155,12 @@ fn header_of(stack: &AlternateStack) -> *const Header {
 extern "C" fn on_bus(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: these are the arguments of the handler.
     let fault = unsafe { FaultContext::new(info, context) };
-    let mut header = header_of(&fault.alternate_stack());
+    // A page that is damaged, or a signal that was sent, is no page that is missing.
+    let mut header = if fault.is_missing() {
+        header_of(&fault.alternate_stack())
+    } else {
+        ptr::null()
+    };
     while !header.is_null() {
         // SAFETY: `resolve_own` of this thread has written it, and waits in `body`.
         let Header {

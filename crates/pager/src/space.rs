@@ -33,6 +33,8 @@ pub(crate) struct Fault {
 pub(crate) enum Provided {
     /// The page is there, and whoever waited for it was woken.
     Page,
+    /// There was one already, or there is no place for one any more. As [`Provided::Again`].
+    There,
     /// Whoever waits is to be woken, and tries again.
     Again,
     /// There is no page, and never will be. Whoever waited was woken.
@@ -80,73 +82,107 @@ impl Space {
         self.layout.lock()
     }
 
-    /// Reads what has come, and takes note of it; `changed` is told of each change, in order, under the
-    /// lock. Nothing if another thread has read it.
-    pub(crate) fn read<'s>(
-        &'s self,
+    /// A batch to read into.
+    pub(crate) const fn batch(&self) -> Batch<'_> {
+        Batch::new(self)
+    }
+
+    /// Reads what has come into an empty `batch`, and takes note of it; `changed` is told of each change, in
+    /// order, under the lock. Nothing if another thread has read it.
+    ///
+    /// # Errors
+    ///
+    /// As read(2); with `EMFILE`, `ENFILE` and `ENOMEM` the kernel keeps the event of a fork, which needs a
+    /// descriptor: it is to be read again.
+    pub(crate) fn read(
+        &self,
         messages: &mut Messages<EVENTS>,
+        batch: &mut Batch<'_>,
         changed: &mut dyn FnMut(&Layout, &Change),
-    ) -> Result<Batch<'s>, Errno> {
-        let mut batch = Batch::new(self);
+    ) -> Result<(), Errno> {
         let mut layout = self.lock();
         let events = loop {
             match self.uffd.events(messages) {
                 Ok(events) => break events,
                 Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => return Ok(batch),
+                Err(Errno::EAGAIN) => return Ok(()),
                 Err(errno) => return Err(errno),
             }
         };
         // Each has its owner before anything is done: a descriptor that nobody closes keeps a child waiting.
         let mut unread = Unread {
             events: events.collect::<Vec<_, EVENTS>>().into_iter(),
-            batch: &mut batch,
+            batch,
             layout: &mut layout,
+            changed,
         };
-        unread.note_all(changed);
-        drop(unread);
-        Ok(batch)
+        unread.note_all();
+        Ok(())
     }
 
     /// Has the kernel make the page that `fault` waits for, as `policy` says; with a copy of `scratch`.
+    /// `parent` is where a child comes from.
+    ///
+    /// The policy is asked without the lock: it may wait for somebody who waits until an event is read.
     pub(crate) fn provide<P: Policy>(
         &self,
         policy: &P,
         fault: Fault,
         scratch: &mut Mapping,
+        parent: Option<&Self>,
     ) -> Result<Provided, Errno> {
         let layout = self.lock();
-        let refusal = match layout.find(fault.address) {
-            Place::Page(page) if !policy.zeros() => {
-                // SAFETY: the bytes of a mapping that is borrowed alone.
-                let bytes = unsafe {
-                    core::slice::from_raw_parts_mut(scratch.as_ptr(), 1 << self.page_shift)
+        let length = 1 << self.page_shift;
+        let (place, discards) = (layout.find(fault.address), layout.discards());
+        let page = match place {
+            Place::Page(page) if !policy.zeros() => page,
+            Place::New if let Some(unknown) = parent.and_then(Self::unknown_in_child) => {
+                return match unknown {
+                    Refusal::Again => Ok(again()),
+                    Refusal::Never => self.refuse(fault.address, true),
                 };
-                match fill(policy, page, bytes) {
-                    Ok(()) => {
-                        // SAFETY: a page of the region, which holds what the policy says.
-                        return self.make(|| unsafe {
-                            self.uffd.copy(fault.address, bytes, Waking::Wake)
-                        });
-                    }
-                    Err(refusal) => refusal,
-                }
             }
             Place::Page(_) | Place::New => {
-                let length = 1 << self.page_shift;
                 // SAFETY: a page that holds zeros, as the policy says, or mremap(2).
                 return self
                     .make(|| unsafe { self.uffd.zeropage(fault.address, length, Waking::Wake) });
             }
-            Place::Lost => Refusal::Never,
+            Place::Lost => return self.refuse(fault.address, parent.is_some()),
         };
-        match refusal {
-            Refusal::Again => {
-                process::yield_now();
-                Ok(Provided::Again)
-            }
-            Refusal::Never => self.refuse(fault.address),
+        drop(layout);
+        // SAFETY: the bytes of a mapping that is borrowed alone.
+        let bytes =
+            unsafe { core::slice::from_raw_parts_mut(scratch.as_ptr(), 1 << self.page_shift) };
+        let filled = fill(policy, page, bytes);
+        let layout = self.lock();
+        if layout.find(fault.address) != place || layout.discards() != discards {
+            // Something else belongs there now, or may.
+            return Ok(Provided::Again);
         }
+        match filled {
+            // SAFETY: a page of the region, which holds what the policy says.
+            Ok(()) => self.make(|| unsafe { self.uffd.copy(fault.address, bytes, Waking::Wake) }),
+            Err(Refusal::Again) => Ok(again()),
+            Err(Refusal::Never) => self.refuse(fault.address, parent.is_some()),
+        }
+    }
+
+    /// What a child of this space gets at an address of which no event tells: `None` if it is zeros for
+    /// sure. Where the parent has ever moved a part, the child may have been forked before the move and the
+    /// layout copied after it, or the other way round.
+    fn unknown_in_child(&self) -> Option<Refusal> {
+        if self.is_changing() {
+            return Some(Refusal::Again);
+        }
+        self.lock().was_moved().then_some(Refusal::Never)
+    }
+
+    /// Whether something was done to the address space of which no event was read yet.
+    fn is_changing(&self) -> bool {
+        // The kernel looks at that before it looks at the range.
+        // SAFETY: no range at all, so no page is made.
+        let nothing = unsafe { self.uffd.zeropage(0, 0, Waking::Wake) };
+        nothing == Err(Errno::EAGAIN)
     }
 
     /// Makes an ioctl that makes a page.
@@ -158,7 +194,7 @@ impl Space {
                 Err(Errno::EAGAIN) if attempt % 8 == 7 => process::yield_now(),
                 Err(Errno::EAGAIN) => core::hint::spin_loop(),
                 // There is one already; or no place for it any more, which the access finds out.
-                Err(Errno::EEXIST | Errno::ENOENT) => return Ok(Provided::Again),
+                Err(Errno::EEXIST | Errno::ENOENT) => return Ok(Provided::There),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
             }
@@ -168,7 +204,11 @@ impl Space {
     }
 
     /// Has accesses to the page at `address` end in a signal.
-    fn refuse(&self, address: u64) -> Result<Provided, Errno> {
+    ///
+    /// # Errors
+    ///
+    /// `EOPNOTSUPP` for a child before Linux 6.6: nobody changes the memory of another process.
+    fn refuse(&self, address: u64, is_child: bool) -> Result<Provided, Errno> {
         if self.delivery == Delivery::Signals {
             // It has one.
             return Ok(Provided::Refused);
@@ -176,11 +216,17 @@ impl Space {
         match self.make(|| self.uffd.poison(address, 1 << self.page_shift)) {
             Ok(Provided::Page) => return Ok(Provided::Refused),
             // Before Linux 6.6.
+            Err(Errno::EINVAL) if is_child => return Err(Errno::EOPNOTSUPP),
             Err(Errno::EINVAL) => {}
             result => return result,
         }
+        if self.is_changing() {
+            // The page may have been moved, and something else be there.
+            return Ok(again());
+        }
         let place = core::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0));
-        // SAFETY: there is no page, nor will there be one: nobody has read or written it.
+        // SAFETY: an address of this process, where the page is, unless somebody moves it just now, which
+        // `Refusal::Never` warns of. There is no page, nor will there be one: nobody has read or written it.
         unsafe { mprotect(place, 1 << self.page_shift, Protection::NONE) }?;
         Ok(Provided::Again)
     }
@@ -189,6 +235,12 @@ impl Space {
     pub(crate) fn wake(&self, range: Range<u64>) -> Result<(), Errno> {
         self.uffd.wake(range.start, range.end - range.start)
     }
+}
+
+/// Another thread has to do something first.
+fn again() -> Provided {
+    process::yield_now();
+    Provided::Again
 }
 
 /// Makes `call` until no signal interrupts it.
@@ -211,7 +263,7 @@ pub(crate) fn fill<P: Policy>(policy: &P, page: usize, bytes: &mut [u8]) -> Resu
 }
 
 /// What was done to the address space.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Change {
     /// The pages of a range are discarded.
     Removed(Range<u64>),
@@ -230,26 +282,29 @@ pub(crate) struct Batch<'s> {
     /// The layout at the first fork, and what was done from then on.
     before: Option<Layout>,
     told: Vec<Told, EVENTS>,
+    /// Events that were read.
+    read: usize,
 }
 
 /// Events that were read, and of which note is taken: of each, also where a policy panics at one.
-struct Unread<'b, 's> {
+struct Unread<'b, 's, 'c> {
     events: heapless::vec::IntoIter<Event, EVENTS, usize>,
     batch: &'b mut Batch<'s>,
     layout: &'b mut Layout,
+    changed: &'b mut (dyn FnMut(&Layout, &Change) + 'c),
 }
 
-impl Unread<'_, '_> {
-    fn note_all(&mut self, changed: &mut dyn FnMut(&Layout, &Change)) {
+impl Unread<'_, '_, '_> {
+    fn note_all(&mut self) {
         for event in self.events.by_ref() {
-            self.batch.note(event, self.layout, changed);
+            self.batch.note(event, self.layout, self.changed);
         }
     }
 }
 
-impl Drop for Unread<'_, '_> {
+impl Drop for Unread<'_, '_, '_> {
     fn drop(&mut self) {
-        self.note_all(&mut |_, _| {});
+        self.note_all();
     }
 }
 
@@ -261,12 +316,13 @@ enum Told {
 }
 
 impl<'s> Batch<'s> {
-    fn new(space: &'s Space) -> Self {
+    const fn new(space: &'s Space) -> Self {
         Self {
             space,
             faults: Vec::new(),
             before: None,
             told: Vec::new(),
+            read: 0,
         }
     }
 
@@ -277,6 +333,7 @@ impl<'s> Batch<'s> {
         layout: &mut Layout,
         changed: &mut dyn FnMut(&Layout, &Change),
     ) {
+        self.read += 1;
         let change = match event {
             Event::Pagefault { address, flags, .. } => {
                 let page = (1 << self.space.page_shift) - 1;
@@ -296,11 +353,17 @@ impl<'s> Batch<'s> {
             Event::Unmap(range) => Change::Unmapped(range),
             Event::Other(_) => return,
         };
-        changed(layout, &change);
         change.apply(layout);
         if self.before.is_some() {
-            let _room = self.told.push(Told::Change(change));
+            let _room = self.told.push(Told::Change(change.clone()));
         }
+        // Last: it may panic.
+        changed(layout, &change);
+    }
+
+    /// Whether nothing was read.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.read == 0
     }
 
     /// The faults, in the order of their addresses.
@@ -352,7 +415,7 @@ impl Change {
     fn apply(&self, layout: &mut Layout) {
         match self {
             // The pages are missing again, where they are.
-            Self::Removed(_) => {}
+            Self::Removed(_) => layout.discarded(),
             Self::Moved { from, to, length } => layout.moved(*from, *to, *length),
             Self::Unmapped(range) => layout.unmapped(range),
         }

@@ -36,6 +36,35 @@ pub struct Worker<'p, P: Policy> {
     /// A page to copy from, for fallbacks.
     scratch: Mapping,
     pending: [Pending; PENDING],
+    pub(crate) in_vain: InVain,
+}
+
+/// Faults at which there was nothing to be made, one after the other at the same address.
+#[derive(Default, Debug)]
+pub(crate) struct InVain {
+    address: u64,
+    times: u32,
+}
+
+impl InVain {
+    /// So many have another reason than a thread that was faster: a page that cannot be read.
+    const MOST: u32 = 64;
+
+    const fn note(&mut self, address: u64) {
+        if self.address != address {
+            *self = Self { address, times: 0 };
+        }
+        self.times += 1;
+    }
+
+    /// Whether the last ones were too many; it begins anew then.
+    pub(crate) fn is_hopeless(&mut self, address: u64) -> bool {
+        let too_many = self.address == address && self.times >= Self::MOST;
+        if too_many {
+            *self = Self::default();
+        }
+        too_many
+    }
 }
 
 /// What moving an entry needs.
@@ -102,6 +131,7 @@ impl<P: Policy> Pager<P> {
             movable,
             scratch,
             pending: [Pending::NONE; PENDING],
+            in_vain: InVain::default(),
         };
         worker.map_tables()?;
         Ok(worker)
@@ -171,8 +201,8 @@ impl<P: Policy> Worker<'_, P> {
         if let Some(mapped) = self.move_around(page, write) {
             return Some(mapped);
         }
-        // No frame? No table? The former can be had.
-        if pager.ring.available() != 0 {
+        // It has come before? No table? No frame? The last one can be had.
+        if pager.came.has(page) || pager.ring.available() != 0 {
             return None;
         }
         add(&pager.counters.dry, 1);
@@ -192,11 +222,15 @@ impl<P: Policy> Worker<'_, P> {
             .format
             .geometry
             .index(LEAF, pager.page_address(page));
-        let places = |pages: Range<usize>| Places::new(table, index - page + pages.start, pages);
+        let places = |pages: Range<usize>| {
+            Places::new(table, index + pages.start - page, pages, &pager.came)
+        };
         if pager.policy.shared_zeros() && !write && movable.zeros != Descriptor::ZERO {
             let count = places(wanted.clone()).share(movable.zeros);
             add(&pager.counters.shared, count);
-            return Some(wanted);
+            let there = table.entry(index).is_some_and(|entry| !entry.is_empty());
+            self.note_found(page, there, count);
+            return there.then_some(wanted);
         }
         let mut moved = Moved::default();
         // First the page that is waited for, then those behind it, then those before.
@@ -227,10 +261,18 @@ impl<P: Policy> Worker<'_, P> {
         let count = moved.publish();
         add(&pager.counters.moved, count);
         let there = table.entry(index).is_some_and(|entry| !entry.is_empty());
+        self.note_found(page, there, count);
         if count != 0 {
             self.remember(wanted.clone(), count);
         }
         there.then_some(wanted)
+    }
+
+    /// Takes note of a fault of a page that was there, and had no others to be made with it.
+    fn note_found(&mut self, page: usize, there: bool, made: u64) {
+        if there && made == 0 {
+            self.in_vain.note(self.pager.page_address(page).0);
+        }
     }
 
     /// The pages that the policy wants with `page`: inside the region and the level-3 table.
@@ -249,14 +291,24 @@ impl<P: Policy> Worker<'_, P> {
     fn have_provided(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
         let _lock = pager.map_lock.write();
+        if let Some(page) = pager.page_at(fault.address) {
+            // From now on the entry is the kernel's.
+            let _first = pager.came.claim(page);
+        }
         let done = pager
             .space
-            .provide(&pager.policy, fault, &mut self.scratch)
+            .provide(&pager.policy, fault, &mut self.scratch, None)
             .map_err(PagerError::call("UFFDIO_COPY"))?;
         match done {
-            Provided::Page => add(&pager.counters.fallbacks, 1),
+            Provided::Page => {
+                self.in_vain = InVain::default();
+                add(&pager.counters.fallbacks, 1);
+            }
             Provided::Again if mutant("handler: no wake after a page was not made") => {}
-            Provided::Again => {
+            Provided::There | Provided::Again => {
+                if done == Provided::There {
+                    self.in_vain.note(fault.address);
+                }
                 let end = fault.address + pager.page_size() as u64;
                 let woken = pager.space.wake(fault.address..end);
                 woken.map_err(PagerError::call("UFFDIO_WAKE"))?;

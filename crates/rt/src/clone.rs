@@ -55,9 +55,20 @@ where
         drop(ManuallyDrop::into_inner(beside));
         return Err(errno);
     }
+    let beside = Beside(&id);
     let result = body();
-    join(&id);
+    drop(beside);
     Ok(result)
+}
+
+/// A thread that uses the stack and the closure of the one that has started it.
+struct Beside<'i>(&'i AtomicU32);
+
+impl Drop for Beside<'_> {
+    /// Also where `body` unwinds.
+    fn drop(&mut self) {
+        join(self.0);
+    }
 }
 
 /// Waits until the thread has ended and the kernel has cleared its ID: it uses no memory after that.

@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use core::time::Duration;
 
 use heapless::Vec;
-use tablewalk_uapi::file::{self, BorrowedFd, O_RDWR};
+use tablewalk_uapi::file::{self, BorrowedFd};
 use tablewalk_uapi::{Errno, poll, process, terminal};
 
 use crate::ExitCode;
@@ -163,6 +163,7 @@ pub fn never_give_up() {
 
 /// Opens those of descriptors 0 to 2 that are closed on `/dev/null`, so that no file of the program gets
 /// such a number and the program's messages with it.
+#[cfg(target_arch = "aarch64")]
 pub(crate) fn fill_descriptors() {
     for fd in 0..=2 {
         if file::is_open(fd) {
@@ -172,7 +173,7 @@ pub(crate) fn fill_descriptors() {
             STDOUT_WAS_CLOSED.store(true, Ordering::Relaxed);
         }
         // The lowest number that is free is this one. Without the device there is nothing to do.
-        let _ = file::open_for_good(c"/dev/null", O_RDWR);
+        let _ = file::open_for_good(c"/dev/null", file::O_RDWR);
     }
 }
 

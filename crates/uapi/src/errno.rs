@@ -71,6 +71,7 @@ errnos! {
     ENODATA "No data available",
     EOVERFLOW "Value too large for defined data type",
     ETIMEDOUT "Connection timed out",
+    EOPNOTSUPP "Operation not supported",
 }
 
 impl Errno {

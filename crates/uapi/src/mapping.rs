@@ -204,11 +204,11 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// As mremap(2); both regions are gone then.
+    /// As mremap(2); both regions are given up then, and the place of `target` is not used again.
     pub fn move_onto(self, target: Self) -> Result<Self, Errno> {
         let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
         // SAFETY: both regions are owned, and given up.
-        unsafe {
+        let moved = unsafe {
             mremap(
                 self.start.cast(),
                 self.size,
@@ -216,7 +216,12 @@ impl Mapping {
                 flags,
                 target.start.cast(),
             )
-        }?;
+        };
+        if let Err(errno) = moved {
+            // The kernel may have unmapped it already, and somebody else have mapped something there.
+            core::mem::forget(target);
+            return Err(errno);
+        }
         core::mem::forget(self);
         Ok(target)
     }

@@ -355,6 +355,12 @@ impl FaultContext<'_> {
         self.code <= 0
     }
 
+    /// Whether there is nothing at the address: `BUS_ADRERR`, not a page that is damaged.
+    #[must_use]
+    pub const fn is_missing(&self) -> bool {
+        self.code == sys::BUS_ADRERR.cast_signed()
+    }
+
     /// Whether it was a write; as good as its own word if the kernel does not tell.
     #[must_use]
     pub fn is_write(&self) -> bool {

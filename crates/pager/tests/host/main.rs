@@ -12,6 +12,7 @@
 )]
 
 mod events;
+mod forks;
 mod scene;
 mod signals;
 mod workers;

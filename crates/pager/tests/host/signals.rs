@@ -92,15 +92,68 @@ fn a_signal_that_is_not_ours_is_passed_on() {
     // SAFETY: the handler counts.
     let before = unsafe { replace_action(Signal::Bus, &Action::apart(note)) }.unwrap();
     let mut worker = pager.worker().unwrap();
+    let start = PASSED_ON.load(Ordering::Relaxed);
     let found = worker.resolve_own(|| {
         process::kill_thread(process::pid(), process::tid(), Signal::Bus).unwrap();
         word(&pager, 1)
     });
     assert_eq!(found, Ok(2));
-    assert_eq!(PASSED_ON.load(Ordering::Relaxed), 1);
+    assert_eq!(PASSED_ON.load(Ordering::Relaxed), start + 1);
     assert!(Action::current(Signal::Bus).unwrap().is(note));
     process::kill_thread(process::pid(), process::tid(), Signal::Bus).unwrap();
-    assert_eq!(PASSED_ON.load(Ordering::Relaxed), 2);
+    assert_eq!(PASSED_ON.load(Ordering::Relaxed), start + 2);
+    // SAFETY: as it was.
+    unsafe { replace_action(Signal::Bus, &before) }.unwrap();
+}
+
+unsafe extern "C" {
+    fn syscall(number: i64, ...) -> i64;
+}
+
+/// Has the kernel send this thread a signal as if an access had failed.
+fn raise(code: i32, address: u64) {
+    let number = if cfg!(target_arch = "x86_64") {
+        297
+    } else {
+        240
+    };
+    let mut info = [0_u64; 16];
+    info[0] = 7;
+    info[1] = u64::from(code.cast_unsigned());
+    info[2] = address;
+    let (pid, tid) = (process::pid(), process::tid());
+    // SAFETY: rt_tgsigqueueinfo(2) reads a siginfo_t.
+    let sent = unsafe { syscall(number, pid, tid, 7, info.as_ptr()) };
+    assert_eq!(sent, 0);
+}
+
+/// BUS_ADRERR, BUS_MCEERR_AR.
+const NO_PAGE: i32 = 2;
+const DAMAGED: i32 = 4;
+
+#[test]
+fn a_page_that_is_there_and_cannot_be_read_is_passed_on() {
+    let _alone = alone();
+    let pager = pager(4, Delivery::Signals, Numbers);
+    // SAFETY: the handler counts.
+    let before = unsafe { replace_action(Signal::Bus, &Action::apart(note)) }.unwrap();
+    let passed = || PASSED_ON.load(Ordering::Relaxed);
+    let mut worker = pager.worker().unwrap();
+    let start = passed();
+    let counted = worker.resolve_own(|| {
+        word(&pager, 1);
+        let page = pager.address() + pager.page_size() as u64;
+        raise(DAMAGED, page);
+        let damaged = passed() - start;
+        // Another thread may be faster now and then, but not for ever.
+        raise(NO_PAGE, page);
+        let faster = passed() - start - damaged;
+        for _ in 0..200 {
+            raise(NO_PAGE, page + 8);
+        }
+        (damaged, faster, passed() - start > damaged, word(&pager, 2))
+    });
+    assert_eq!(counted, Ok((1, 0, true, 3)));
     // SAFETY: as it was.
     unsafe { replace_action(Signal::Bus, &before) }.unwrap();
 }

@@ -1,0 +1,227 @@
+//! Forks beside policies that refuse, wait or panic.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tablewalk_pager::{Child, Delivery, PagerError, Policy, Refusal};
+use tablewalk_uapi::memory::{self, Advice};
+use tablewalk_uapi::signal::Signal;
+use tablewalk_uapi::{Errno, process};
+
+use crate::scene::{Numbers, alone, handle, in_time, pager, read, stop, word, write_number};
+
+unsafe extern "C" {
+    fn fork() -> i32;
+    fn _exit(status: i32) -> !;
+    fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
+    fn prctl(option: i32, ...) -> i32;
+    fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32;
+    fn getrlimit(resource: i32, limit: *mut [u64; 2]) -> i32;
+}
+
+/// Has page 2 once.
+struct Once(AtomicUsize);
+
+impl Policy for Once {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        if page == 2 && self.0.fetch_add(1, Ordering::SeqCst) != 0 {
+            return Err(Refusal::Never);
+        }
+        Ok(write_number(page, bytes))
+    }
+}
+
+/// From now on this thread has a kernel without `UFFDIO_POISON`, as before Linux 6.6.
+fn without_poison() {
+    // struct sock_filter and the instructions of classic BPF: the number of the system call, then the low
+    // half of its second argument.
+    let load = |offset| (0x20_u16, 0_u8, 0_u8, offset);
+    let unless = |value, skip| (0x15, 0, skip, value);
+    let end = |action| (6, 0, 0, action);
+    let ioctl = if cfg!(target_arch = "x86_64") { 16 } else { 29 };
+    let program: [(u16, u8, u8, u32); 6] = [
+        load(0),
+        unless(ioctl, 3),
+        load(24),
+        unless(0xc020_aa08, 1),
+        // SECCOMP_RET_ERRNO, EINVAL.
+        end(0x0005_0000 | 22),
+        // SECCOMP_RET_ALLOW.
+        end(0x7fff_0000),
+    ];
+    let bytes: Vec<u8> = program
+        .iter()
+        .flat_map(|(code, yes, no, value)| {
+            let mut one = code.to_ne_bytes().to_vec();
+            one.extend([*yes, *no]);
+            one.extend(value.to_ne_bytes());
+            one
+        })
+        .collect();
+    let filter = (program.len(), bytes.as_ptr());
+    #[repr(C)]
+    struct Program(u16, *const u8);
+    let filter = Program(u16::try_from(filter.0).unwrap(), filter.1);
+    // SAFETY: PR_SET_NO_NEW_PRIVS.
+    assert_eq!(unsafe { prctl(38, 1_usize, 0_usize, 0_usize, 0_usize) }, 0);
+    // SAFETY: PR_SET_SECCOMP, SECCOMP_MODE_FILTER.
+    assert_eq!(unsafe { prctl(22, 2_usize, &raw const filter) }, 0);
+}
+
+#[test]
+fn a_page_that_a_child_is_refused_leaves_the_parent_alone() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Once(AtomicUsize::new(0)));
+    let (sender, children) = mpsc::channel::<Child>();
+    let shared = Arc::clone(&pager);
+    let handler = thread::spawn(move || {
+        let mut worker = shared.worker()?;
+        worker.handle(&mut |child| sender.send(child).unwrap())
+    });
+    assert_eq!(read(&pager, 2), 3);
+    let shared = Arc::clone(&pager);
+    let page = pager.page_size();
+    let pid = in_time("fork", move || {
+        // SAFETY: the child does nothing that needs another thread.
+        match unsafe { process::fork() }.unwrap() {
+            Some(pid) => pid,
+            None => {
+                let place = shared.as_ptr().wrapping_add(2 * page).cast();
+                // SAFETY: nobody relies on the contents.
+                let done = unsafe { memory::madvise(place, page, Advice::DontNeed) };
+                process::exit(i32::from(done.is_err() || word(&shared, 2) != 0))
+            }
+        }
+    });
+    let child = children.recv().unwrap();
+    let shared = Arc::clone(&pager);
+    let served = in_time("serve_child", move || {
+        without_poison();
+        let ended = process::pidfd_open(pid).unwrap();
+        shared.serve_child(&child, &ended)
+    });
+    process::kill(pid, Signal::Kill).unwrap();
+    in_time("the end of a child", move || process::wait(pid).unwrap());
+    let refused = PagerError::Call("UFFDIO_COPY", Errno::EOPNOTSUPP);
+    assert_eq!(served, Err(refused));
+    assert_eq!(read(&pager, 2), 3);
+    stop(&pager, vec![handler]);
+}
+
+/// Allocates as large a piece as the C library takes its lock for.
+struct Allocates;
+
+impl Policy for Allocates {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        drop(std::hint::black_box(vec![1_u8; 20_000 + page]));
+        Ok(write_number(page, bytes))
+    }
+}
+
+const INSIDE: &str = "TABLEWALK_TEST_INSIDE";
+
+/// One handler reads the event of the fork, for which the locks of the allocator are held, while the other
+/// one waits for one of these locks. In a process of its own: nothing in it can allocate when it hangs.
+#[test]
+fn a_policy_allocates_beside_forks_of_the_c_library() {
+    if std::env::var_os(INSIDE).is_some() {
+        return fork_beside_faults();
+    }
+    let _alone = alone();
+    let mut inside = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "forks::a_policy_allocates_beside_forks_of_the_c_library",
+        ])
+        .env(INSIDE, "1")
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    let status = loop {
+        if let Some(status) = inside.try_wait().unwrap() {
+            break status;
+        }
+        if start.elapsed() > Duration::from_secs(60) {
+            inside.kill().unwrap();
+            panic!("still waiting");
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success());
+}
+
+fn fork_beside_faults() {
+    let pager = pager(64, Delivery::Threads, Allocates);
+    let handlers = vec![handle(&pager), handle(&pager)];
+    let end = Arc::new(AtomicBool::new(false));
+    let (shared, ends) = (Arc::clone(&pager), Arc::clone(&end));
+    let reader = thread::spawn(move || {
+        while !ends.load(Ordering::Relaxed) {
+            let start = shared.as_ptr().cast();
+            // SAFETY: the contents come again.
+            unsafe { memory::madvise(start, shared.size(), Advice::DontNeed) }.unwrap();
+            for page in 0..64 {
+                assert_eq!(word(&shared, page), page as u64 + 1);
+            }
+        }
+    });
+    let forker = thread::spawn(|| {
+        for _ in 0..1000 {
+            // SAFETY: the child ends at once.
+            let pid = unsafe { fork() };
+            if pid == 0 {
+                // SAFETY: no destructor is needed.
+                unsafe { _exit(0) }
+            }
+            // SAFETY: no status.
+            unsafe { waitpid(pid, std::ptr::null_mut(), 0) };
+        }
+    });
+    forker.join().unwrap();
+    end.store(true, Ordering::Relaxed);
+    reader.join().unwrap();
+    stop(&pager, handlers);
+}
+
+const NOFILE: i32 = 7;
+
+/// The kernel keeps the event, and who forks waits: a handler must not end because of it.
+#[test]
+fn a_fork_waits_for_a_descriptor() {
+    let _alone = alone();
+    let pager = pager(4, Delivery::Threads, Numbers);
+    let handler = handle(&pager);
+    assert_eq!(read(&pager, 1), 2);
+    let mut before = [0; 2];
+    // SAFETY: room for two words.
+    assert_eq!(unsafe { getrlimit(NOFILE, &raw mut before) }, 0);
+    // As many as one ppoll(2) may be asked for, which are taken.
+    // SAFETY: as above; descriptors that are open stay.
+    assert_eq!(unsafe { setrlimit(NOFILE, &[3, before[1]]) }, 0);
+    let forker = thread::spawn(|| {
+        // SAFETY: the child ends at once.
+        match unsafe { process::fork() }.unwrap() {
+            Some(pid) => pid,
+            None => process::exit(0),
+        }
+    });
+    let counts = Arc::clone(&pager);
+    let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        in_time("an event that cannot be read", move || {
+            while counts.counts().errors < 2 {
+                thread::yield_now();
+            }
+        });
+    }));
+    // SAFETY: as it was.
+    assert_eq!(unsafe { setrlimit(NOFILE, &before) }, 0);
+    tried.unwrap();
+    let pid = in_time("fork", || forker.join().unwrap());
+    in_time("the end of a child", move || process::wait(pid).unwrap());
+    assert_eq!(read(&pager, 2), 3);
+    stop(&pager, vec![handler]);
+}
