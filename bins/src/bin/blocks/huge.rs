@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "forks")]
 
+use core::mem::ManuallyDrop;
 use core::ops::Range;
 
 use tablewalk_bins::compare::compare_all;
@@ -29,6 +30,10 @@ pub(crate) const TESTS: &[Case<ExposePgtblInfo, Error>] = &[
     Case {
         name: "memory is there while another process looks and it is collapsed and split",
         run: collapsing,
+    },
+    Case {
+        name: "a table that another process moves with mremap is found by its frame number",
+        run: moving,
     },
     Case {
         name: "a table that a huge page of shared memory replaces reads as all invalid",
@@ -150,6 +155,74 @@ fn look_at(child: &Child, address: u64) -> Result<Seen, Error> {
         }
     }
     Ok(seen)
+}
+
+/// A table that goes from one entry of level 2 to another and back (`move_normal_pmd`) is at one of them at
+/// any time. A search reads tables of level 2 between the two, while it may go from the later to the earlier.
+fn moving(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
+    let geometry = geometry_of(info)?;
+    let (near, size) = (
+        geometry.entry_size(Level::L1),
+        geometry.entry_size(Level::L2),
+    );
+    if size > 64 << 20 || geometry.root_level() > Level::L1 {
+        return Ok(Verdict::Skip("one table of level 2, or large ones"));
+    }
+    let bytes = |size| usize::try_from(size).map_err(|_| Error::Call("mmap", Errno::ENOMEM));
+    let (block, near_bytes) = (bytes(size)?, bytes(near)?);
+    let places = [16 * near, 32 * near];
+    let reserve = |place, bytes| {
+        Mapping::reserve_at(place, bytes, Protection::READ_WRITE).map_err(Error::call("mmap"))
+    };
+    let between = reserve(17 * near, 15 * near_bytes)?;
+    let first = reserve(places[0], block)?;
+    for mapping in [&between, &first] {
+        mapping
+            .base_pages_only()
+            .map_err(Error::call("MADV_NOHUGEPAGE"))?;
+        for at in (0..mapping.size()).step_by(near_bytes) {
+            write(mapping, at, 1);
+        }
+    }
+    // SAFETY: the child has a copy of memory, and touches nothing else.
+    let child = unsafe { Fork::promised() }
+        .spawn(move || {
+            let moved = (1..=4000).try_fold(first, |mapping, round: usize| {
+                let place = *places.get(round % 2).unwrap_or(&0);
+                mapping
+                    .move_onto(reserve(place, block)?)
+                    .map_err(Error::call("mremap"))
+            });
+            // Unmapped, it would not be found.
+            ExitCode(u8::from(ManuallyDrop::new(moved).is_err()))
+        })
+        .map_err(Error::call("fork"))?;
+    let (found, missed) = search(info, &child, &places)?;
+    let status = child.wait().map_err(Error::call("wait"))?;
+    println!("# found {found} times, missed {missed} times");
+    Ok((status == Status::Exited(0) && found > 0 && missed == 0).into())
+}
+
+/// Looks for the table of level 3 at one of `places` by its frame number as long as `child` runs: how often it
+/// was found, and was not.
+fn search(info: &ExposePgtblInfo, child: &Child, places: &[u64]) -> Result<(u32, u32), Error> {
+    let slot = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let frame = places
+        .iter()
+        .cycle()
+        .take(1000)
+        .find_map(|&place| slot.map_address(child.pid(), 3, place).ok())
+        .unwrap_or(0);
+    let (mut found, mut missed) = (0, 0);
+    while child.is_running().map_err(Error::call("wait"))? {
+        match slot.map(child.pid(), 3, frame) {
+            Err(Errno::ENOENT) => missed += 1,
+            Ok(_) => found += 1,
+            // It ends in between.
+            Err(_) => {}
+        }
+    }
+    Ok((found, missed))
 }
 
 /// A huge page of shared memory that is mapped by pages becomes a block again: the kernel frees the table
