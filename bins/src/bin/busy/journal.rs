@@ -17,6 +17,8 @@ pub(crate) const ADDRESSES: usize = 32;
 
 /// Intervals that are kept for each address.
 const KEPT: u64 = 512;
+/// The same, as a length.
+const KEPT_LENGTH: usize = 512;
 
 /// Changes that the target may make during one walk: each adds an interval at most to an address, and none
 /// that ended after the walk began is overwritten.
@@ -40,7 +42,7 @@ const STILL: u64 = u64::MAX;
 #[repr(C)]
 struct Log {
     written: AtomicU64,
-    intervals: [Interval; KEPT as usize],
+    intervals: [Interval; KEPT_LENGTH],
 }
 
 /// The memory that both share; it begins as zeros.
