@@ -7,6 +7,8 @@ TARGET := aarch64-unknown-linux-gnu
 PROGRAMS := init pt walktest uffd
 # Packed apart: they are for tests.
 TESTERS := contract blocks kinds hostile stress moved lazyload tracked checkpoint scene busy without
+# Those of them that the smallest image has room for.
+SMALL_TESTERS := contract blocks kinds stress moved lazyload scene
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
 VARIANTS := thp nothp hostile kinds bare
 FRAGMENTS_thp := base 4k39 thp
@@ -28,7 +30,7 @@ SANITIZERS := kasan=4k39,thp,hostile,sanitize kcsan=4k39,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
 export INITRAMFS_LIMIT := 180224
-# The smallest image, with every program in it.
+# The smallest image.
 export SMALL_LIMIT := 1310720
 # The programs are looked for here, whatever the user has set for other projects.
 export CARGO_TARGET_DIR := $(CURDIR)/target
@@ -64,7 +66,7 @@ help:
 	@echo '  miri        tests of the walker and of the ring under Miri, for those who have it'
 	@echo '  matrix      every group of tests on every geometry, as a table'
 	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
-	@echo '  small       build/small.Image.gz: one file of the smallest kernel and every program'
+	@echo '  small       build/small.Image.gz: one file of the smallest kernel and programs'
 	@echo '  dist        build/dist: images for boards, U-Boot, UEFI, Raspberry Pi, with checksums'
 	@echo '  dist-again  the same in another folder, kernels too; are they the same bytes?'
 	@echo '  boards      boots the images on every board and firmware that QEMU has, as a table'
@@ -159,7 +161,7 @@ initramfs: programs
 small: programs
 	@mkdir -p build
 	@kernel=$$(kernel/build $(FRAGMENTS_small)) && INITRAMFS_LIMIT= initramfs/pack build/small.cpio.gz \
-		$(addprefix $(BIN)/,$(PROGRAMS) $(TESTERS)) && \
+		$(addprefix $(BIN)/,$(PROGRAMS) $(SMALL_TESTERS)) && \
 	IMAGE_LIMIT=$(SMALL_LIMIT) images/embed "$$kernel" build/small.cpio.gz build/small.Image.gz
 
 # Before anything is built: are there keys?
@@ -168,7 +170,7 @@ keys:
 
 dist: keys programs
 	@boards=$$(kernel/build $(FRAGMENTS_boards)) && small=$$(kernel/build $(FRAGMENTS_small)) && \
-	SMALL_PROGRAMS='$(addprefix $(BIN)/,$(TESTERS))' images/all build/dist "$$boards" "$$small" \
+	SMALL_PROGRAMS='$(addprefix $(BIN)/,$(SMALL_TESTERS))' images/all build/dist "$$boards" "$$small" \
 		$(addprefix $(BIN)/,$(PROGRAMS))
 
 dist-again: dist

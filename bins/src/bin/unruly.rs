@@ -1,7 +1,7 @@
 //! `unruly`: what programs do that init has to bear. tests/init.py boots each.
 
 #![no_std]
-#![no_main]
+#![cfg_attr(not(test), no_main)]
 #![expect(
     unsafe_code,
     reason = "forks; no value here has something that a child lacks"
