@@ -44,6 +44,9 @@ LOST_PAGE = re.compile(r"BUG: Bad rss-counter state mm:\S+ type:MM_ANONPAGES val
 # What the kernel says of memory errors that a program has injected, and that it got over.
 INJECTED = re.compile(r"Memory failure: 0x[0-9a-f]+: recovery action for .*: Recovered")
 INJECTING = re.compile(r"^ok [0-9]+ (moved|kinds)\b", re.MULTILINE)
+# What the kernel says of a page fault while a program lets allocations fail, and that it tries again.
+FAILED = re.compile(r"Huh VM_FAULT_OOM leaked out to the #PF handler\. Retrying PF")
+FAILING = re.compile(r"^ok [0-9]+ hostile\b", re.MULTILINE)
 # The report of a process that was killed for its memory, and its lines.
 OOM_BEGINS, OOM_ENDS = re.compile(r"invoked oom-killer"), re.compile(r"Killed process [0-9]+ ")
 VERDICT = re.compile(r"tablewalk: (PASS|FAIL|SKIP)")
@@ -129,6 +132,8 @@ def trouble(log, may_lose=0, may_kill=0):
     found = [line for line in found if not says_only(KNOWN_RACES, line)]
     if INJECTING.search(log):
         found = [line for line in found if not says_only(INJECTED, line)]
+    if FAILING.search(log):
+        found = [line for line in found if not says_only(FAILED, line)]
     lost = [line for line in found if says_only(LOST_PAGE, line)]
     if len(lost) <= may_lose:
         found = [line for line in found if line not in lost]

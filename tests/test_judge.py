@@ -152,6 +152,12 @@ class Judge(unittest.TestCase):
         cut = log.replace("Killed process", "Killed")
         self.assertTrue(complaints(cut, may_kill=1))
 
+    def test_a_fault_without_memory_is_trouble_but_where_allocations_fail_on_purpose(self):
+        line = "[    1.0] Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF\n"
+        log = GOOD.replace("ok 2 two", f"{line}ok 2 two")
+        self.assert_complains(log, "VM_FAULT_OOM")
+        self.assertEqual(complaints(log.replace("ok 2 two", "ok 2 hostile")), [])
+
     def test_memory_errors_are_those_that_a_program_injects(self):
         line = "[    1.0] Memory failure: 0x44c3b: recovery action for dirty LRU page: Recovered\n"
         self.assert_complains(GOOD.replace("ok 2 two", f"{line}ok 2 two"), "Memory failure")
