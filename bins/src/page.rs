@@ -88,6 +88,18 @@ impl Page {
         Self::new(info, Protection::READ_WRITE)
     }
 
+    /// The same, and written to: its address has a level-3 table, whatever lies beside it.
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2).
+    pub fn written(info: &ExposePgtblInfo) -> Result<Self, Errno> {
+        let page = Self::writable(info)?;
+        // SAFETY: no table is mapped there yet.
+        unsafe { page.set_word(0, 1) };
+        Ok(page)
+    }
+
     /// The mapping.
     ///
     /// # Safety

@@ -138,6 +138,9 @@ fn refused_again(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
     let limited = in_child(unsafe { Fork::promised() }, || {
         let slots = Page::several(info, Protection::READ_WRITE, 2)?;
+        // Without a page there, whether its address has a level-3 table is up to what lies beside it.
+        // SAFETY: no table is mapped there.
+        unsafe { slots.set_word(0, 1) };
         let start = slots.address();
         limit_locked(0)?;
         without_ipc_lock()?;
@@ -191,7 +194,7 @@ fn no_ipc_lock(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 
 fn too_large(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let size = page_size(info);
-    let slot = Page::writable(info)?;
+    let slot = Page::written(info)?;
     let asked = Page::several(info, Protection::READ_WRITE, 2)?;
     let mut tables = [ExposePgtblTable::default()];
     let start = slot.address();
@@ -257,7 +260,7 @@ fn tagged(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         Err(Errno::EINVAL) => return Ok(Verdict::Skip("no memory tags")),
         Err(errno) => return Err(errno),
     }
-    let slot = Page::writable(info)?;
+    let slot = Page::written(info)?;
     let wanted = path(0, slot.address())?;
     let root = wanted.root_pfn;
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.

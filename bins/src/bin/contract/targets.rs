@@ -148,9 +148,7 @@ fn admin_alone(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn not_a_table(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    let page = Page::writable(info)?;
-    // SAFETY: no table is mapped there.
-    unsafe { page.set_word(0, 1) };
+    let page = Page::written(info)?;
     let data = Pagemap::open(process::pid(), info.page_shift)?
         .entry(page.address())?
         .frame();

@@ -53,15 +53,14 @@ fn index(info: &ExposePgtblInfo, level: u32, address: u64) -> usize {
 }
 
 fn same(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    // A page that is alone in its table takes the table along when it is replaced. That is the last of a
-    // table, with nothing mapped below it yet; of two pages beside each other one is another.
-    let pages = [Page::writable(info)?, Page::writable(info)?];
-    let [first, second] = &pages;
-    let page = if index(info, 3, first.address()) == index(info, 3, !0) {
-        second
-    } else {
-        first
-    };
+    // A page that is alone in its table takes the table along when it is replaced. Of three pages beside
+    // each other the middle one shares its table with another.
+    let pages = [
+        Page::written(info)?,
+        Page::written(info)?,
+        Page::written(info)?,
+    ];
+    let [_, page, _] = &pages;
     let address = page.address();
     let path = path(0, address)?;
     let mut met = path.root_level + info.levels == 4 && path.last_level == 3;
