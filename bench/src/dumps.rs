@@ -5,8 +5,8 @@
 use core::hint::black_box;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::pagemap::proc_path;
 use tablewalk_live::Live;
+use tablewalk_proc::pagemap::proc_path;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, counter, println};
 use tablewalk_uapi::file::{self, O_RDONLY};

@@ -5,8 +5,8 @@ use tablewalk_rt::println;
 use tablewalk_walker::{Format, Found, Geometry, TableSource, VirtualAddress, Visit, Walk};
 
 use crate::error::Error;
-use crate::pagemap::{Pagemap, for_each_mapping};
 use crate::tree;
+use tablewalk_proc::pagemap::{Pagemap, for_each_mapping};
 
 /// One slot for each level: what a walk needs.
 const SLOTS: usize = 5;

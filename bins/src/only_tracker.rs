@@ -9,9 +9,9 @@ use tablewalk_dirty::What;
 use tablewalk_uapi::file::{self, O_RDONLY};
 use tablewalk_uapi::{Errno, process, remap};
 
-use crate::lines::parse_number;
-use crate::pagemap::proc_path;
-use crate::processes::for_each_process;
+use tablewalk_proc::lines::parse_number;
+use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::processes::for_each_process;
 
 /// Bytes of a file that are read at a time.
 const CHUNK: usize = 1024;

@@ -6,7 +6,7 @@ use tablewalk_rt::println;
 use tablewalk_uapi::{process, time};
 
 use crate::error::Error;
-use crate::frames;
+use tablewalk_proc::frames;
 
 /// How many frames there were before something was tried.
 #[derive(Debug)]

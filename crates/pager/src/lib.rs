@@ -99,7 +99,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tablewalk_live::{flush, format};
 use tablewalk_uapi::file::O_NONBLOCK;
-use tablewalk_uapi::memory::{Advice, Protection, munmap};
+use tablewalk_uapi::memory::{self, Advice, Protection, munmap};
 use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_TAKE};
 use tablewalk_uapi::userfault::{
     UFFD_FEATURE_EVENT_FORK, UFFD_FEATURE_EVENT_REMAP, UFFD_FEATURE_EVENT_REMOVE,
@@ -205,7 +205,7 @@ impl<P: Policy> Pager<P> {
     ) -> Result<Self, PagerError> {
         let page_shift = match &format {
             Some(format) => format.geometry.page_shift(),
-            None => probe_page_shift()?,
+            None => memory::page_shift().map_err(PagerError::call("madvise"))?,
         };
         let size = |pages: usize| {
             let bytes = pages.checked_mul(1 << page_shift);
@@ -433,17 +433,6 @@ fn movable_format() -> Result<Option<Format>, PagerError> {
         Ok(_) => {}
     }
     format().map(Some).map_err(PagerError::Tables)
-}
-
-/// log2 of the page size, as a kernel without the call shows it: advice is for whole pages.
-fn probe_page_shift() -> Result<u32, PagerError> {
-    let memory = Mapping::reserve(1 << 17, Protection::READ).map_err(PagerError::call("mmap"))?;
-    let whole = |shift: &u32| {
-        let page = 1 << shift;
-        memory.advise(page..2 * page, Advice::DontNeed).is_ok()
-    };
-    let shift = [12, 14, 16].into_iter().find(whole);
-    shift.ok_or(PagerError::Call("madvise", Errno::EINVAL))
 }
 
 /// Makes `pool` bytes of `memory` a mapping of their own with the same `anon_vma` as the rest, which a

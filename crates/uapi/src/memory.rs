@@ -264,3 +264,18 @@ pub fn munlock(address: *mut c_void, size: usize) -> Result<(), Errno> {
     // SAFETY: changes no memory.
     unsafe { syscall!(sys::__NR_munlock, address, size) }.map(drop)
 }
+
+/// log2 of the page size, as madvise(2) shows it, which takes whole pages alone: up to five system calls.
+/// Neither `/proc` nor the auxiliary vector is needed, which a library has no way to.
+///
+/// # Errors
+///
+/// As mmap(2); `EINVAL` with pages that are not of 4, 16 or 64 KiB.
+pub fn page_shift() -> Result<u32, Errno> {
+    let memory = crate::Mapping::reserve(1 << 17, Protection::READ)?;
+    let is_page = |shift: &u32| {
+        let page = 1_usize << shift;
+        memory.advise(page..2 * page, Advice::DontNeed).is_ok()
+    };
+    [12, 14, 16].into_iter().find(is_page).ok_or(Errno::EINVAL)
+}

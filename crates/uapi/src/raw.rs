@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "any system call at all")]
 
-pub use linux_raw_sys::general as constants;
+pub use linux_raw_sys::{auxvec as auxv, general as constants};
 
 use crate::errno::Errno;
 

@@ -11,12 +11,13 @@ use heapless::{CString, String, format};
 use tablewalk_bins::compare::compare_all;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect};
-use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::memory::write;
 use tablewalk_bins::page::Page;
-use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_live::Live;
+use tablewalk_proc::auxv;
+use tablewalk_proc::lines::parse_number;
+use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
@@ -71,8 +72,7 @@ fn geometry_of(info: &ExposePgtblInfo) -> Result<Geometry, Error> {
 /// What INFO says, beside what the kernel shows in other ways: the page size of the auxiliary vector,
 /// the first address that cannot be mapped, and the path that PATH takes.
 fn geometry(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
-    const AT_PAGESZ: u64 = 6;
-    let page_size = auxiliary(AT_PAGESZ).map_err(Error::call("/proc/self/auxv"))?;
+    let page_size = auxv::value(auxv::AT_PAGESZ).map_err(Error::call("/proc/self/auxv"))?;
     let end = 1_u64 << info.va_bits;
     let size = usize::try_from(page_size).map_err(|_| Error::Call("page size", Errno::EINVAL))?;
     let last = Mapping::reserve_at(end - page_size, size, Protection::READ);
@@ -116,20 +116,6 @@ fn geometry(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
         ),
     ])
     .map_err(Error::call("expect"))
-}
-
-/// The value of a key in the auxiliary vector.
-fn auxiliary(key: u64) -> Result<u64, Errno> {
-    let auxv = file::open(c"/proc/self/auxv", O_RDONLY)?;
-    let mut bytes = [0; 512];
-    let length = file::read(&auxv, &mut bytes)?;
-    let (words, _) = bytes.get(..length).unwrap_or_default().as_chunks::<8>();
-    let (pairs, _) = words.as_chunks::<2>();
-    let found = pairs
-        .iter()
-        .map(|pair| pair.map(u64::from_ne_bytes))
-        .find(|[kind, _]| *kind == key);
-    found.map(|[_, value]| value).ok_or(Errno::ENODATA)
 }
 
 /// Roots of 64 processes: each a frame of its own, with zeros behind its entries.

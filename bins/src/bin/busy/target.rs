@@ -6,8 +6,8 @@ use core::convert::Infallible;
 use core::time::Duration;
 
 use tablewalk_bins::memory::write;
-use tablewalk_bins::pagemap::Pagemap;
 use tablewalk_bins::random::Random;
+use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::process::{Fork, execute};
 use tablewalk_uapi::file::{self, OwnedFd};

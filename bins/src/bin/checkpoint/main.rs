@@ -16,11 +16,11 @@ mod subject;
 use core::time::Duration;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::only_tracker::OnlyTracker;
 use tablewalk_bins::swap::Swap;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_dirty::What;
+use tablewalk_proc::lines::parse_number;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};

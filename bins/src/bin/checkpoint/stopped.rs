@@ -1,8 +1,8 @@
 //! A process that is stopped for a while.
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::lines::for_each_line;
-use tablewalk_bins::pagemap::proc_path;
+use tablewalk_proc::lines::for_each_line;
+use tablewalk_proc::pagemap::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_uapi::Errno;

@@ -2,8 +2,8 @@
 
 #![expect(unsafe_code, reason = "forks")]
 
-use tablewalk_bins::lines::{for_each_line, parse_range};
-use tablewalk_bins::pagemap::{self, Pagemap};
+use tablewalk_proc::lines::{for_each_line, parse_range};
+use tablewalk_proc::pagemap::{self, Pagemap};
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;

@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::lines::for_each_line;
+use tablewalk_proc::lines::for_each_line;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::println;
 use tablewalk_uapi::file::{self, O_WRONLY};

@@ -4,9 +4,10 @@
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
-use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::page::{self, Page, page_size};
 use tablewalk_bins::witness::Witness;
+use tablewalk_proc::auxv;
+use tablewalk_proc::lines::parse_number;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println};
@@ -118,7 +119,7 @@ fn hugetlb_page(context: &mut Context) -> Result<Verdict, Error> {
 fn special_places(context: &mut Context) -> Result<Verdict, Error> {
     let info = context.info;
     let size = page_size(&info) as u64;
-    let vdso = vdso_address().map_err(Error::call("/proc/self/auxv"))?;
+    let vdso = auxv::value(auxv::AT_SYSINFO_EHDR).map_err(Error::call("/proc/self/auxv"))?;
     // In a child: it can do without.
     // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
     let over_vdso = unsafe { Fork::promised() }
@@ -157,21 +158,6 @@ fn special_places(context: &mut Context) -> Result<Verdict, Error> {
         ),
     ]);
     verdict.map_err(Error::call("expect"))
-}
-
-/// Where the vDSO is: `AT_SYSINFO_EHDR` of the auxiliary vector.
-fn vdso_address() -> Result<u64, Errno> {
-    const AT_SYSINFO_EHDR: u64 = 33;
-    let auxv = file::open(c"/proc/self/auxv", O_RDONLY)?;
-    let mut bytes = [0; 512];
-    let length = file::read(&auxv, &mut bytes)?;
-    let (words, _) = bytes.get(..length).unwrap_or_default().as_chunks::<8>();
-    let (pairs, _) = words.as_chunks::<2>();
-    let found = pairs
-        .iter()
-        .map(|pair| pair.map(u64::from_ne_bytes))
-        .find(|[kind, _]| *kind == AT_SYSINFO_EHDR);
-    found.map(|[_, address]| address).ok_or(Errno::ENODATA)
 }
 
 /// Two processes map the same file of hugetlbfs over all that a level-2 table translates.

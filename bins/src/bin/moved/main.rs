@@ -10,11 +10,12 @@
 mod replaced;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_bins::swap::Swap;
-use tablewalk_bins::{cli, frames, paging, prerequisite};
+use tablewalk_bins::{cli, paging, prerequisite};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_pager::{Delivery, Options, Pager, Policy, Refusal, Worker};
+use tablewalk_proc::frames;
+use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{Args, ExitCode, println};

@@ -6,9 +6,9 @@ use core::ffi::CStr;
 use core::time::Duration;
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::lines::{for_each_line, parse_number};
-use tablewalk_bins::pagemap::PagemapEntry;
 use tablewalk_pager::{Pager, Worker};
+use tablewalk_proc::lines::{for_each_line, parse_number};
+use tablewalk_proc::pagemap::PagemapEntry;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::println;
 use tablewalk_uapi::file::{self, O_WRONLY};

@@ -4,7 +4,7 @@ use core::ascii;
 use core::fmt::{self, Write};
 use core::iter::Peekable;
 
-use tablewalk_bins::lines::parse_range;
+use tablewalk_proc::lines::parse_range;
 use tablewalk_rt::{print, println};
 use tablewalk_walker::{Format, FrameNumber, Run};
 

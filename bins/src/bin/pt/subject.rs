@@ -3,11 +3,11 @@
 use core::fmt;
 
 use heapless::CString;
-use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::memory::room;
-use tablewalk_bins::pagemap::{PATH, proc_path};
 use tablewalk_live::copy::{Copied, Either};
 use tablewalk_live::{Live, LiveError};
+use tablewalk_proc::lines::parse_number;
+use tablewalk_proc::pagemap::{PATH, proc_path};
 use tablewalk_rt::eprintln;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::{Errno, process, remap};

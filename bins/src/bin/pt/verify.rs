@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
+use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_walker::{
     Absent, Descriptor, Format, Found, FrameNumber, Kind, Level, Path, VirtualAddress, Visit, Walk,

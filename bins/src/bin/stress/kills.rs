@@ -3,10 +3,10 @@
 #![expect(unsafe_code, reason = "forks")]
 
 use tablewalk_bins::error::Error;
-use tablewalk_bins::lines::parse_number;
 use tablewalk_bins::random::Random;
 use tablewalk_bins::witness::Witness;
 use tablewalk_pager::Delivery;
+use tablewalk_proc::lines::parse_number;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_rt::{ExitCode, println};

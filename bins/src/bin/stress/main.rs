@@ -18,10 +18,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use tablewalk_bins::error::Error;
 use tablewalk_bins::paging::{self, THREADS};
 use tablewalk_bins::random::Random;
-use tablewalk_bins::{cli, frames, prerequisite};
+use tablewalk_bins::{cli, prerequisite};
 use tablewalk_pager::{
     Clock, Counts, Delivery, Neighbours, Options, Pager, Policy, Refusal, Sequential,
 };
+use tablewalk_proc::frames;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::memory::Protection;

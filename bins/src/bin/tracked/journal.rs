@@ -10,10 +10,10 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::{room, words_room};
-use tablewalk_bins::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_bins::random::Random;
 use tablewalk_bins::swap::Swap;
 use tablewalk_dirty::{Options, Tracker, Why};
+use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println, thread};
@@ -368,7 +368,7 @@ fn pressure(page: usize) -> Result<Option<Pressure>, Error> {
     let Some(swap) = Swap::compressed(SWAP).or_else(Swap::on) else {
         return Ok(None);
     };
-    let free = tablewalk_bins::frames::free().map_err(Error::call("zoneinfo"))?;
+    let free = tablewalk_proc::frames::free().map_err(Error::call("zoneinfo"))?;
     let free = usize::try_from(free).unwrap_or(0) * page;
     Ok(Some(Pressure {
         _hog: hog(free + (32 << 20)).map_err(Error::call("fork"))?,

@@ -3,32 +3,23 @@
 
 #![expect(unsafe_code, reason = "writes to pages of its own")]
 
-use core::fmt::Write;
-
-use heapless::{CString, String};
-use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
-use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_proc::pagemap;
+use tablewalk_uapi::file::{self, OwnedFd};
+use tablewalk_uapi::memory::{self, Protection};
 use tablewalk_uapi::{Errno, Mapping};
 
 use super::CopyError;
 
-/// log2 of the page size: advice is for whole pages. Up to five system calls.
+/// log2 of the page size. Up to five system calls.
 ///
 /// # Errors
 ///
 /// [`CopyError::Open`].
 pub(super) fn page_shift() -> Result<u32, CopyError> {
-    let error = |errno| CopyError::Open {
+    memory::page_shift().map_err(|errno| CopyError::Open {
         what: "a page",
         errno,
-    };
-    let memory = Mapping::reserve(1 << 17, Protection::READ).map_err(error)?;
-    let is_page = |shift: &u32| {
-        let page = 1_usize << shift;
-        memory.advise(page..2 * page, Advice::DontNeed).is_ok()
-    };
-    let shift = [12, 14, 16].into_iter().find(is_page);
-    shift.ok_or(error(Errno::EINVAL))
+    })
 }
 
 /// A page of this process at a place that tells one number of address bits from another, which is
@@ -73,19 +64,16 @@ pub(super) fn va_bits(page_shift: u32) -> Option<(u32, Option<OwnPage>)> {
 /// `/proc/PID/pagemap`.
 #[derive(Debug)]
 pub(super) struct Pagemap {
-    fd: OwnedFd,
+    pages: pagemap::Pagemap,
     pid: i32,
-    page_shift: u32,
 }
 
 impl Pagemap {
     pub(super) fn open(pid: i32, page_shift: u32) -> Result<Self, CopyError> {
-        let fd = open_proc(pid, "pagemap", O_RDONLY)?;
-        Ok(Self {
-            fd,
-            pid,
-            page_shift,
-        })
+        match pagemap::Pagemap::open(pid, page_shift) {
+            Ok(pages) => Ok(Self { pages, pid }),
+            Err(errno) => Err(of_process(pid, "pagemap")(errno)),
+        }
     }
 
     /// The frame of the page at `address`; `None` if it is not in memory.
@@ -94,41 +82,34 @@ impl Pagemap {
     ///
     /// [`CopyError::Process`] also where pagemap shows no frames, which needs `CAP_SYS_ADMIN`.
     pub(super) fn frame(&self, address: u64) -> Result<Option<u64>, CopyError> {
-        let error = |errno| CopyError::Process {
-            pid: self.pid,
-            file: "pagemap",
-            errno,
+        let error = of_process(self.pid, "pagemap");
+        let entry = match self.pages.entry(address) {
+            Err(Errno::ENODATA) => return Ok(None),
+            entry => entry.map_err(&error)?,
         };
-        let mut bytes = [0; 8];
-        let offset = (address >> self.page_shift) * 8;
-        let read = file::pread(&self.fd, &mut bytes, offset).map_err(error)?;
-        let entry = u64::from_ne_bytes(bytes);
-        // Documentation/admin-guide/mm/pagemap.rst: bit 63 present, bits 54:0 frame.
-        if read != 8 || entry >> 63 == 0 {
-            return Ok(None);
-        }
-        match entry & ((1 << 55) - 1) {
-            0 => Err(error(Errno::EPERM)),
-            frame => Ok(Some(frame)),
+        match (entry.is_present(), entry.frame()) {
+            (false, _) => Ok(None),
+            (true, 0) => Err(error(Errno::EPERM)),
+            (true, frame) => Ok(Some(frame)),
         }
     }
 }
 
 /// Opens `/proc/PID/NAME`.
 pub(super) fn open_proc(pid: i32, name: &'static str, flags: u32) -> Result<OwnedFd, CopyError> {
-    let error = |errno| CopyError::Process {
+    let error = of_process(pid, name);
+    let path = pagemap::proc_path(pid, name).map_err(&error)?;
+    file::open(&path, flags).map_err(error)
+}
+
+/// What an error of `/proc/PID/NAME` means. No such file: no such process.
+fn of_process(pid: i32, file: &'static str) -> impl Fn(Errno) -> CopyError {
+    move |errno| CopyError::Process {
         pid,
-        file: name,
-        errno,
-    };
-    let mut text = String::<64>::new();
-    let mut path = CString::<64>::new();
-    write!(text, "/proc/{pid}/{name}")
-        .ok()
-        .and_then(|()| path.extend_from_bytes(text.as_bytes()).ok())
-        .ok_or(error(Errno::ENAMETOOLONG))?;
-    file::open(&path, flags).map_err(|errno| match errno {
-        Errno::ENOENT => error(Errno::ESRCH),
-        errno => error(errno),
-    })
+        file,
+        errno: match errno {
+            Errno::ENOENT => Errno::ESRCH,
+            errno => errno,
+        },
+    }
 }

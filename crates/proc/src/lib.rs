@@ -1,0 +1,12 @@
+//! Readers of `/proc`: what the kernel says of a process, of frames, and of memory.
+//!
+//! Formats: `Documentation/filesystems/proc.rst` and `Documentation/admin-guide/mm/pagemap.rst`.
+
+#![no_std]
+
+pub mod auxv;
+pub mod frames;
+pub mod lines;
+pub mod pagemap;
+pub mod processes;
+pub mod smaps;
