@@ -119,17 +119,13 @@ setup:
 
 programs: setup
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
-	tests/check-elf 32768 $(addprefix $(BIN)/,$(filter-out pt walktest uffd,$(PROGRAMS)))
-	tests/check-elf 65536 $(BIN)/{walktest,uffd}
-	tests/check-elf 114688 $(BIN)/pt
-	tests/check-elf 98304 $(addprefix $(BIN)/,$(TESTERS))
-	tests/check-elf 32768 $(BIN)/unruly
+	tests/check-elf $(addprefix $(BIN)/,$(PROGRAMS) $(TESTERS) unruly)
 
 # As fast as the crates can be, not as small.
 SPEED := $(CURDIR)/target/$(TARGET)/speed
 bench-program: setup
 	$(CARGO) build --quiet --locked --profile speed --target $(TARGET) -p tablewalk-bench $(REMAP)
-	tests/check-elf 98304 $(SPEED)/bench
+	tests/check-elf $(SPEED)/bench
 
 kernel: $(addprefix kernel-,$(VARIANTS))
 
@@ -259,7 +255,7 @@ headers:
 
 examples: setup headers
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p own-init $(REMAP)
-	tests/check-elf 32768 $(BIN)/own-init && cp $(BIN)/own-init build/
+	tests/check-elf $(BIN)/own-init && cp $(BIN)/own-init build/
 	aarch64-linux-gnu-gcc -static -O2 -Wall -Wextra -Werror -Ibuild/include -o build/c-init \
 		examples/c-init/init.c
 

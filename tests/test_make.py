@@ -182,15 +182,21 @@ class Programs(WithFolder):
     def program(self, text):
         """A program with a string in it."""
         write(f"{self.folder}/p.c", f'const char text[] = "{text}";\nvoid _start(void) {{ for (;;); }}\n')
-        subprocess.run(["aarch64-linux-gnu-gcc", "-static", "-nostdlib", "-Wl,-zmax-page-size=65536,--build-id=none",
-                        "-Wl,-zseparate-code", "-o", f"{self.folder}/p", f"{self.folder}/p.c"], check=True)
+        subprocess.run(["aarch64-linux-gnu-gcc", "-static", "-nostdlib", "-Wl,-zmax-page-size=65536,--build-id=none", f"-T{CHECKOUT}/linker/tablewalk.ld",
+                        "-o", f"{self.folder}/p", f"{self.folder}/p.c"], check=True)
         return f"{self.folder}/p"
 
     def test_paths_of_the_machine(self):
         for text in ("/proc/self/exe", "/usr/src/rustc-1.96.0/library/core/src/time.rs", "bins/src/page.rs"):
-            self.assertEqual(run("tests/check-elf", "1000000", self.program(text))[0], 0, text)
+            self.assertEqual(run("tests/check-elf", self.program(text))[0], 0, text)
         for text in (f"{CHECKOUT}/bins/src/page.rs", "/home/she/.cargo/registry/src/x/src/lib.rs", "/cargo/home/registry"):
-            self.refuses("path of this machine", "tests/check-elf", "1000000", self.program(text), CARGO_HOME="/cargo/home")
+            self.refuses("path of this machine", "tests/check-elf", self.program(text), CARGO_HOME="/cargo/home")
+
+    def test_limits(self):
+        program = self.program("x" * 40_000)
+        self.assertEqual(run("tests/check-elf", program)[0], 0)
+        os.rename(program, f"{self.folder}/init")
+        self.refuses("more than 32768", "tests/check-elf", f"{self.folder}/init")
 
 
 def image(contents=b""):
