@@ -4,29 +4,31 @@ SHELL := /bin/bash -o pipefail
 .DELETE_ON_ERROR:
 
 TARGET := aarch64-unknown-linux-gnu
+# What people run, in bins/: these go into the initramfs, examples of a use do not.
 PROGRAMS := init pt walktest uffd
-# Packed apart: they are for tests.
-TESTERS := contract blocks kinds hostile stress moved lazyload tracked checkpoint scene busy without
-# Those of them that the smallest image has room for.
+EXAMPLES := lazyload checkpoint
+# What tests these, the call and the kernel, in testers/, packed apart.
+TESTERS := contract blocks kinds hostile stress moved tracked scene busy without unruly
+# What of these the smallest image has room for.
 SMALL_TESTERS := contract blocks kinds stress moved lazyload scene
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
 VARIANTS := thp nothp hostile kinds bare
-FRAGMENTS_thp := base 4k39 thp
-FRAGMENTS_nothp := base 4k39 nothp
-FRAGMENTS_hostile := base 4k39 thp hostile
-FRAGMENTS_kinds := base 4k39 thp kinds init
-FRAGMENTS_bare := base 4k39 bare
+FRAGMENTS_thp := base 4k48 thp
+FRAGMENTS_nothp := base 4k48 nothp
+FRAGMENTS_hostile := base 4k48 thp hostile
+FRAGMENTS_kinds := base 4k48 thp kinds init
+FRAGMENTS_bare := base 4k48 bare
 # A later version, for which there is a series too, from Debian's backport. Not of KERNEL_SRC.
-FRAGMENTS_6.12 := base 4k39 thp hostile
+FRAGMENTS_6.12 := base 4k48 thp hostile
 SOURCE_6.12 := /usr/src/linux-source-6.12.tar.xz
 # For measurements.
-FRAGMENTS_speed := base 4k39 thp speed
+FRAGMENTS_speed := base 4k48 thp speed
 # For images: one kernel for all boards, and the smallest one, for virt.
-FRAGMENTS_boards := base 4k39 thp embed virt versal raspi3b zcu102
+FRAGMENTS_boards := base 4k48 thp embed virt versal raspi3b zcu102
 FRAGMENTS_small := base 4k39 embed small
 # Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
 GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
-SANITIZERS := kasan=4k39,thp,hostile,sanitize kcsan=4k39,thp,hostile,kcsan
+SANITIZERS := kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
 export INITRAMFS_LIMIT := 180224
@@ -118,8 +120,8 @@ setup:
 	@scripts/setup
 
 programs: setup
-	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins $(REMAP)
-	tests/check-elf $(addprefix $(BIN)/,$(PROGRAMS) $(TESTERS) unruly)
+	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins -p tablewalk-testers $(REMAP)
+	tests/check-elf $(addprefix $(BIN)/,$(PROGRAMS) $(EXAMPLES) $(TESTERS))
 
 # As fast as the crates can be, not as small.
 SPEED := $(CURDIR)/target/$(TARGET)/speed

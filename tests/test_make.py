@@ -187,9 +187,9 @@ class Programs(WithFolder):
         return f"{self.folder}/p"
 
     def test_paths_of_the_machine(self):
-        for text in ("/proc/self/exe", "/usr/src/rustc-1.96.0/library/core/src/time.rs", "bins/src/page.rs"):
+        for text in ("/proc/self/exe", "/usr/src/rustc-1.96.0/library/core/src/time.rs", "bins/src/bin/pt/walk.rs"):
             self.assertEqual(run("tests/check-elf", self.program(text))[0], 0, text)
-        for text in (f"{CHECKOUT}/bins/src/page.rs", "/home/she/.cargo/registry/src/x/src/lib.rs", "/cargo/home/registry"):
+        for text in (f"{CHECKOUT}/bins/src/bin/pt/walk.rs", "/home/she/.cargo/registry/src/x/src/lib.rs", "/cargo/home/registry"):
             self.refuses("path of this machine", "tests/check-elf", self.program(text), CARGO_HOME="/cargo/home")
 
     def test_limits(self):

@@ -8,10 +8,10 @@
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use tablewalk_bins::error::Error;
 use tablewalk_dirty::{Entries, Options, Tracker};
 use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_rt::{counter, println};
+use tablewalk_testkit::error::Error;
 use tablewalk_uapi::memory::{Advice, Protection, mprotect};
 use tablewalk_uapi::raw::constants::siginfo_t;
 use tablewalk_uapi::signal::{self, Signal};

@@ -3,10 +3,10 @@
 use core::hint::black_box;
 use core::ops::Range;
 
-use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::write;
 use tablewalk_pager::{Clock, Counts, Delivery, Neighbours, Options, Pager, Policy};
+use tablewalk_rt::memory::write;
 use tablewalk_rt::{counter, println, thread};
+use tablewalk_testkit::error::Error;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::userfault::{Event, Userfault, Waking};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, remap};

@@ -12,14 +12,15 @@ use core::hint::black_box;
 
 use heapless::{String, format};
 
-use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::write;
-use tablewalk_bins::page::Page;
-use tablewalk_bins::sparse::Sparse;
-use tablewalk_bins::{cli, prerequisite};
 use tablewalk_live::{Live, LiveError, path};
 use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
+use tablewalk_rt::cli;
+use tablewalk_rt::memory::write;
 use tablewalk_rt::{Args, ExitCode, counter, eprintln, println};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::page::Page;
+use tablewalk_testkit::prerequisite;
+use tablewalk_testkit::sparse::Sparse;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, remap};
 use tablewalk_walker::{

@@ -8,13 +8,14 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::CString;
-use tablewalk_bins::error::Error;
-use tablewalk_bins::paging;
-use tablewalk_bins::random::Random;
-use tablewalk_bins::{cli, prerequisite};
 use tablewalk_pager::{Clock, Delivery, Neighbours, Options, Pager, Policy, Refusal, Sequential};
+use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::paging;
+use tablewalk_testkit::prerequisite;
+use tablewalk_testkit::random::Random;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 

@@ -9,17 +9,18 @@
 
 use core::ops::Range;
 
-use tablewalk_bins::donors::{Donors, MARK_OFFSET, mark};
-use tablewalk_bins::error::Error;
-use tablewalk_bins::handler::Handler;
-use tablewalk_bins::memory::{read, words_room, write};
-use tablewalk_bins::paging::{self, THREADS};
-use tablewalk_bins::{cli, prerequisite};
 use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy, Refusal};
 use tablewalk_proc::frames;
 use tablewalk_proc::pagemap::Pagemap;
+use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::memory::{read, words_room, write};
 use tablewalk_rt::{Args, ExitCode, println, thread};
+use tablewalk_testkit::donors::{Donors, MARK_OFFSET, mark};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::handler::Handler;
+use tablewalk_testkit::paging::{self, THREADS};
+use tablewalk_testkit::prerequisite;
 use tablewalk_uapi::file::{self, O_NONBLOCK};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::userfault::Userfault;

@@ -4,17 +4,17 @@
 #![no_std]
 #![cfg_attr(not(test), no_main)]
 
-use tablewalk_bins::cli;
-use tablewalk_bins::compare::{compare_all, compare_tree};
-use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::write;
-use tablewalk_bins::prerequisite::{Source, source};
 use tablewalk_live::Live;
 use tablewalk_live::copy::{Copied, Either};
 use tablewalk_proc::pagemap::Pagemap;
+use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::memory::write;
 use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, eprintln, println};
+use tablewalk_testkit::compare::{compare_all, compare_tree};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::prerequisite::{Source, source};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};

@@ -41,6 +41,7 @@
 
 mod entries;
 mod error;
+pub mod only_tracker;
 mod round;
 mod run;
 mod tracker;

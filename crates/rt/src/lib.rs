@@ -1,5 +1,4 @@
-//! What a freestanding program needs around its `main`: start-up, arguments, console, panic,
-//! memory functions, processes, threads, test output, and the way out of an emulator.
+//! What a freestanding program needs around its `main`: start-up, command line, console, panic, memory, processes, threads, test output, and the way out of an emulator.
 //!
 //! For arm64 Linux. On other hosts start-up, threads, panics and memory functions are those of std, so that
 //! what is built on this can be tested there. A program names its main function with [`program!`]:
@@ -22,6 +21,7 @@
 extern crate std;
 
 mod args;
+pub mod cli;
 #[cfg(target_arch = "aarch64")]
 mod clone;
 pub mod console;
@@ -29,6 +29,7 @@ pub mod counter;
 pub mod ktap;
 #[cfg(target_arch = "aarch64")]
 mod mem;
+pub mod memory;
 #[cfg(not(target_arch = "aarch64"))]
 #[doc(hidden)]
 pub mod of_std;

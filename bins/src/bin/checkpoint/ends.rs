@@ -1,11 +1,11 @@
 //! What ends a checkpointer, and what is left then.
 
-use tablewalk_bins::error::Error;
-use tablewalk_bins::only_tracker::OnlyTracker;
 use tablewalk_dirty::What;
+use tablewalk_dirty::only_tracker::OnlyTracker;
 use tablewalk_rt::ktap::Verdict;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println};
+use tablewalk_testkit::error::Error;
 use tablewalk_uapi::process::{self, kill};
 use tablewalk_uapi::signal::{self, Signal};
 use tablewalk_uapi::{Errno, file};

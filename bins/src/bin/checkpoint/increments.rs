@@ -1,12 +1,12 @@
 //! The memory of a process in a file: all of it, and then what was written.
 
 use heapless::Vec;
-use tablewalk_bins::error::Error;
-use tablewalk_bins::memory::room;
 use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker};
 use tablewalk_proc::lines::{for_each_line, parse_range};
 use tablewalk_proc::pagemap::proc_path;
+use tablewalk_rt::memory::room;
 use tablewalk_rt::println;
+use tablewalk_testkit::error::Error;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, OwnedFd};
 use tablewalk_uapi::process::read_memory;

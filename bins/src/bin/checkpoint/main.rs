@@ -15,15 +15,16 @@ mod subject;
 
 use core::time::Duration;
 
-use tablewalk_bins::error::Error;
-use tablewalk_bins::only_tracker::OnlyTracker;
-use tablewalk_bins::swap::Swap;
-use tablewalk_bins::{cli, prerequisite};
 use tablewalk_dirty::What;
+use tablewalk_dirty::only_tracker::OnlyTracker;
 use tablewalk_proc::lines::parse_number;
+use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::prerequisite;
+use tablewalk_testkit::swap::Swap;
 use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
 use tablewalk_uapi::{Errno, file, process, time};
 

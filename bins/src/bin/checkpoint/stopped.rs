@@ -1,10 +1,10 @@
 //! A process that is stopped for a while.
 
-use tablewalk_bins::error::Error;
 use tablewalk_proc::lines::for_each_line;
 use tablewalk_proc::pagemap::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::process::{Child, Fork};
+use tablewalk_testkit::error::Error;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::poll::{Events, PollFd, poll};

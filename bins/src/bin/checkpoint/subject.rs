@@ -3,8 +3,8 @@
 use core::time::Duration;
 
 use heapless::CString;
-use tablewalk_bins::memory::write;
-use tablewalk_bins::random::Random;
+use tablewalk_rt::memory::write;
+use tablewalk_testkit::random::Random;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, time};

@@ -3,9 +3,9 @@
 use core::time::Duration;
 
 use heapless::Vec;
-use tablewalk_bins::cli;
 use tablewalk_dirty::What as Tracked;
 use tablewalk_proc::lines::parse_number;
+use tablewalk_rt::cli;
 use tablewalk_rt::{Args, ExitCode};
 use tablewalk_walker::{FrameNumber, Level, VirtualAddress};
 

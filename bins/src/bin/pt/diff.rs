@@ -2,8 +2,8 @@
 
 use core::time::Duration;
 
-use tablewalk_bins::memory::room;
 use tablewalk_rt::counter::{frequency, ticks};
+use tablewalk_rt::memory::room;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::{Errno, time};
 use tablewalk_walker::dump::{Dump, SavedTable};

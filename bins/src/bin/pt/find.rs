@@ -2,9 +2,9 @@
 
 use core::ops::ControlFlow;
 
-use tablewalk_bins::memory::words_room;
 use tablewalk_proc::pagemap::FrameFlags;
 use tablewalk_proc::processes::for_each_process;
+use tablewalk_rt::memory::words_room;
 use tablewalk_rt::{ExitCode, eprintln, print, println};
 use tablewalk_uapi::Errno;
 use tablewalk_walker::{

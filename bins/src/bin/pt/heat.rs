@@ -2,11 +2,11 @@
 
 use core::time::Duration;
 
-use tablewalk_bins::memory::room;
-use tablewalk_bins::only_tracker::OnlyTracker;
+use tablewalk_dirty::only_tracker::OnlyTracker;
 use tablewalk_dirty::{DirtyError, Options as Tracking, Tracker, What, Why};
 use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::counter::{frequency, ticks};
+use tablewalk_rt::memory::room;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::{Errno, time};
 use tablewalk_walker::VirtualAddress;

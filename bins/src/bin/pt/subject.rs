@@ -3,12 +3,12 @@
 use core::fmt;
 
 use heapless::CString;
-use tablewalk_bins::memory::room;
 use tablewalk_live::copy::{Copied, Either};
 use tablewalk_live::{Live, LiveError};
 use tablewalk_proc::lines::parse_number;
 use tablewalk_proc::pagemap::{PATH, proc_path};
 use tablewalk_rt::eprintln;
+use tablewalk_rt::memory::room;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::{Errno, process, remap};
 use tablewalk_walker::dump::{Dump, DumpError, HEADER_SIZE};

@@ -11,7 +11,7 @@ TABLEWALK_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = --exclude=/target --exclude=/build
 TABLEWALK_LICENSE = MIT
 TABLEWALK_LICENSE_FILES = LICENSE
 
-TABLEWALK_PROGRAMS = pt walktest uffd contract
+TABLEWALK_PROGRAMS = pt walktest uffd
 TABLEWALK_RELEASE = $(@D)/target/$(RUSTC_TARGET_NAME)/release
 
 # .cargo/config.toml has the flags; it wants the linker itself, not the compiler that

@@ -22,7 +22,7 @@ RUSTFLAGS:append = " \
 "
 CARGO_BUILD_FLAGS:append = " --package tablewalk-bins"
 
-PROGRAMS = "pt walktest uffd contract"
+PROGRAMS = "pt walktest uffd"
 
 do_install() {
     install -d ${D}${base_bindir}

@@ -1,0 +1,69 @@
+//! Command lines: `--help`, `--version`, and arguments that make no sense.
+
+use core::fmt::Arguments;
+
+use crate::{Args, ExitCode, eprintln, println};
+
+/// Takes the next argument. `None` after the last; `--help` prints `help` and is the end too, as is
+/// `--version`.
+///
+/// # Errors
+///
+/// The status to exit with: 0 after `--help` and `--version`, 2 for an argument that is not UTF-8.
+pub fn next(args: &mut Args, help: &str) -> Result<Option<&'static str>, ExitCode> {
+    match args.next() {
+        None => Ok(None),
+        Some(Ok("--help")) => {
+            println!("{help}");
+            Err(ExitCode::SUCCESS)
+        }
+        Some(Ok("--version")) => {
+            println!("{} {}", args.program_name(), env!("CARGO_PKG_VERSION"));
+            Err(ExitCode::SUCCESS)
+        }
+        Some(Ok(argument)) => Ok(Some(argument)),
+        Some(Err(_)) => Err(refuse(args, format_args!("an argument is not UTF-8"))),
+    }
+}
+
+/// The command line of a program that takes none but `--help`.
+///
+/// # Errors
+///
+/// As [`next`]; 2 for any other argument.
+pub fn no_arguments(mut args: Args, help: &str) -> Result<(), ExitCode> {
+    match next(&mut args, help)? {
+        None => Ok(()),
+        Some(argument) => Err(unknown(&args, argument)),
+    }
+}
+
+/// Takes the number that follows `option`, from 1 to `most`.
+///
+/// # Errors
+///
+/// As [`next`]; 2 for no number, or one out of range.
+pub fn number(args: &mut Args, help: &str, option: &str, most: u32) -> Result<u32, ExitCode> {
+    let Some(argument) = next(args, help)? else {
+        return Err(refuse(args, format_args!("{option} needs a number")));
+    };
+    match argument.parse() {
+        Ok(number) if (1..=most).contains(&number) => Ok(number),
+        _ => Err(refuse(
+            args,
+            format_args!("{option} {argument}: not a number from 1 to {most}"),
+        )),
+    }
+}
+
+/// Says that there is no such argument.
+pub fn unknown(args: &Args, argument: &str) -> ExitCode {
+    refuse(args, format_args!("unknown argument `{argument}`"))
+}
+
+/// Says what makes no sense.
+pub fn refuse(args: &Args, what: Arguments<'_>) -> ExitCode {
+    let name = args.program_name();
+    eprintln!("{name}: {what}; {name} --help lists what there is");
+    ExitCode::USAGE
+}

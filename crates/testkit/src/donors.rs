@@ -1,0 +1,62 @@
+//! Pages that the kernel gave out before they are needed.
+
+use tablewalk_live::{LiveError, flush};
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::{Mapping, Sharing};
+use tablewalk_walker::{Geometry, VirtualAddress};
+
+use crate::error::Error;
+use tablewalk_rt::memory::write;
+
+/// Where in a donor page its mark is.
+pub const MARK_OFFSET: usize = 8;
+
+/// What donor `page` holds: it shows that the page came from there.
+#[must_use]
+pub const fn mark(page: usize) -> u64 {
+    0xd0_0000_0000 | page as u64
+}
+
+/// One donor page for each page of the region: private anonymous memory, as the region is.
+#[derive(Debug)]
+pub struct Donors {
+    mapping: Mapping,
+}
+
+impl Donors {
+    /// Maps the pages and writes a mark into each.
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2) and madvise(2).
+    pub fn new(pages: usize, page_size: usize) -> Result<Self, Error> {
+        let mapping =
+            Mapping::anonymous(pages * page_size, Protection::READ_WRITE, Sharing::Private)
+                .map_err(Error::call("mmap"))?;
+        mapping.base_pages_only().map_err(Error::call("madvise"))?;
+        for page in 0..pages {
+            write(&mapping, page * page_size + MARK_OFFSET, mark(page));
+        }
+        Ok(Self { mapping })
+    }
+
+    /// The mapping that the pages come from.
+    #[must_use]
+    pub const fn mapping(&self) -> &Mapping {
+        &self.mapping
+    }
+}
+
+/// Invalidates the TLB entries of all of a mapping.
+///
+/// # Errors
+///
+/// As [`flush`].
+pub fn flush_mapping(geometry: &Geometry, mapping: &Mapping) -> Result<(), LiveError> {
+    let start = VirtualAddress(mapping.address());
+    flush(
+        0,
+        geometry,
+        start..start.wrapping_add(mapping.size() as u64),
+    )
+}

@@ -1,0 +1,114 @@
+//! `busy`: walks processes that change and die meanwhile, and holds what it sees against their own account.
+
+#![no_std]
+#![cfg_attr(not(test), no_main)]
+
+mod journal;
+mod shown;
+mod source;
+mod target;
+mod walker;
+
+use tablewalk_rt::cli;
+use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::{Args, ExitCode, eprintln};
+use tablewalk_testkit::error::Error;
+use tablewalk_uapi::signal;
+
+use crate::shown::Shown;
+use crate::source::{Way, open};
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: busy [pt] [--source call|bpf|kcore] [--rounds N]
+Starts processes that map, unmap, move and discard pages, fork, and exit, execute
+or are killed, and walks their tables meanwhile by each source that this kernel
+has. No page may be found that was not there at the time, by the process's own
+account. Prints KTAP.
+  pt          run `pt` on a process at rest and on one that changes its memory
+              every two milliseconds: verify, maps, save
+  --source S  this source alone
+  --rounds N  processes for each source [200]
+  --help      print this text
+Needs /proc, and root.";
+
+const TESTS: &[Case<Context, Error>] = &[
+    Case {
+        name: "by the call, nothing was found that was not there",
+        run: |context| follow(context, Way::Call),
+    },
+    Case {
+        name: "by BPF, nothing was found that was not there",
+        run: |context| follow(context, Way::Bpf),
+    },
+    Case {
+        name: "by /proc/kcore, nothing was found that was not there",
+        run: |context| follow(context, Way::Kcore),
+    },
+];
+
+struct Context {
+    rounds: u32,
+    /// The only source wanted.
+    source: Option<&'static str>,
+    /// Whether `pt` is to show something.
+    shown: bool,
+}
+
+fn main(args: Args) -> ExitCode {
+    match parse(args) {
+        Ok(context) if context.shown => match Shown::new(context.source) {
+            Ok(mut shown) => ktap::run(&mut shown, &[shown::TESTS]),
+            Err(error) => {
+                eprintln!("busy: {error}");
+                ExitCode::FAILURE
+            }
+        },
+        Ok(mut context) => ktap::run(&mut context, &[TESTS]),
+        Err(status) => status,
+    }
+}
+
+fn parse(mut args: Args) -> Result<Context, ExitCode> {
+    let mut context = Context {
+        rounds: 200,
+        source: None,
+        shown: false,
+    };
+    while let Some(argument) = cli::next(&mut args, HELP)? {
+        match argument {
+            "pt" => context.shown = true,
+            "--rounds" => context.rounds = cli::number(&mut args, HELP, "--rounds", 1_000_000)?,
+            "--source" => context.source = Some(source(&mut args)?),
+            // What a target executes.
+            "--pause" => loop {
+                signal::pause();
+            },
+            _ => return Err(cli::unknown(&args, argument)),
+        }
+    }
+    Ok(context)
+}
+
+fn source(args: &mut Args) -> Result<&'static str, ExitCode> {
+    match cli::next(args, HELP)? {
+        Some(source @ ("call" | "bpf" | "kcore")) => Ok(source),
+        _ => Err(cli::refuse(
+            args,
+            format_args!("--source is call, bpf or kcore"),
+        )),
+    }
+}
+
+fn follow(context: &mut Context, way: Way) -> Result<Verdict, Error> {
+    if context.source.is_some_and(|source| source != way.name()) {
+        return Ok(Verdict::Skip("another source was asked for"));
+    }
+    match open(way)? {
+        Some(mut source) => walker::follow(&mut source, context.rounds).map(Verdict::from),
+        None => Ok(Verdict::Skip(
+            "this kernel has no such source, or does not permit it",
+        )),
+    }
+}

@@ -1,0 +1,118 @@
+//! The ways to the tables of a process.
+
+use tablewalk_live::copy::{Copied, CopyError, Either};
+use tablewalk_live::{Live, LiveError};
+use tablewalk_rt::println;
+use tablewalk_testkit::error::Error;
+use tablewalk_uapi::{Errno, process};
+use tablewalk_walker::{Format, TableSource, VirtualAddress, Visit, Walk};
+
+/// One slot for each level, and a few tables at a time.
+const SLOTS: usize = 5;
+const BATCH_SLOTS: usize = 16;
+
+/// A source, by its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    Call,
+    Bpf,
+    Kcore,
+}
+
+impl Way {
+    /// What it is called on a command line.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Call => "call",
+            Self::Bpf => "bpf",
+            Self::Kcore => "kcore",
+        }
+    }
+}
+
+/// A source, open.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
+pub(crate) enum Source {
+    Called(Live),
+    Copied(Copied<Either>),
+}
+
+/// Opens a source, for this process at first. `None` if there is none, after the reason.
+pub(crate) fn open(way: Way) -> Result<Option<Source>, Error> {
+    let own = process::pid();
+    let copied = match way {
+        Way::Call => {
+            return match Live::with_batch(own, SLOTS, BATCH_SLOTS) {
+                Ok(live) => Ok(Some(Source::Called(live))),
+                Err(LiveError::Info(Errno::ENOSYS)) => Ok(None),
+                Err(error) => Err(error.into()),
+            };
+        }
+        Way::Bpf => Either::bpf(),
+        Way::Kcore => Either::kcore(),
+    };
+    match copied {
+        Ok(kernel) => Ok(Some(Source::Copied(Copied::new(kernel, own)?))),
+        Err(error @ CopyError::Open { .. }) => {
+            println!("# {error}");
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Source {
+    pub(crate) fn format(&self) -> Format {
+        match self {
+            Self::Called(live) => live.format(),
+            Self::Copied(copied) => copied.format(),
+        }
+    }
+
+    /// Goes on with another process.
+    pub(crate) fn follow(&mut self, pid: i32) -> Result<(), Error> {
+        match self {
+            Self::Called(live) => *live = Live::with_batch(pid, SLOTS, BATCH_SLOTS)?,
+            Self::Copied(copied) => copied.retarget(pid)?,
+        }
+        Ok(())
+    }
+
+    /// Whether these are the tables that the process has now. The call has no others.
+    pub(crate) fn is_current(&mut self) -> Result<bool, Error> {
+        match self {
+            Self::Called(_) => Ok(false),
+            Self::Copied(copied) => Ok(copied.is_current()?),
+        }
+    }
+
+    /// Walks `[first, last]`.
+    pub(crate) fn walk(
+        &mut self,
+        range: (VirtualAddress, VirtualAddress),
+        visit: impl FnMut(Visit),
+    ) -> Result<(), Error> {
+        match self {
+            Self::Called(live) => match walk(live, range, visit) {
+                // The process has ended.
+                Err(LiveError::Map {
+                    errno: Errno::ESRCH,
+                    ..
+                }) => Ok(()),
+                result => Ok(result?),
+            },
+            Self::Copied(copied) => Ok(walk(copied, range, visit)?),
+        }
+    }
+}
+
+fn walk<S: TableSource>(
+    source: &mut S,
+    range: (VirtualAddress, VirtualAddress),
+    mut visit: impl FnMut(Visit),
+) -> Result<(), S::Error> {
+    for found in Walk::new(source).within(range.0, range.1) {
+        visit(found?);
+    }
+    Ok(())
+}

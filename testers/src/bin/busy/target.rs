@@ -1,0 +1,308 @@
+//! A process that changes its memory all the time, and dies in different ways.
+
+#![expect(unsafe_code, reason = "forks")]
+
+use core::convert::Infallible;
+use core::time::Duration;
+
+use tablewalk_proc::pagemap::Pagemap;
+use tablewalk_rt::ExitCode;
+use tablewalk_rt::memory::write;
+use tablewalk_rt::process::{Fork, execute};
+use tablewalk_testkit::random::Random;
+use tablewalk_uapi::file::{self, OwnedFd};
+use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::signal::Signal;
+use tablewalk_uapi::{Errno, Mapping, process, time};
+use tablewalk_walker::{Geometry, Level, VirtualAddress};
+
+use crate::journal::{ADDRESSES, Journal, MOST_CHANGES, Set};
+
+/// Addresses below one table of level 2, each in a table of level 3 of its own.
+const OF_A_TABLE: usize = 8;
+/// Changes in a life, at least.
+const CHANGES: u64 = 40;
+/// Walks in a life that waits for the walker.
+const WALKS: u64 = 3;
+/// Between two changes of a process at work.
+const PAUSE: Duration = Duration::from_millis(2);
+/// A frame that no machine of the tests has: 4 TiB above 0 with 4K pages.
+const NO_FRAME: u64 = 1 << 30;
+
+/// Where the target has its pages.
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    pub(crate) geometry: Geometry,
+}
+
+impl Places {
+    /// The first address.
+    pub(crate) const fn first(&self) -> VirtualAddress {
+        VirtualAddress(64 * self.geometry.entry_size(Level::L1))
+    }
+
+    /// The last address that any page can have.
+    pub(crate) const fn last(&self) -> VirtualAddress {
+        let tables = ADDRESSES.div_ceil(OF_A_TABLE) as u64;
+        VirtualAddress(self.first().0 + tables * self.geometry.entry_size(Level::L1) - 1)
+    }
+
+    /// The address of this number.
+    const fn address(&self, number: usize) -> u64 {
+        let (table, entry) = (number / OF_A_TABLE, number % OF_A_TABLE);
+        self.first().0
+            + table as u64 * self.geometry.entry_size(Level::L1)
+            + entry as u64 * self.geometry.entry_size(Level::L2)
+    }
+
+    /// The number of an address.
+    pub(crate) fn number(&self, address: VirtualAddress) -> Option<usize> {
+        (0..ADDRESSES).find(|&number| self.address(number) == address.0)
+    }
+}
+
+/// How a life ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Exits,
+    /// A child of its own kills it, in the middle of something.
+    Killed,
+    Executes,
+}
+
+/// What a target is told.
+#[derive(Clone, Copy)]
+pub(crate) struct Life {
+    pub(crate) number: u32,
+    pub(crate) end: End,
+    /// It does not wait for the walker before it ends.
+    pub(crate) hasty: bool,
+}
+
+struct Target {
+    journal: &'static Journal,
+    places: Places,
+    random: Random,
+    pagemap: Pagemap,
+    pages: [Option<Mapping>; ADDRESSES],
+}
+
+/// Lives. Something is written to `ready` when the first pages are there.
+pub(crate) fn live(
+    journal: &'static Journal,
+    places: Places,
+    life: Life,
+    ready: &OwnedFd,
+) -> Result<ExitCode, Errno> {
+    let mut target = Target::new(journal, places, life.number)?;
+    file::write(ready, b".")?;
+    let begun = journal.walks();
+    let (mut seen, mut changes, mut made) = (begun, 0, 0);
+    let more = target.random.below(CHANGES);
+    while made < CHANGES + more || (!life.hasty && journal.walks() < begun + WALKS) {
+        let walks = journal.walks();
+        if walks != seen {
+            (seen, changes) = (walks, 0);
+        }
+        // Without a walker nobody looks, and a hasty life goes on.
+        if changes < MOST_CHANGES {
+            target.step()?;
+            changes += 1;
+            made += 1;
+        } else {
+            process::yield_now();
+        }
+    }
+    target.end(life.end, seen, changes)
+}
+
+/// Changes something every two milliseconds, for ever. Something is written to `ready` when there are pages.
+pub(crate) fn work(
+    journal: &'static Journal,
+    places: Places,
+    ready: &OwnedFd,
+) -> Result<Infallible, Errno> {
+    let mut target = Target::new(journal, places, 0)?;
+    file::write(ready, b".")?;
+    loop {
+        target.step()?;
+        time::sleep(PAUSE)?;
+    }
+}
+
+impl Target {
+    /// A target that has all of its pages.
+    fn new(journal: &'static Journal, places: Places, number: u32) -> Result<Self, Errno> {
+        let mut target = Self {
+            journal,
+            places,
+            random: Random::new(0, number.into()),
+            pagemap: Pagemap::open(process::pid(), places.geometry.page_shift())?,
+            pages: [const { None }; ADDRESSES],
+        };
+        for number in 0..ADDRESSES {
+            target.change(1 << number, |target| target.fill(number))?;
+        }
+        Ok(target)
+    }
+
+    /// Makes a change, and notes what is at the addresses of `set` afterwards.
+    fn change(
+        &mut self,
+        set: Set,
+        make: impl FnOnce(&mut Self) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        let from = self.journal.begin(set);
+        make(self)?;
+        for number in (0..ADDRESSES).filter(|number| set >> number & 1 != 0) {
+            let entry = self.pagemap.entry(self.places.address(number))?;
+            let frame = entry.is_present().then(|| entry.frame());
+            self.journal.note(number, frame, from);
+        }
+        self.journal.end();
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<(), Errno> {
+        let number = self.any();
+        let bit = 1 << number;
+        match self.random.below(16) {
+            0..5 => self.change(bit, |target| target.fill(number)),
+            5..8 => self.change(bit, |target| {
+                target.unmap(number);
+                Ok(())
+            }),
+            8..10 => self.change(bit, |target| target.discard(number)),
+            10..13 => {
+                let to = self.any();
+                self.change(bit | 1 << to, |target| target.remap(number, to))
+            }
+            13..15 => {
+                // With the table of level 2 above them.
+                let first = number / OF_A_TABLE * OF_A_TABLE;
+                let set = ((1 << OF_A_TABLE) - 1) << first;
+                self.change(set, |target| {
+                    (first..first + OF_A_TABLE).for_each(|number| target.unmap(number));
+                    Ok(())
+                })
+            }
+            _ => self.change(u64::MAX >> (64 - ADDRESSES), Self::fork),
+        }
+    }
+
+    fn any(&mut self) -> usize {
+        usize::try_from(self.random.below(ADDRESSES as u64)).unwrap_or(0)
+    }
+
+    fn unmap(&mut self, number: usize) {
+        if let Some(page) = self.pages.get_mut(number) {
+            *page = None;
+        }
+    }
+
+    /// Maps the page, if it is not mapped, and writes to it what looks like entries of a table, so that a walk
+    /// by a table whose frame this was before finds pages.
+    fn fill(&mut self, number: usize) -> Result<(), Errno> {
+        let word = self.places.looks_like_an_entry();
+        if let Some(page) = self.map(number)? {
+            for offset in (0..page.size()).step_by(8) {
+                write(page, offset, word);
+            }
+        }
+        Ok(())
+    }
+
+    /// The mapping of an address, which has no page yet if it is new.
+    fn map(&mut self, number: usize) -> Result<Option<&mut Mapping>, Errno> {
+        let size = 1 << self.places.geometry.page_shift();
+        let Some(page) = self.pages.get_mut(number) else {
+            return Ok(None);
+        };
+        if page.is_none() {
+            let address = self.places.address(number);
+            *page = Some(Mapping::reserve_at(address, size, Protection::READ_WRITE)?);
+        }
+        Ok(page.as_mut())
+    }
+
+    /// Gives the page back, and has another one in three of four times.
+    fn discard(&mut self, number: usize) -> Result<(), Errno> {
+        let Some(Some(page)) = self.pages.get(number) else {
+            return Ok(());
+        };
+        page.advise(0..page.size(), Advice::DontNeed)?;
+        if self.random.one_in(4) {
+            return Ok(());
+        }
+        self.fill(number)
+    }
+
+    /// Moves a page to another address, whatever is there.
+    fn remap(&mut self, from: usize, to: usize) -> Result<(), Errno> {
+        if from == to || !matches!(self.pages.get(from), Some(Some(_))) {
+            return Ok(());
+        }
+        // Without a page of its own, which would not be noted.
+        self.map(to)?;
+        let old = self.pages.get_mut(from).and_then(Option::take);
+        let place = self.pages.get_mut(to).and_then(Option::take);
+        if let (Some(old), Some(place), Some(page)) = (old, place, self.pages.get_mut(to)) {
+            *page = Some(old.move_onto(place)?);
+        }
+        Ok(())
+    }
+
+    /// Has a child, which shares all pages, and writes to some of them while it is there.
+    fn fork(&mut self) -> Result<(), Errno> {
+        let patience = self.random.below(32);
+        // SAFETY: the child uses nothing.
+        let child = unsafe { Fork::promised() }.spawn(|| {
+            (0..patience).for_each(|_| process::yield_now());
+            ExitCode::SUCCESS
+        })?;
+        for _ in 0..8 {
+            let number = self.any();
+            if matches!(self.pages.get(number), Some(Some(_))) {
+                self.fill(number)?;
+            }
+        }
+        child.wait().map(drop)
+    }
+
+    fn end(mut self, end: End, mut seen: u64, mut changes: u64) -> Result<ExitCode, Errno> {
+        match end {
+            End::Exits => Ok(ExitCode::SUCCESS),
+            End::Executes => Err(execute(c"/bin/busy", &[c"busy", c"--pause"])),
+            End::Killed => {
+                let target = process::pid();
+                let patience = self.random.below(256);
+                // SAFETY: the child uses nothing.
+                let _killer = unsafe { Fork::promised() }.spawn(|| {
+                    (0..patience).for_each(|_| process::yield_now());
+                    let _ = process::kill(target, Signal::Kill);
+                    ExitCode::SUCCESS
+                })?;
+                loop {
+                    let walks = self.journal.walks();
+                    if walks != seen {
+                        (seen, changes) = (walks, 0);
+                    }
+                    if changes < MOST_CHANGES {
+                        self.step()?;
+                        changes += 1;
+                    } else {
+                        process::yield_now();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Places {
+    /// Valid, of user space, with the access flag, with a frame that nobody has.
+    const fn looks_like_an_entry(&self) -> u64 {
+        const VALID_USER_PAGE: u64 = 0b11 | 1 << 6 | 1 << 10 | 1 << 11;
+        VALID_USER_PAGE | NO_FRAME << self.geometry.page_shift()
+    }
+}

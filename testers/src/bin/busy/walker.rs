@@ -1,0 +1,196 @@
+//! Walks targets until they are no more, and holds what is found against their journal.
+
+#![expect(unsafe_code, reason = "forks")]
+
+use core::time::Duration;
+
+use heapless::Vec;
+use tablewalk_rt::process::{Child, Fork};
+use tablewalk_rt::{ExitCode, eprintln, println};
+use tablewalk_testkit::error::Error;
+use tablewalk_uapi::{Errno, file, process, time};
+use tablewalk_walker::{Level, VirtualAddress, Visit};
+
+use crate::journal::{ADDRESSES, Journal};
+use crate::source::Source;
+use crate::target::{self, End, Life, Places};
+
+/// Each of so many lives ends without waiting for the walker.
+const HASTY: u32 = 8;
+/// How often a process that has ended is walked until nothing is left of its pages.
+const PATIENCE: u32 = 1000;
+/// Each of so many walks is slow.
+const SLOW: u64 = 4;
+/// How long a slow walk waits at one table: the kernel frees tables after a grace period of RCU, and gives
+/// them to somebody else meanwhile, so that what led to the tables below is old. Nothing depends on it.
+const WAIT: Duration = Duration::from_millis(60);
+/// Tables above the lowest: one of them, in turn, is where a slow walk waits.
+const UPPER_TABLES: u64 = 6;
+/// Differences that are printed.
+const SHOWN: u64 = 10;
+
+#[derive(Default)]
+struct Tally {
+    walks: u64,
+    pages: u64,
+    /// Tables that changed while they were read.
+    changed: u64,
+    /// Pages at addresses of a change that the target did not live to note.
+    unfinished: u64,
+    /// Targets that had gone when they were to be walked.
+    gone: u64,
+    /// What was never true.
+    false_ones: u64,
+}
+
+/// Follows so many targets; whether all that was found was true, and anything was found.
+pub(crate) fn follow(source: &mut Source, rounds: u32) -> Result<bool, Error> {
+    let journal = Journal::new().map_err(Error::call("mmap"))?;
+    let mut walker = Walker {
+        places: Places {
+            geometry: source.format().geometry,
+        },
+        source,
+        journal,
+        tally: Tally::default(),
+    };
+    for number in 0..rounds {
+        let life = Life {
+            number,
+            end: match number % 3 {
+                0 => End::Exits,
+                1 => End::Killed,
+                _ => End::Executes,
+            },
+            hasty: number % HASTY == HASTY - 1,
+        };
+        walker.follow_one(life)?;
+    }
+    let tally = &walker.tally;
+    println!(
+        "# {rounds} processes, {} gone at once; {} walks, {} pages, {} tables changed meanwhile, {} not noted any \
+         more, {} never true",
+        tally.gone, tally.walks, tally.pages, tally.changed, tally.unfinished, tally.false_ones
+    );
+    Ok(tally.pages > 0 && tally.false_ones == 0)
+}
+
+struct Walker<'s> {
+    source: &'s mut Source,
+    places: Places,
+    journal: &'static Journal,
+    tally: Tally,
+}
+
+impl Walker<'_> {
+    fn follow_one(&mut self, life: Life) -> Result<(), Error> {
+        let child = self.start(life)?;
+        if let Err(error) = self.source.follow(child.pid()) {
+            // It says so; what it must not do is go on with what it has.
+            self.tally.gone += 1;
+            return if life.hasty { Ok(()) } else { Err(error) };
+        }
+        let mut left = PATIENCE;
+        loop {
+            let over =
+                !is_running(&child)? || (life.end == End::Executes && !self.source.is_current()?);
+            let pages = self.walk(&child)?;
+            if !over {
+                continue;
+            }
+            if pages == 0 {
+                return Ok(());
+            }
+            left -= 1;
+            if left == 0 {
+                println!(
+                    "# {pages} pages of a process that has gone ({:?})",
+                    life.end
+                );
+                self.tally.false_ones += 1;
+                return Ok(());
+            }
+            process::yield_now();
+        }
+    }
+
+    fn start(&self, life: Life) -> Result<Child, Error> {
+        let (journal, places) = (self.journal, self.places);
+        journal.clear();
+        let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+        // SAFETY: the child has a copy of memory, pipes, the journal, and what it makes itself.
+        let child = unsafe { Fork::promised() }
+            .spawn(|| {
+                target::live(journal, places, life, &writer).unwrap_or_else(|errno| {
+                    eprintln!("busy: a target: {errno}");
+                    ExitCode::FAILURE
+                })
+            })
+            .map_err(Error::call("fork"))?;
+        drop(writer);
+        match file::read(&reader, &mut [0]) {
+            Ok(1) => Ok(child),
+            Ok(_) => Err(Error::Call("a target's memory", Errno::ENOMEM)),
+            Err(errno) => Err(Error::Call("pipe", errno)),
+        }
+    }
+
+    /// One walk; how many pages were found.
+    fn walk(&mut self, child: &Child) -> Result<usize, Error> {
+        // Twice as many as there can be.
+        let mut found = Vec::<(VirtualAddress, u64), { 2 * ADDRESSES }>::new();
+        let mut missed = 0;
+        let slow = self.tally.walks.is_multiple_of(SLOW);
+        let mut place = slow.then_some(self.tally.walks / SLOW % UPPER_TABLES);
+        let start = self.journal.begin_walk();
+        let geometry = self.places.geometry;
+        let changed = &mut self.tally.changed;
+        let range = (self.places.first(), self.places.last());
+        self.source.walk(range, |visit| match visit {
+            Visit::Leaf(leaf) => {
+                let page = (leaf.address, leaf.frame(&geometry).0);
+                missed += u64::from(found.push(page).is_err());
+            }
+            Visit::Changed(_) => *changed += 1,
+            Visit::Table(table) if table.level < Level::L3 => {
+                if place == Some(0) {
+                    // Not woken before: there is no signal handler.
+                    let _ = time::sleep(WAIT);
+                }
+                place = place.and_then(|place| place.checked_sub(1));
+            }
+            Visit::Table(_) | Visit::NotValid(_) => {}
+        })?;
+        let moments = (start, self.journal.now());
+        let unfinished = self.journal.settle(|| {
+            process::yield_now();
+            is_running(child).map(|running| !running)
+        })?;
+        self.tally.walks += 1;
+        self.tally.pages += found.len() as u64;
+        self.tally.false_ones += missed;
+        for &(address, frame) in &found {
+            self.judge(address, frame, moments, unfinished);
+        }
+        Ok(found.len())
+    }
+
+    fn judge(&mut self, address: VirtualAddress, frame: u64, moments: (u64, u64), unfinished: u64) {
+        let number = self.places.number(address);
+        if number.is_some_and(|number| self.journal.had(number, frame, moments)) {
+            return;
+        }
+        if number.is_some_and(|number| unfinished >> number & 1 != 0) {
+            self.tally.unfinished += 1;
+            return;
+        }
+        self.tally.false_ones += 1;
+        if self.tally.false_ones <= SHOWN {
+            println!("# {address}: frame {frame:#x}, which it did not have");
+        }
+    }
+}
+
+fn is_running(child: &Child) -> Result<bool, Error> {
+    child.is_running().map_err(Error::call("waitid"))
+}

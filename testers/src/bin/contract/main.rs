@@ -1,0 +1,55 @@
+//! `contract`: holds the running kernel against the contract of `remap_page_table`, error by error.
+//!
+//! The contract is the man page in `kernel/patches/`. Frame numbers to ask for come from PATH, from
+//! `/proc/iomem` and from other processes; what is mapped is read word by word.
+
+#![no_std]
+#![cfg_attr(not(test), no_main)]
+
+mod arguments;
+mod lent;
+mod limits;
+mod mappings;
+mod pages;
+mod targets;
+mod track;
+mod trees;
+
+use tablewalk_rt::cli;
+use tablewalk_rt::ktap::{self, Case};
+use tablewalk_rt::{Args, ExitCode};
+use tablewalk_testkit::prerequisite;
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::remap::ExposePgtblInfo;
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: contract
+Holds the running kernel against the contract of remap_page_table. Prints KTAP.
+Needs a kernel with remap_page_table, /proc, and root.";
+
+/// A test, and what it works with.
+type Test = Case<ExposePgtblInfo, Errno>;
+
+fn main(args: Args) -> ExitCode {
+    if let Err(status) = cli::no_arguments(args, HELP) {
+        return status;
+    }
+    match prerequisite::info("contract") {
+        Ok(mut info) => ktap::run(
+            &mut info,
+            &[
+                arguments::TESTS,
+                targets::TESTS,
+                mappings::TESTS,
+                pages::TESTS,
+                limits::TESTS,
+                track::TESTS,
+                trees::TESTS,
+                lent::TESTS,
+            ],
+        ),
+        Err(status) => status,
+    }
+}

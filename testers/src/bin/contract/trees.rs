@@ -1,0 +1,158 @@
+//! Tables as they are mapped, change and go.
+
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_rt::memory::write;
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::remap::{ExposePgtblInfo, path};
+use tablewalk_uapi::{Errno, Mapping};
+
+use crate::Test;
+use tablewalk_testkit::expect::{all, expect, expect_error};
+use tablewalk_testkit::page::{Page, page_size};
+
+pub(crate) const TESTS: &[Test] = &[
+    Case {
+        name: "by address and by frame number give the same table, as PATH says",
+        run: same,
+    },
+    Case {
+        name: "an address that no table translates: ENOENT",
+        run: no_table,
+    },
+    Case {
+        name: "a table that its process frees reads as all invalid",
+        run: freed,
+    },
+    Case {
+        name: "a level-2 table that mremap empties by moving shows no old slot",
+        run: moved,
+    },
+];
+
+/// The frame number of the table that a descriptor points to; 48 bits of address.
+fn next_table(info: &ExposePgtblInfo, descriptor: u64) -> u64 {
+    let low = (descriptor & ((1 << 48) - 1)) >> info.page_shift;
+    // With 52 bits and a 64K granule, bits 15:12 are address bits 51:48.
+    let high = if info.oa_bits == 52 {
+        (descriptor >> 12 & 0xf) << (48 - info.page_shift)
+    } else {
+        0
+    };
+    low | high
+}
+
+/// log2 of what one descriptor of `level` translates, in bytes.
+const fn level_shift(info: &ExposePgtblInfo, level: u32) -> u32 {
+    (info.page_shift - 3) * (4 - level) + 3
+}
+
+/// The place of `address` in a table of `level`.
+fn index(info: &ExposePgtblInfo, level: u32, address: u64) -> usize {
+    let entries = page_size(info) / 8;
+    usize::try_from(address >> level_shift(info, level)).map_or(0, |index| index % entries)
+}
+
+fn same(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    // A page that is alone in its table takes the table along when it is replaced. Of three pages beside
+    // each other the middle one shares its table with another.
+    let pages = [
+        Page::written(info)?,
+        Page::written(info)?,
+        Page::written(info)?,
+    ];
+    let [_, page, _] = &pages;
+    let address = page.address();
+    let path = path(0, address)?;
+    let mut met = path.root_level + info.levels == 4 && path.last_level == 3;
+    met &= expect("root", page.map(0, 0, 0), Ok(path.root_pfn));
+    met &= expect(
+        "root by address",
+        page.map_address(0, 0, address),
+        Ok(path.root_pfn),
+    );
+    let mut frame = path.root_pfn;
+    for (level, descriptor) in (0..).zip(path.desc).skip(path.root_level as usize) {
+        if level > 0 {
+            met &= expect("by address", page.map_address(0, level, address), Ok(frame));
+            met &= expect("by frame", page.map(0, level, frame), Ok(frame));
+        } else {
+            met &= expect("level 0", page.map_address(0, 0, address), Ok(frame));
+        }
+        if level < 3 {
+            met &= expect(
+                "descriptor",
+                Ok(page.word(index(info, level, address))),
+                Ok(descriptor),
+            );
+        }
+        frame = next_table(info, descriptor);
+    }
+    Ok(met.into())
+}
+
+fn no_table(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    let page = Page::writable(info)?;
+    let span = 1 << level_shift(info, 2);
+    let reserved = Mapping::reserve(3 * span, Protection::READ_WRITE)?;
+    // Somewhere inside, a whole table's range in which nothing was ever touched.
+    let untouched = reserved.address() + span as u64;
+    all(&[expect_error(
+        "level 3",
+        page.map_address(0, 3, untouched),
+        Errno::ENOENT,
+    )])
+}
+
+fn freed(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    let table = Page::writable(info)?;
+    let span = 1 << level_shift(info, 2);
+    let mapping = Mapping::reserve(4 * span, Protection::READ_WRITE)?;
+    mapping.base_pages_only()?;
+    // The first byte of a level-3 table's range with nothing else in it.
+    let offset = 2 * span - usize::try_from(mapping.address()).unwrap_or(0) % span;
+    for page in 0..3 {
+        write(&mapping, offset + page * page_size(info), 1);
+    }
+    table.map_address(0, 3, mapping.address() + offset as u64)?;
+    let in_use = expect("descriptors in use", Ok(table.words_in_use()), Ok(3));
+    drop(mapping);
+    all(&[
+        in_use,
+        expect("descriptors in use then", Ok(table.words_in_use()), Ok(0)),
+    ])
+}
+
+fn moved(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    /// Address space that a test may reserve: what 39 bits have room for.
+    const MOST_SHIFT: u32 = 36;
+    let shift = level_shift(info, 1);
+    if info.levels < 3 || shift + 3 > MOST_SHIFT {
+        return Ok(Verdict::Skip(
+            "a level-2 table translates too much to move one",
+        ));
+    }
+    let span = 1 << shift;
+    // Room for two ranges of a whole level-2 table each, apart and aligned.
+    let room = Mapping::reserve(6 * span, Protection::NONE)?;
+    let start = room.address().next_multiple_of(span as u64);
+    drop(room);
+    let at = |address| Mapping::reserve_at(address, span, Protection::READ_WRITE);
+    let (from, to) = (at(start)?, at(start + 3 * span as u64)?);
+    from.base_pages_only()?;
+    write(&from, 0, 1);
+    let table = Page::writable(info)?;
+    table.map_address(0, 2, start)?;
+    let before = expect("slots in use", Ok(table.words_in_use()), Ok(1));
+    let moved = from.move_onto(to)?;
+    let after = expect("slots in use then", Ok(table.words_in_use()), Ok(0));
+    let path = path(0, moved.address())?;
+    all(&[
+        before,
+        after,
+        expect(
+            "last level at the new place",
+            Ok(path.last_level.into()),
+            Ok(3),
+        ),
+    ])
+}

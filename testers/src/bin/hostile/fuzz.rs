@@ -1,0 +1,755 @@
+//! Random calls, whose results are held against a second reading of the contract.
+
+#![expect(unsafe_code, reason = "forks")]
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_rt::process::Fork;
+use tablewalk_rt::{ExitCode, println, thread};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::page::{call_at, page_size};
+use tablewalk_testkit::random::Random;
+use tablewalk_testkit::witness::Witness;
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::remap::{
+    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO,
+    EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE,
+    EXPOSE_PGTBL_RANGE_SIZE_VER0, EXPOSE_PGTBL_TAKE, ExposePgtblArgs, ExposePgtblInfo, path,
+};
+use tablewalk_uapi::track::{
+    EXPOSE_PGTBL_TRACK, EXPOSE_PGTBL_TRACK_ABSENT, EXPOSE_PGTBL_TRACK_ACCESSED,
+    EXPOSE_PGTBL_TRACK_ARM, EXPOSE_PGTBL_TRACK_SIZE_VER0, EXPOSE_PGTBL_TRACK_SPLIT,
+    EXPOSE_PGTBL_TRACK_STOP, EXPOSE_PGTBL_TRACK_WRITTEN,
+};
+use tablewalk_uapi::{Errno, Mapping, Sharing};
+
+use crate::operations::{self, Range};
+use crate::races::frame_of;
+use crate::{Context, Test};
+
+pub(crate) const TESTS: &[Test] = &[Case {
+    name: "random calls give what the contract says",
+    run: fuzz,
+}];
+
+/// Threads that make calls, all in one process.
+const THREADS: u64 = 4;
+
+/// Pages that tables are mapped over, of each protection.
+const SLOTS: u64 = 32;
+
+fn fuzz(context: &mut Context) -> Result<Verdict, Error> {
+    let info = &context.info;
+    let witness = Witness::begin()?;
+    let range = Range::reserve(info).map_err(Error::call("mmap"))?;
+    range
+        .unmap(range.part(0), 2 * range.span())
+        .map_err(Error::call("munmap"))?;
+    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    let busy = unsafe { Fork::promised() }
+        .spawn(|| {
+            loop {
+                if operations::unmap(&range, info).is_err() {
+                    return ExitCode::FAILURE;
+                }
+            }
+        })
+        .map_err(Error::call("fork"))?;
+    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    let gone = unsafe { Fork::promised() }
+        .spawn(|| ExitCode::SUCCESS)
+        .map_err(Error::call("fork"))?;
+    let gone_pid = gone.pid();
+    gone.wait().map_err(Error::call("wait"))?;
+
+    // In a child: a call that went through where it must not would break this process.
+    let calls = u64::from(context.calls).div_ceil(THREADS);
+    let seed = context.seed;
+    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    let fuzzer = unsafe { Fork::promised() }
+        .spawn(|| {
+            let pids = [
+                0,
+                process::pid(),
+                busy.pid(),
+                process::parent_pid(),
+                gone_pid,
+                2,
+                -1,
+            ];
+            match Places::new(info) {
+                Ok(places) => {
+                    let shared = Shared::new(info, &range, &places, pids);
+                    shared.run(seed, calls)
+                }
+                Err(errno) => {
+                    println!("# mmap: {errno}");
+                    ExitCode::FAILURE
+                }
+            }
+        })
+        .map_err(Error::call("fork"))?;
+    let ended = fuzzer.wait().map_err(Error::call("wait"))?;
+    if ended != Status::Exited(0) {
+        println!("# {ended:?}: again with --seed {seed} fuzz");
+    }
+    let still_busy = busy.is_running().map_err(Error::call("wait"))?;
+    drop((busy, range));
+    Ok((ended == Status::Exited(0) && still_busy && witness.all_came_back()?).into())
+}
+
+/// Addresses of each kind that a call can be given.
+struct Places {
+    /// Tables are mapped over these pages.
+    writable: Mapping,
+    read_only: Mapping,
+    /// One page without access.
+    without: Mapping,
+    /// Structs are filled here, a page for each thread; the page behind has no access.
+    data: Mapping,
+    /// Private memory, a page for each thread, all touched.
+    private: Mapping,
+}
+
+impl Places {
+    fn new(info: &ExposePgtblInfo) -> Result<Self, Errno> {
+        let page = page_size(info);
+        let slots = page * usize::try_from(SLOTS).unwrap_or(0);
+        let data_size = page * usize::try_from(THREADS).unwrap_or(0);
+        let shared = |size, protection| Mapping::anonymous(size, protection, Sharing::Shared);
+        let data = shared(data_size + page, Protection::READ_WRITE)?;
+        data.protect(data_size..data_size + page, Protection::NONE)?;
+        let private = Mapping::anonymous(data_size, Protection::READ_WRITE, Sharing::Private)?;
+        private.base_pages_only()?;
+        for offset in (0..data_size).step_by(page) {
+            tablewalk_rt::memory::write(&private, offset, 1);
+        }
+        Ok(Self {
+            writable: shared(slots, Protection::READ_WRITE)?,
+            read_only: shared(slots, Protection::READ)?,
+            without: shared(page, Protection::NONE)?,
+            data,
+            private,
+        })
+    }
+}
+
+/// Words of the struct: the array is behind it, with room for the rest of the page.
+const STRUCT: u64 = 4;
+
+/// What all threads of the fuzzer use.
+struct Shared<'a> {
+    info: &'a ExposePgtblInfo,
+    range: &'a Range,
+    places: &'a Places,
+    pids: [i32; 7],
+    /// Results seen: none, each of the errors of the contract, and others.
+    tally: [AtomicU64; ERRORS.len() + 2],
+    wrong: AtomicU64,
+}
+
+/// The errors that a call can have here.
+const ERRORS: [Errno; 4] = [Errno::EFAULT, Errno::EINVAL, Errno::ESRCH, Errno::ENOENT];
+
+impl<'a> Shared<'a> {
+    fn new(
+        info: &'a ExposePgtblInfo,
+        range: &'a Range,
+        places: &'a Places,
+        pids: [i32; 7],
+    ) -> Self {
+        Self {
+            info,
+            range,
+            places,
+            pids,
+            tally: [const { AtomicU64::new(0) }; ERRORS.len() + 2],
+            wrong: AtomicU64::new(0),
+        }
+    }
+
+    fn run(&self, seed: u64, calls: u64) -> ExitCode {
+        let threads = usize::try_from(THREADS).unwrap_or(0);
+        let all_ran =
+            thread::run_all(threads, &|number| self.work(seed, number as u64, calls)).is_ok();
+        let [ok, efault, einval, esrch, enoent, other] = self
+            .tally
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed));
+        println!(
+            "# {ok} succeeded, EFAULT {efault}, EINVAL {einval}, ESRCH {esrch}, ENOENT {enoent}, \
+             others {other}"
+        );
+        let wrong = self.wrong.load(Ordering::Relaxed);
+        let varied = [ok, efault, einval, esrch, enoent]
+            .iter()
+            .all(|&count| count > 0);
+        if all_ran && wrong == 0 && varied && other == 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    /// What thread number `number` does.
+    fn work(&self, seed: u64, number: u64, calls: u64) {
+        let mut thread = Thread {
+            shared: self,
+            number,
+            random: Random::new(seed, number),
+            seen: [(3, 0); 8],
+        };
+        for done in 0..calls {
+            if number == 0 && calls >= 10 && done % (calls / 10) == 0 {
+                println!("# {} % of {} calls", done * 100 / calls, calls * THREADS);
+            }
+            thread.step(done);
+        }
+    }
+
+    fn count(&self, result: Result<(), Errno>) {
+        let index = match result {
+            Ok(()) => 0,
+            Err(errno) => {
+                ERRORS
+                    .iter()
+                    .position(|&known| known == errno)
+                    .unwrap_or(ERRORS.len())
+                    + 1
+            }
+        };
+        if let Some(count) = self.tally.get(index) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What may come of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Allowed {
+    /// This, and nothing else.
+    Exactly(Result<(), Errno>),
+    /// Success, or no such table.
+    MaybeNoTable,
+    /// A process that there may be or not: success, no table, no process, no memory for the struct.
+    Any,
+}
+
+impl Allowed {
+    fn allows(self, result: Result<(), Errno>) -> bool {
+        match self {
+            Self::Exactly(expected) => result == expected,
+            Self::MaybeNoTable => matches!(result, Ok(()) | Err(Errno::ENOENT)),
+            Self::Any => !matches!(result, Err(errno) if !ERRORS.contains(&errno)),
+        }
+    }
+}
+
+/// Whether a place can be mapped over or written to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Good,
+    /// Aligned, but there is no mapping, or none that can be written.
+    Bad,
+    Unaligned,
+}
+
+struct Thread<'a> {
+    shared: &'a Shared<'a>,
+    number: u64,
+    random: Random,
+    /// Levels and frame numbers of tables that were there at some time.
+    seen: [(u32, u64); 8],
+}
+
+impl Thread<'_> {
+    /// One call with random arguments.
+    fn step(&mut self, round: u64) {
+        let (mut args, allowed) = self.choose();
+        let before = args;
+        let pointer = core::ptr::from_mut(&mut args).cast();
+        // SAFETY: what goes through names places of this thread, or is told as a defect.
+        let result = unsafe { call_at(pointer) };
+        let fine = allowed.allows(result);
+        self.shared.count(result);
+        if !fine {
+            self.shared.wrong.fetch_add(1, Ordering::Relaxed);
+            println!(
+                "# thread {} call {round}: {before:x?}: {result:?}, allowed: {allowed:?}",
+                self.number
+            );
+        }
+        if result.is_ok() && before.level & !(0xff | EXPOSE_PGTBL_ADDR) == 0 {
+            let level = before.level & 0xff;
+            let slot = usize::try_from(self.random.below(8)).unwrap_or(0);
+            if level != 0
+                && let Some(seen) = self.seen.get_mut(slot)
+            {
+                *seen = (level, args.pfn);
+            }
+        }
+        if self.random.one_in(64) {
+            // SAFETY: no struct, or one that the kernel cannot read.
+            self.shared.count(unsafe { call_at(self.bad_pointer()) });
+        }
+    }
+
+    /// A pointer to no args: `EFAULT` each.
+    fn bad_pointer(&mut self) -> *mut u8 {
+        let behind = self.shared.places.data.address() + self.shared.places.data.size() as u64;
+        let without = behind - (1 << self.shared.info.page_shift);
+        let addresses = [0, 8, without, without - 20, 1 << 63, u64::MAX - 8, 1 << 56];
+        operations::at(self.random.pick(&addresses)).cast()
+    }
+
+    /// Arguments, and what they may give.
+    fn choose(&mut self) -> (ExposePgtblArgs, Allowed) {
+        match self.random.below(16) {
+            0..=3 => self.by_frame(),
+            4 => self.take(),
+            5 => self.adopt(),
+            6..=8 => self.by_address(),
+            9 => self.track(),
+            10 => self.flush(),
+            11 => self.info(),
+            12 | 13 => self.path(),
+            14 => self.by_range(),
+            _ => self.nonsense(),
+        }
+    }
+
+    /// A process, and whether there is one with tables.
+    fn pid(&mut self) -> (i32, Option<bool>) {
+        let index = usize::try_from(self.random.below(8)).unwrap_or(0);
+        match self.shared.pids.get(index) {
+            // The process that is gone, a kernel thread, a number that no process has.
+            Some(&pid) if index >= 4 => (pid, Some(false)),
+            Some(&pid) => (pid, Some(true)),
+            None => {
+                let [a, b, ..] = self.random.number().to_le_bytes();
+                (i32::from(u16::from_le_bytes([a, b])), None)
+            }
+        }
+    }
+
+    /// A level that exists; 0 is the root.
+    fn level(&mut self) -> u32 {
+        let steps = u32::try_from(self.random.below(self.shared.info.levels.into())).unwrap_or(0);
+        if steps == 0 { 0 } else { 4 - steps }
+    }
+
+    /// An address of a page to map a table over.
+    fn page(&mut self) -> (u64, Place) {
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let slot = self.random.below(SLOTS) << shift;
+        let top = 1_u64 << self.shared.info.va_bits;
+        match self.random.below(16) {
+            0..=6 => (places.writable.address() + slot, Place::Good),
+            7..=12 => (places.read_only.address() + slot, Place::Good),
+            13 => (places.without.address(), Place::Good),
+            14 => {
+                let holes = [0, top, 1 << 63, 1 << shift];
+                (self.random.pick(&holes), Place::Bad)
+            }
+            _ => {
+                let odd = self.random.below((1 << shift) - 1) + 1;
+                (places.writable.address() + slot + odd, Place::Unaligned)
+            }
+        }
+    }
+
+    fn by_frame(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let (remap_vaddr, place) = self.page();
+        let (mut level, frame) = match self.random.below(4) {
+            0 => (self.level(), self.random.number()),
+            1 => (self.level(), self.random.below(1 << 20)),
+            2 => self.random.pick(&self.seen),
+            _ => self.real_table(pid),
+        };
+        if level != 0 && level + self.shared.info.levels < 4 {
+            level = 3;
+        }
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: frame,
+            level,
+        };
+        let found = if level == 0 {
+            Allowed::Exactly(Ok(()))
+        } else {
+            Allowed::MaybeNoTable
+        };
+        (args, judge(place, exists, found))
+    }
+
+    /// A table that process `pid` has at this moment.
+    fn real_table(&mut self, pid: i32) -> (u32, u64) {
+        let address = self.shared.range.part(self.random.below(2));
+        match path(pid, address) {
+            Ok(path) if path.last_level > path.root_level => {
+                let above = path.last_level - 1;
+                let descriptor = path.desc.get(above as usize).copied().unwrap_or(0);
+                (path.last_level, frame_of(self.shared.info, descriptor))
+            }
+            _ => (3, 0),
+        }
+    }
+
+    /// An address of a process, below the end of user space, perhaps with a tag in its top byte.
+    fn address(&mut self) -> u64 {
+        let end = 1 << self.shared.info.va_bits;
+        let addresses = [
+            0,
+            self.shared.range.part(0),
+            self.shared.range.part(1) + 8,
+            self.shared.places.data.address(),
+            end - 1,
+            self.random.below(end >> 12) << 12,
+        ];
+        let tag = if self.random.one_in(8) { 0xa5 << 56 } else { 0 };
+        self.random.pick(&addresses) | tag
+    }
+
+    fn by_address(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let (remap_vaddr, place) = self.page();
+        let level = self.level();
+        let beyond = self.random.one_in(16);
+        let pfn = if beyond {
+            self.random
+                .pick(&[1 << self.shared.info.va_bits, 1 << 55, u64::MAX])
+        } else {
+            self.address()
+        };
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn,
+            level: level | EXPOSE_PGTBL_ADDR,
+        };
+        let found = if level == 0 {
+            Allowed::Exactly(Ok(()))
+        } else {
+            Allowed::MaybeNoTable
+        };
+        if beyond {
+            return (args, Allowed::Exactly(Err(Errno::EINVAL)));
+        }
+        (args, judge(place, exists, found))
+    }
+
+    /// The struct and its array lie in the page of this thread, or nowhere.
+    fn by_range(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let (remap_vaddr, mut place) = self.page();
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let own = places.data.address() + (self.number << shift);
+        let end = 1_u64 << self.shared.info.va_bits;
+        let start = self.address();
+        let start = start & (end - 1);
+        let (start, end, sound) = match self.random.below(8) {
+            0 => (start, start, false),
+            1 => (start, end + 1, false),
+            2 => (0, end, true),
+            _ => (
+                start,
+                (start + self.random.below(1 << 32) + 1).min(end),
+                true,
+            ),
+        };
+        let root_level = 4 - self.shared.info.levels;
+        let level = self.random.pick(&[3, 3, root_level + 1, root_level]);
+        // Two only where the page behind is of the same kind: it is replaced too.
+        let two = |pages: &Mapping| {
+            remap_vaddr >= pages.address()
+                && remap_vaddr + (2 << shift) <= pages.address() + pages.size() as u64
+        };
+        let most = 1 + u32::from(two(&places.writable) || two(&places.read_only));
+        let count = self.random.pick(&[1, 1, most, most, 0]);
+        if place == Place::Good && (count == 0 || !sound) {
+            place = Place::Bad;
+        }
+        let least = u64::from(EXPOSE_PGTBL_RANGE_SIZE_VER0);
+        let size = self.random.pick(&[least, least, least, 0, least - 1]);
+        let tables = self.random.pick(&[own + 8 * STRUCT, own + 8 * STRUCT, 8]);
+        let words = [u64::from(count) << 32 | size, start, end, tables];
+        for (index, word) in words.into_iter().enumerate() {
+            let offset = usize::try_from((self.number << shift) + 8 * index as u64).unwrap_or(0);
+            tablewalk_rt::memory::write(&places.data, offset, word);
+        }
+        let at = self
+            .random
+            .pick(&[own, own, own, 8, places.without.address()]);
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: at,
+            level: level | EXPOSE_PGTBL_RANGE,
+        };
+        // An array that is no memory matters only if there is something to put into it.
+        let found = if tables == 8 {
+            Allowed::Any
+        } else {
+            Allowed::Exactly(Ok(()))
+        };
+        let allowed = if level == root_level || place == Place::Unaligned {
+            Allowed::Exactly(Err(Errno::EINVAL))
+        } else if at != own {
+            Allowed::Exactly(Err(Errno::EFAULT))
+        } else if size < least {
+            Allowed::Exactly(Err(Errno::EINVAL))
+        } else {
+            judge(place, exists, found)
+        };
+        (args, allowed)
+    }
+
+    fn flush(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let shift = self.shared.info.page_shift;
+        let end = 1_u64 << self.shared.info.va_bits;
+        let start = self.random.below(end >> shift) << shift;
+        let (pages, fits) = match self.random.below(4) {
+            0 => (0, true),
+            1 => ((end - start) >> shift, true),
+            2 => (((end - start) >> shift) + 1, false),
+            _ => (1, true),
+        };
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr: start,
+            pfn: pages,
+            level: EXPOSE_PGTBL_FLUSH,
+        };
+        let place = if fits { Place::Good } else { Place::Bad };
+        (args, judge(place, exists, Allowed::Exactly(Ok(()))))
+    }
+
+    /// To adopt pages, or to lend them.
+    fn adopt(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let own = places.private.address();
+        let end = 1_u64 << self.shared.info.va_bits;
+        let (address, pages, place) = match self.random.below(8) {
+            0 => (places.data.address(), 1, Place::Bad),
+            1 => (places.without.address(), 1, Place::Bad),
+            2 => (0, 1, Place::Bad),
+            3 => (own, ((end - own) >> shift) + 1, Place::Unaligned),
+            4 => (
+                own + 1 + self.random.below((1 << shift) - 1),
+                1,
+                Place::Unaligned,
+            ),
+            5 => (own, 0, Place::Unaligned),
+            _ => (own, 1 + self.random.below(THREADS), Place::Good),
+        };
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr: address,
+            pfn: pages,
+            level: self.random.pick(&[EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND]),
+        };
+        // Where there is nothing is found out last, and other processes have other places.
+        let allowed = match (place, exists) {
+            (Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
+            (_, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
+            (Place::Bad, _) if pid == 0 => Allowed::Exactly(Err(Errno::EINVAL)),
+            (Place::Good, _) if pid == 0 => Allowed::Exactly(Ok(())),
+            _ => Allowed::Any,
+        };
+        (args, allowed)
+    }
+
+    /// Pages of the private memory to places of the same: those of other threads come and go, too.
+    fn take(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let own = places.data.address() + (self.number << shift);
+        let private = places.private.address();
+        let page = |number: u64| private + (number << shift);
+        let end = 1_u64 << self.shared.info.va_bits;
+        let half = THREADS / 2;
+        let (from, to, count, place) = match self.random.below(8) {
+            0 => (page(0)..page(half), page(half), 0, Place::Unaligned),
+            1 => (page(0)..page(0), page(half), 1, Place::Unaligned),
+            2 => (page(0)..page(half), page(half) + 1, 1, Place::Unaligned),
+            3 => (page(0)..page(half), page(half - 1), 1, Place::Unaligned),
+            4 => (end - 8..end + 8, page(half), 1, Place::Unaligned),
+            5 => (page(0)..page(half), 0, 1, Place::Bad),
+            6 => (page(half)..page(THREADS), page(0), half, Place::Good),
+            _ => (page(0)..page(half), page(half), half, Place::Good),
+        };
+        let least = u64::from(EXPOSE_PGTBL_RANGE_SIZE_VER0);
+        let words = [count << 32 | least, from.start, from.end, own + 8 * STRUCT];
+        for (index, word) in words.into_iter().enumerate() {
+            let offset = usize::try_from((self.number << shift) + 8 * index as u64).unwrap_or(0);
+            tablewalk_rt::memory::write(&places.data, offset, word);
+        }
+        let at = self.random.pick(&[own, own, own, 8]);
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr: to,
+            pfn: at,
+            level: EXPOSE_PGTBL_TAKE,
+        };
+        let allowed = match (place, exists) {
+            // What is no place for a page is seen before the struct is read.
+            _ if at != own && to.trailing_zeros() >= shift => Allowed::Exactly(Err(Errno::EFAULT)),
+            (Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
+            (_, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
+            (Place::Bad, _) if pid == 0 => Allowed::Exactly(Err(Errno::EINVAL)),
+            (Place::Good, _) if pid == 0 => Allowed::Exactly(Ok(())),
+            _ => Allowed::Any,
+        };
+        (args, allowed)
+    }
+
+    /// What was written to the private memory, which other threads track and move at the same time.
+    fn track(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let places = self.shared.places;
+        let shift = self.shared.info.page_shift;
+        let own = places.data.address() + (self.number << shift);
+        let (start, end) = (
+            places.private.address(),
+            places.private.address() + (THREADS << shift),
+        );
+        let user_end = 1_u64 << self.shared.info.va_bits;
+        let what = self.random.pick(&[
+            EXPOSE_PGTBL_TRACK_WRITTEN,
+            EXPOSE_PGTBL_TRACK_ACCESSED,
+            EXPOSE_PGTBL_TRACK_WRITTEN | EXPOSE_PGTBL_TRACK_ACCESSED,
+        ]);
+        let arm = what | EXPOSE_PGTBL_TRACK_ARM;
+        let absent = self.random.pick(&[0, EXPOSE_PGTBL_TRACK_ABSENT]);
+        let (mode, range, count, good) = match self.random.below(9) {
+            0 => (arm | 0x40, start..end, 4, false),
+            1 => (arm, start..start, 4, false),
+            2 => (arm, start + 8..end, 4, false),
+            3 => (arm, start..user_end + (1 << shift), 4, false),
+            4 => (arm | EXPOSE_PGTBL_TRACK_STOP, start..end, 0, false),
+            5 => (what | EXPOSE_PGTBL_TRACK_STOP, start..end, 0, true),
+            6 => (what | absent, start..end, 4, true),
+            7 => (arm | EXPOSE_PGTBL_TRACK_SPLIT, start..end, 0, true),
+            _ => (arm | absent, start..end, 4, true),
+        };
+        let size = u64::from(EXPOSE_PGTBL_TRACK_SIZE_VER0);
+        let words = [
+            u64::from(mode) << 32 | size,
+            range.start,
+            range.end,
+            own + size,
+            count,
+        ];
+        for (index, word) in words.into_iter().enumerate() {
+            let offset = usize::try_from((self.number << shift) + 8 * index as u64).unwrap_or(0);
+            tablewalk_rt::memory::write(&places.data, offset, word);
+        }
+        let at = self.random.pick(&[own, own, own, 8]);
+        let remap_vaddr = self.random.pick(&[0, 0, 0, 1 << shift]);
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: at,
+            level: EXPOSE_PGTBL_TRACK,
+        };
+        let allowed = match exists {
+            _ if at != own => Allowed::Exactly(Err(Errno::EFAULT)),
+            _ if !good || remap_vaddr != 0 => Allowed::Exactly(Err(Errno::EINVAL)),
+            Some(false) => Allowed::Exactly(Err(Errno::ESRCH)),
+            _ if pid == 0 => Allowed::Exactly(Ok(())),
+            _ => Allowed::Any,
+        };
+        (args, allowed)
+    }
+
+    /// Where a struct is filled, of what size, and what comes of that.
+    fn struct_to_fill(&mut self) -> (u64, Result<(), Errno>) {
+        let places = self.shared.places;
+        let page = 1_u64 << self.shared.info.page_shift;
+        let own = places.data.address() + self.number * page;
+        match self.random.below(4) {
+            0 | 1 => {
+                let least = u64::from(EXPOSE_PGTBL_INFO_SIZE_VER0);
+                let sizes = [least, least + 1, 4096, u64::from(u32::MAX), 0, least - 1];
+                let size = self.random.pick(&sizes);
+                let offset = self.random.below(8) * 8;
+                let word = usize::try_from(self.number * page + offset).unwrap_or(0);
+                tablewalk_rt::memory::write(&places.data, word, size);
+                let outcome = if size < least {
+                    Err(Errno::EINVAL)
+                } else {
+                    Ok(())
+                };
+                (own + offset, outcome)
+            }
+            2 => (places.without.address(), Err(Errno::EFAULT)),
+            _ => {
+                let nowhere = [0, 4, 1 << 63, u64::MAX - 3];
+                (self.random.pick(&nowhere), Err(Errno::EFAULT))
+            }
+        }
+    }
+
+    fn info(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, _) = self.pid();
+        let (remap_vaddr, outcome) = self.struct_to_fill();
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: self.random.number(),
+            level: EXPOSE_PGTBL_INFO,
+        };
+        (args, Allowed::Exactly(outcome))
+    }
+
+    fn path(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (pid, exists) = self.pid();
+        let (remap_vaddr, outcome) = self.struct_to_fill();
+        let args = ExposePgtblArgs {
+            pid,
+            remap_vaddr,
+            pfn: self.address(),
+            level: EXPOSE_PGTBL_PATH,
+        };
+        (args, judge(Place::Good, exists, Allowed::Exactly(outcome)))
+    }
+
+    /// A level or flags that there are not: `EINVAL`, whatever the rest.
+    fn nonsense(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let [a, b, c, d, ..] = self.random.number().to_le_bytes();
+        let bits = u32::from_le_bytes([a, b, c, d]);
+        let level = match self.random.below(4) {
+            0 => bits | 0x2_0000,
+            1 => (bits & 0xff) | 4,
+            2 => EXPOSE_PGTBL_ADDR | EXPOSE_PGTBL_INFO,
+            _ => EXPOSE_PGTBL_PATH | 3,
+        };
+        let args = ExposePgtblArgs {
+            pid: bits.cast_signed(),
+            remap_vaddr: self.random.number(),
+            pfn: self.random.number(),
+            level,
+        };
+        (args, Allowed::Exactly(Err(Errno::EINVAL)))
+    }
+}
+
+/// The order in which the contract looks at things: the place, the process, the table.
+fn judge(place: Place, exists: Option<bool>, found: Allowed) -> Allowed {
+    match (place, exists) {
+        (Place::Bad | Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
+        (Place::Good, Some(true)) => found,
+        (Place::Good, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
+        (Place::Good, None) => Allowed::Any,
+    }
+}

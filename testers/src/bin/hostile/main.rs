@@ -1,0 +1,167 @@
+//! `hostile`: tries to break the kernel with `remap_page_table`, and to get out of it what it must
+//! not give.
+//!
+//! Every test says what it tried and looks for frames that did not come back. That the kernel log
+//! stays clean is for whoever judges the console.
+
+#![no_std]
+#![cfg_attr(not(test), no_main)]
+
+mod denial;
+mod escapes;
+mod failures;
+mod fuzz;
+mod kills;
+mod leaks;
+mod operations;
+mod places;
+mod privileges;
+mod races;
+mod ranges;
+mod restrictions;
+
+use heapless::Vec;
+use tablewalk_rt::cli;
+use tablewalk_rt::ktap::{self, Case};
+use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::prerequisite;
+use tablewalk_uapi::remap::ExposePgtblInfo;
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: hostile [--rounds N] [--calls N] [--seed N] [GROUP...]
+Tries to break the kernel with remap_page_table. Prints KTAP.
+  --rounds N  how often each race is run and each victim is killed (1000)
+  --calls N   random calls (1000000)
+  --seed N    what the random numbers begin with (1)
+Groups: races kills escapes places ranges privileges fuzz failures denial
+leaks restrictions.
+Without: all, in this order. The last one restricts root until the next boot.
+Needs a kernel with remap_page_table, /proc, and root; what else a test needs of the
+kernel, it says when it is skipped.";
+
+/// A test, and what it works with.
+type Test = Case<Context, Error>;
+
+/// How hard to try.
+struct Context {
+    info: ExposePgtblInfo,
+    rounds: u32,
+    calls: u32,
+    seed: u64,
+}
+
+/// A group of tests and its name on the command line.
+struct Group {
+    name: &'static str,
+    tests: &'static [Test],
+}
+
+const GROUPS: [Group; 11] = [
+    Group {
+        name: "races",
+        tests: races::TESTS,
+    },
+    Group {
+        name: "kills",
+        tests: kills::TESTS,
+    },
+    Group {
+        name: "escapes",
+        tests: escapes::TESTS,
+    },
+    Group {
+        name: "places",
+        tests: places::TESTS,
+    },
+    Group {
+        name: "ranges",
+        tests: ranges::TESTS,
+    },
+    Group {
+        name: "privileges",
+        tests: privileges::TESTS,
+    },
+    Group {
+        name: "fuzz",
+        tests: fuzz::TESTS,
+    },
+    Group {
+        name: "failures",
+        tests: failures::TESTS,
+    },
+    Group {
+        name: "denial",
+        tests: denial::TESTS,
+    },
+    Group {
+        name: "leaks",
+        tests: leaks::TESTS,
+    },
+    Group {
+        name: "restrictions",
+        tests: restrictions::TESTS,
+    },
+];
+
+/// What the command line asks for.
+struct Plan {
+    rounds: u32,
+    calls: u32,
+    seed: u32,
+    groups: Vec<&'static [Test], { GROUPS.len() }>,
+}
+
+fn main(args: Args) -> ExitCode {
+    let plan = match parse(args) {
+        Ok(plan) => plan,
+        Err(status) => return status,
+    };
+    let info = match prerequisite::info("hostile") {
+        Ok(info) => info,
+        Err(status) => return status,
+    };
+    let Plan {
+        rounds,
+        calls,
+        seed,
+        groups,
+    } = plan;
+    println!("# hostile --rounds {rounds} --calls {calls} --seed {seed}");
+    let mut context = Context {
+        info,
+        rounds,
+        calls,
+        seed: seed.into(),
+    };
+    ktap::run(&mut context, &groups)
+}
+
+fn parse(mut args: Args) -> Result<Plan, ExitCode> {
+    let mut plan = Plan {
+        rounds: 1000,
+        calls: 1_000_000,
+        seed: 1,
+        groups: Vec::new(),
+    };
+    while let Some(argument) = cli::next(&mut args, HELP)? {
+        match argument {
+            "--rounds" => plan.rounds = cli::number(&mut args, HELP, argument, 10_000_000)?,
+            "--calls" => plan.calls = cli::number(&mut args, HELP, argument, 4_000_000_000)?,
+            "--seed" => plan.seed = cli::number(&mut args, HELP, argument, u32::MAX)?,
+            name => {
+                let group = GROUPS.iter().find(|group| group.name == name);
+                let known = group.is_some_and(|group| plan.groups.push(group.tests).is_ok());
+                if !known {
+                    return Err(cli::unknown(&args, argument));
+                }
+            }
+        }
+    }
+    if plan.groups.is_empty() {
+        plan.groups.extend(GROUPS.iter().map(|group| group.tests));
+    }
+    Ok(plan)
+}

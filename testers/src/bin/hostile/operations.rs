@@ -1,0 +1,181 @@
+//! What a process does to its own memory while others have its tables mapped.
+
+#![expect(unsafe_code, reason = "maps and unmaps at fixed addresses")]
+
+use core::ffi::c_void;
+use core::ptr;
+
+use tablewalk_rt::ExitCode;
+use tablewalk_rt::process::Fork;
+use tablewalk_testkit::page::Page;
+use tablewalk_uapi::memory::{
+    self, MAP_FIXED, MAP_NORESERVE, MAP_POPULATE, MAP_PRIVATE, MREMAP_FIXED, MREMAP_MAYMOVE,
+    Protection,
+};
+use tablewalk_uapi::raw::{self, constants};
+use tablewalk_uapi::remap::ExposePgtblInfo;
+use tablewalk_uapi::{Errno, Mapping};
+
+/// Address space of which each of three parts is all that one level-3 table translates. It is
+/// reserved before processes are made, so that all have it at the same address, and has no pages.
+pub(crate) struct Range {
+    /// Nothing else is mapped there.
+    _reserved: Mapping,
+    start: u64,
+    span: u64,
+    page: u64,
+}
+
+impl Range {
+    pub(crate) fn reserve(info: &ExposePgtblInfo) -> Result<Self, Errno> {
+        let span = 1_u64 << (2 * info.page_shift - 3);
+        let size = usize::try_from(4 * span).map_err(|_| Errno::ENOMEM)?;
+        let reserved = Mapping::reserve(size, Protection::NONE)?;
+        Ok(Self {
+            start: reserved.address().next_multiple_of(span),
+            _reserved: reserved,
+            span,
+            page: 1 << info.page_shift,
+        })
+    }
+
+    /// Where the part that table number `table` (0 to 2) translates begins.
+    pub(crate) const fn part(&self, table: u64) -> u64 {
+        self.start + table * self.span
+    }
+
+    /// Bytes that one level-3 table translates.
+    pub(crate) const fn span(&self) -> u64 {
+        self.span
+    }
+
+    /// Bytes of a page.
+    pub(crate) const fn page(&self) -> u64 {
+        self.page
+    }
+
+    /// Maps `size` bytes from `address` on, inside the range.
+    pub(crate) fn map(&self, address: u64, size: u64, flags: u32) -> Result<(), Errno> {
+        let flags = MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE | flags;
+        let size = usize::try_from(size).map_err(|_| Errno::ENOMEM)?;
+        // SAFETY: inside the reserved range, of which nobody makes references.
+        unsafe { memory::mmap_anonymous(at(address), size, Protection::READ_WRITE, flags) }
+            .map(drop)
+    }
+
+    /// Unmaps `size` bytes from `address` on: a hole, whose tables the kernel frees.
+    pub(crate) fn unmap(&self, address: u64, size: u64) -> Result<(), Errno> {
+        let size = usize::try_from(size).map_err(|_| Errno::ENOMEM)?;
+        // SAFETY: as above.
+        unsafe { memory::munmap(at(address), size) }
+    }
+
+    /// Writes to the page at `address`, which is mapped.
+    pub(crate) fn touch(&self, address: u64) {
+        // SAFETY: the caller has just mapped it for writing; an address that is not would end this
+        // process, which is a test's child.
+        unsafe { at(address).cast::<u64>().write_volatile(1) };
+    }
+
+    /// madvise(2) with any advice.
+    pub(crate) fn advise(&self, address: u64, size: u64, advice: u32) -> Result<(), Errno> {
+        let arguments = [address, size, advice.into(), 0, 0, 0];
+        // SAFETY: as for `map`.
+        unsafe { raw::call(constants::__NR_madvise, arguments) }.map(drop)
+    }
+
+    fn protect(&self, address: u64, size: u64, protection: Protection) -> Result<(), Errno> {
+        let size = usize::try_from(size).map_err(|_| Errno::ENOMEM)?;
+        // SAFETY: as for `map`.
+        unsafe { memory::mprotect(at(address), size, protection) }
+    }
+
+    fn shift(&self, from: u64, to: u64, size: u64) -> Result<(), Errno> {
+        let size = usize::try_from(size).map_err(|_| Errno::ENOMEM)?;
+        let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
+        // SAFETY: as for `map`.
+        unsafe { memory::mremap(at(from), size, size, flags, at(to)) }.map(drop)
+    }
+}
+
+/// The place of an address.
+pub(crate) fn at(address: u64) -> *mut c_void {
+    ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0))
+}
+
+/// Maps two tables' worth, touches both, and unmaps it.
+pub(crate) fn unmap(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
+    range.map(range.part(0), 2 * range.span(), 0)?;
+    base_pages(range, range.part(0), 2 * range.span())?;
+    range.touch(range.part(0));
+    range.touch(range.part(1));
+    range.unmap(range.part(0), 2 * range.span())
+}
+
+/// Populates pages at once, discards them, and unmaps them.
+pub(crate) fn populate(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
+    let size = 16 * range.page();
+    range.map(range.part(0), size, MAP_POPULATE)?;
+    range.advise(range.part(0), size, constants::MADV_DONTNEED)?;
+    range.touch(range.part(0));
+    range.unmap(range.part(0), size)
+}
+
+/// Moves all that a table translates to another address: the kernel moves the table.
+pub(crate) fn shift(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
+    range.map(range.part(0), range.span(), 0)?;
+    base_pages(range, range.part(0), range.span())?;
+    range.touch(range.part(0));
+    range.touch(range.part(0) + range.span() - range.page());
+    range.shift(range.part(0), range.part(1), range.span())?;
+    range.touch(range.part(1));
+    range.unmap(range.part(1), range.span())
+}
+
+/// Forks; the child writes, so that pages are copied, and exits.
+pub(crate) fn fork(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
+    range.map(range.part(0), range.page(), 0)?;
+    range.touch(range.part(0));
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| {
+        range.touch(range.part(0));
+        ExitCode::SUCCESS
+    })?;
+    range.touch(range.part(0));
+    child.wait()?;
+    range.unmap(range.part(0), range.page())
+}
+
+/// Makes a huge page, splits it in three ways, makes one of small pages again, and unmaps it.
+pub(crate) fn huge(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
+    let (start, size, page) = (range.part(0), range.span(), range.page());
+    range.map(start, size, 0)?;
+    range.advise(start, size, constants::MADV_HUGEPAGE)?;
+    range.touch(start);
+    range.protect(start + page, page, Protection::READ)?;
+    range.protect(start + page, page, Protection::READ_WRITE)?;
+    range.advise(start + 2 * page, page, constants::MADV_DONTNEED)?;
+    // Without a free huge page it fails, and that is as good.
+    let _ = range.advise(start, size, constants::MADV_COLLAPSE);
+    range.touch(start + 2 * page);
+    range.advise(start + 3 * page, size - 3 * page, constants::MADV_DONTNEED)?;
+    range.unmap(start, size)
+}
+
+/// Maps its own tables and unmaps them, while they change.
+pub(crate) fn look_at_itself(range: &Range, info: &ExposePgtblInfo) -> Result<(), Errno> {
+    range.map(range.part(0), range.page(), 0)?;
+    range.touch(range.part(0));
+    let page = Page::writable(info)?;
+    page.map_address(0, 3, range.part(0))?;
+    page.map(0, 0, 0)?;
+    range.unmap(range.part(0), range.page())
+}
+
+/// Keeps huge pages out, if the kernel has any.
+fn base_pages(range: &Range, address: u64, size: u64) -> Result<(), Errno> {
+    match range.advise(address, size, constants::MADV_NOHUGEPAGE) {
+        Err(Errno::EINVAL) => Ok(()),
+        result => result,
+    }
+}

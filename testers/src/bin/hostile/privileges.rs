@@ -1,0 +1,338 @@
+//! Who may have what.
+
+#![expect(unsafe_code, reason = "forks")]
+
+use tablewalk_rt::ExitCode;
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_rt::process::{Child, Fork};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::expect::{Outcome, expect, failed_with, in_child};
+use tablewalk_testkit::page::{Page, call, range};
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::credentials::{
+    CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO, keep_capabilities,
+    set_capabilities, set_dumpable, set_gids, set_groups, set_uids,
+};
+use tablewalk_uapi::file;
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::process::{self, pid};
+use tablewalk_uapi::remap::{
+    EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, adopt, flush, info as ask_info, lend,
+    path,
+};
+use tablewalk_uapi::signal;
+use tablewalk_uapi::track::{EXPOSE_PGTBL_TRACK_WRITTEN, ExposePgtblRun, track};
+
+use crate::{Context, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    Case {
+        name: "user 1000 without a capability",
+        run: none,
+    },
+    Case {
+        name: "user 1000 with each single capability",
+        run: each_single,
+    },
+    Case {
+        name: "user 1000 with all that are needed",
+        run: all_needed,
+    },
+    Case {
+        name: "a process of another user",
+        run: other_user,
+    },
+    Case {
+        name: "a process of the same user that is not dumpable",
+        run: not_dumpable,
+    },
+    Case {
+        name: "root of a user namespace",
+        run: namespace_root,
+    },
+];
+
+/// A set of capabilities.
+pub(crate) const fn set(capabilities: &[u32]) -> u64 {
+    let mut set = 0;
+    let mut rest = capabilities;
+    while let Some((&first, others)) = rest.split_first() {
+        set |= 1 << first;
+        rest = others;
+    }
+    set
+}
+
+pub(crate) const ADMIN: u64 = set(&[CAP_SYS_ADMIN]);
+pub(crate) const RAW_IO: u64 = set(&[CAP_SYS_RAWIO]);
+/// What lending pages needs beside the rest.
+pub(crate) const LOCK: u64 = set(&[CAP_IPC_LOCK]);
+pub(crate) const PTRACE: u64 = set(&[CAP_SYS_PTRACE]);
+
+/// `CAP_LAST_CAP` of 6.1, `CAP_CHECKPOINT_RESTORE`.
+const LAST_CAPABILITY: u32 = 40;
+
+pub(crate) const OK: Outcome = Ok(0);
+pub(crate) const DENIED: Errno = Errno::EPERM;
+
+/// What each form of the call gives.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected {
+    pub(crate) info: bool,
+    pub(crate) read_only: bool,
+    pub(crate) path: bool,
+    pub(crate) writable: bool,
+    pub(crate) flush: bool,
+    pub(crate) lend: bool,
+}
+
+impl Expected {
+    /// Everything, or nothing.
+    pub(crate) const fn every(permitted: bool) -> Self {
+        Self {
+            info: permitted,
+            read_only: permitted,
+            path: permitted,
+            writable: permitted,
+            flush: permitted,
+            lend: permitted,
+        }
+    }
+}
+
+/// A form of the call.
+type Form<'a> = &'a dyn Fn() -> Result<(), Errno>;
+
+/// Tries each form of the call on process `target` as a child that first does `become_it`.
+pub(crate) fn holds(
+    info: &ExposePgtblInfo,
+    who: &str,
+    become_it: &dyn Fn() -> Result<(), Errno>,
+    target: i32,
+    expected: Expected,
+) -> Result<bool, Error> {
+    let read_only = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let writable = Page::writable(info).map_err(Error::call("mmap"))?;
+    let forms: [(&str, Form<'_>, bool); 9] = [
+        ("INFO", &|| ask_info().map(drop), expected.info),
+        (
+            "read-only",
+            &|| read_only.map(target, 0, 0).map(drop),
+            expected.read_only,
+        ),
+        ("PATH", &|| path(target, 0).map(drop), expected.path),
+        (
+            "writable",
+            &|| writable.map(target, 0, 0).map(drop),
+            expected.writable,
+        ),
+        ("FLUSH", &|| flush(target, 0, 1), expected.flush),
+        // Who is permitted to learns that there is no memory at 0.
+        (
+            "ADOPT",
+            &|| // SAFETY: nothing is at address 0.
+            match unsafe { adopt(target, 0, 1) } {
+                Err(Errno::EINVAL) => Ok(()),
+                result => result.map(drop),
+            },
+            expected.writable,
+        ),
+        (
+            "LEND",
+            &|| // SAFETY: as above.
+            match unsafe { lend(target, 0, 1) } {
+                Err(Errno::EINVAL) => Ok(()),
+                result => result.map(drop),
+            },
+            expected.lend,
+        ),
+        (
+            "TAKE",
+            &|| match take_nothing(info, target) {
+                Err(Errno::EINVAL) => Ok(()),
+                result => result.map(drop),
+            },
+            expected.lend,
+        ),
+        (
+            "TRACK",
+            &|| {
+                let page = 1 << info.page_shift;
+                let mut runs = [ExposePgtblRun::default()];
+                let mode = EXPOSE_PGTBL_TRACK_WRITTEN;
+                track(target, mode, page..2 * page, &mut runs).map(drop)
+            },
+            expected.writable,
+        ),
+    ];
+    let mut met = true;
+    for (form, call, permitted) in forms {
+        // SAFETY: the child has a copy of memory, and maps tables of its own.
+        let outcome = in_child(unsafe { Fork::promised() }, || {
+            become_it()?;
+            call()
+        });
+        let wanted = if permitted { OK } else { failed_with(DENIED) };
+        if !expect(form, outcome, wanted) {
+            tablewalk_rt::println!("# as {who}");
+            met = false;
+        }
+    }
+    Ok(met)
+}
+
+/// Asks for a page of a process that is not there to be taken to a place that is none.
+fn take_nothing(info: &ExposePgtblInfo, target: i32) -> Result<u64, Errno> {
+    let page = 1 << info.page_shift;
+    let mut places = [ExposePgtblTable::default()];
+    let asked = range(page, 2 * page, &mut places);
+    let pfn = core::ptr::from_ref(&asked).expose_provenance() as u64;
+    // SAFETY: nothing is at address 0.
+    unsafe { call(target, 0, pfn, EXPOSE_PGTBL_TAKE) }
+}
+
+/// Becomes a user with capabilities.
+pub(crate) fn become_user(uid: u32, capabilities: u64) -> Result<(), Errno> {
+    keep_capabilities()?;
+    set_groups(&[])?;
+    set_gids(uid)?;
+    set_uids(uid)?;
+    set_capabilities(capabilities)?;
+    // A change of user makes a process not dumpable.
+    set_dumpable(true)
+}
+
+/// A process of user `uid` without capabilities, ready to be looked at.
+pub(crate) fn process_of(uid: u32, dumpable: bool) -> Result<Child, Error> {
+    let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let ready = become_user(uid, 0).and_then(|()| set_dumpable(dumpable));
+            // Setting the user ID clears the signal for a parent's death.
+            if ready.is_ok() && file::write(&writer, b".").is_ok() {
+                signal::pause();
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
+    drop(writer);
+    match file::read(&reader, &mut [0]) {
+        Ok(1) => Ok(child),
+        Ok(_) => Err(Error::Call("a process of another user", Errno::EPERM)),
+        Err(errno) => Err(Error::Call("read", errno)),
+    }
+}
+
+fn none(context: &mut Context) -> Result<Verdict, Error> {
+    let become_it = || become_user(1000, 0);
+    let nothing = Expected::every(false);
+    holds(&context.info, "nobody", &become_it, 0, nothing).map(Verdict::from)
+}
+
+fn each_single(context: &mut Context) -> Result<Verdict, Error> {
+    let mut met = true;
+    for capability in 0..=LAST_CAPABILITY {
+        let become_it = || become_user(1000, 1 << capability);
+        let expected = if capability == CAP_SYS_ADMIN {
+            Expected {
+                writable: false,
+                lend: false,
+                ..Expected::every(true)
+            }
+        } else {
+            Expected::every(false)
+        };
+        if !holds(&context.info, "one capability", &become_it, 0, expected)? {
+            tablewalk_rt::println!("# capability {capability}");
+            met = false;
+        }
+    }
+    Ok(met.into())
+}
+
+fn all_needed(context: &mut Context) -> Result<Verdict, Error> {
+    let everything = Expected::every(true);
+    let but_lending = Expected {
+        lend: false,
+        ..everything
+    };
+    let info = &context.info;
+    let writer = || become_user(1000, ADMIN | RAW_IO);
+    let lender = || become_user(1000, ADMIN | RAW_IO | LOCK);
+    Ok(
+        (holds(info, "SYS_ADMIN, SYS_RAWIO", &writer, 0, but_lending)?
+            && holds(info, "the same and IPC_LOCK", &lender, 0, everything)?)
+        .into(),
+    )
+}
+
+fn other_user(context: &mut Context) -> Result<Verdict, Error> {
+    let target = process_of(1001, true)?;
+    let only_info = Expected {
+        info: true,
+        ..Expected::every(false)
+    };
+    let but_writing = Expected {
+        writable: false,
+        lend: false,
+        ..Expected::every(true)
+    };
+    let mut met = true;
+    for (who, capabilities, expected) in [
+        ("SYS_ADMIN, SYS_RAWIO", ADMIN | RAW_IO, only_info),
+        ("SYS_ADMIN, SYS_PTRACE", ADMIN | PTRACE, but_writing),
+        (
+            "all four",
+            ADMIN | PTRACE | RAW_IO | LOCK,
+            Expected::every(true),
+        ),
+        (
+            "SYS_PTRACE, SYS_RAWIO",
+            PTRACE | RAW_IO,
+            Expected::every(false),
+        ),
+    ] {
+        let become_it = || become_user(1000, capabilities);
+        met &= holds(&context.info, who, &become_it, target.pid(), expected)?;
+    }
+    Ok(met.into())
+}
+
+fn not_dumpable(context: &mut Context) -> Result<Verdict, Error> {
+    let become_it = || become_user(1000, ADMIN | RAW_IO | LOCK);
+    let dumpable = process_of(1000, true)?;
+    let hidden = process_of(1000, false)?;
+    let only_info = Expected {
+        info: true,
+        ..Expected::every(false)
+    };
+    let everything = Expected::every(true);
+    let info = &context.info;
+    Ok(
+        (holds(info, "its user", &become_it, dumpable.pid(), everything)?
+            && holds(info, "its user", &become_it, hidden.pid(), only_info)?)
+        .into(),
+    )
+}
+
+fn namespace_root(context: &mut Context) -> Result<Verdict, Error> {
+    let nothing = Expected::every(false);
+    // SAFETY: the child uses nothing of its parent's.
+    match in_child(unsafe { Fork::promised() }, process::unshare_user) {
+        Ok(0) => {}
+        _ => return Ok(Verdict::Skip("no user namespaces")),
+    }
+    let as_user = || {
+        become_user(1000, 0)?;
+        process::unshare_user()
+    };
+    let as_root = process::unshare_user;
+    let info = &context.info;
+    Ok(
+        (holds(info, "user 1000, root of its own", &as_user, 0, nothing)?
+            && holds(info, "root, root of its own", &as_root, 0, nothing)?
+            && holds(info, "root, of its parent", &as_root, pid(), nothing)?)
+        .into(),
+    )
+}

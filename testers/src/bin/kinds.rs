@@ -1,0 +1,547 @@
+//! `kinds`: one page of each kind, held against pagemap and smaps, or shown by `pt`.
+
+#![no_std]
+#![cfg_attr(not(test), no_main)]
+#![expect(unsafe_code, reason = "touches the pages that it makes")]
+
+use core::ffi::CStr;
+
+use heapless::{CString, String, Vec, format};
+use tablewalk_live::{format as format_of_kernel, path};
+use tablewalk_proc::lines::{for_each_line, parse_range};
+use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
+use tablewalk_proc::smaps;
+use tablewalk_rt::cli;
+use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::memory::write;
+use tablewalk_rt::process::{Fork, execute};
+use tablewalk_rt::{Args, ExitCode, eprintln, println};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::expect::expect;
+use tablewalk_testkit::prerequisite;
+use tablewalk_testkit::swap::{AREA, Swap};
+use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR, O_SYNC};
+use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::{Errno, Mapping, Sharing};
+use tablewalk_walker::{
+    Absent, Descriptor, Format, Kind, Level, MemoryType, Permissions, VirtualAddress,
+};
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: kinds [COMMAND [OPTION...]]
+Makes one page of each kind that this kernel has and holds what the walker says of
+it against pagemap and smaps. Prints KTAP. With COMMAND it runs
+`pt COMMAND PID OPTION...` on itself instead.
+Needs a kernel with remap_page_table, /proc, and root.";
+
+const TESTS: &[Case<Context, Error>] = &[Case {
+    name: "pages of each kind are what pagemap and smaps say",
+    run: compare,
+}];
+
+/// What the kernel's memory looks like.
+struct Context {
+    format: Format,
+    page: usize,
+}
+
+/// A page of one kind.
+struct Specimen {
+    mapping: Mapping,
+    /// Where in the mapping.
+    offset: usize,
+}
+
+/// What a kind of page is, by three accounts.
+struct Expected {
+    /// What the descriptor is: a word of [`word`].
+    word: &'static str,
+    /// What user space may do, and letters: `A` accessed, `D` dirty, `W` writable to Linux, `S`
+    /// special, `B` guarded.
+    attributes: &'static str,
+    /// Name of the memory type, of a page that is mapped.
+    memory: &'static str,
+    /// What smaps counts of it, in pages.
+    smaps: &'static [(&'static str, u64)],
+}
+
+const fn page(attributes: &'static str, smaps: &'static [(&'static str, u64)]) -> Expected {
+    Expected {
+        word: "page",
+        attributes,
+        memory: "Normal",
+        smaps,
+    }
+}
+
+/// A kind of page: how it is made, and what it is then.
+struct Kinds {
+    name: &'static str,
+    make: fn(&Context) -> Result<Specimen, Errno>,
+    expected: Expected,
+}
+
+const KINDS: &[Kinds] = &[
+    Kinds {
+        name: "written",
+        make: |context| anonymous(context, Protection::READ_WRITE, true),
+        expected: page(
+            "rw- ADW",
+            &[
+                ("Rss", 1),
+                ("Private_Dirty", 1),
+                ("Referenced", 1),
+                ("Anonymous", 1),
+            ],
+        ),
+    },
+    Kinds {
+        name: "never written",
+        make: |context| anonymous(context, Protection::READ, false),
+        expected: page("r-- AS", &[("Rss", 0), ("Anonymous", 0)]),
+    },
+    Kinds {
+        name: "written, then made read-only",
+        make: |context| {
+            let specimen = anonymous(context, Protection::READ_WRITE, true)?;
+            specimen.protect(context, Protection::READ)
+        },
+        expected: page("r-- AD", &[("Rss", 1), ("Private_Dirty", 1)]),
+    },
+    Kinds {
+        name: "written, then not needed",
+        make: |context| {
+            let specimen = anonymous(context, Protection::READ_WRITE, true)?;
+            specimen.advise(context, Advice::Free)
+        },
+        expected: page(
+            "r-- W",
+            &[("Rss", 1), ("Private_Dirty", 0), ("Referenced", 0)],
+        ),
+    },
+    Kinds {
+        name: "written, then without access",
+        make: |context| {
+            let specimen = anonymous(context, Protection::READ_WRITE, true)?;
+            specimen.protect(context, Protection::NONE)
+        },
+        expected: Expected {
+            word: "no access",
+            attributes: "--- AD",
+            memory: "",
+            smaps: &[("Rss", 1), ("Anonymous", 1)],
+        },
+    },
+    Kinds {
+        name: "writable and executable",
+        make: |context| {
+            let all = Protection::READ_WRITE | Protection::EXECUTE;
+            anonymous(context, all, true)
+        },
+        expected: page("rwx ADW", &[("Rss", 1), ("Private_Dirty", 1)]),
+    },
+    Kinds {
+        name: "shared",
+        make: |context| {
+            let mapping =
+                Mapping::anonymous(context.page, Protection::READ_WRITE, Sharing::Shared)?;
+            write(&mapping, 0, 1);
+            Ok(Specimen { mapping, offset: 0 })
+        },
+        expected: page("rw- ADW", &[("Rss", 1), ("Anonymous", 0)]),
+    },
+    Kinds {
+        name: "of a file",
+        make: |context| {
+            let fd = file::open(c"/proc/self/exe", O_RDONLY)?;
+            let mapping = Mapping::file(&fd, 0, context.page, Protection::READ, Sharing::Private)?;
+            let specimen = Specimen { mapping, offset: 0 };
+            specimen.read();
+            Ok(specimen)
+        },
+        expected: page(
+            "r-- A",
+            &[("Rss", 1), ("Anonymous", 0), ("Private_Dirty", 0)],
+        ),
+    },
+    Kinds {
+        name: "guarded",
+        make: |context| {
+            let specimen = anonymous(context, Protection::READ, false)?;
+            let specimen = specimen.protect(context, Protection::GUARDED)?;
+            specimen.read();
+            Ok(specimen)
+        },
+        expected: page("r-x ASB", &[("Rss", 0)]),
+    },
+    Kinds {
+        name: "tagged",
+        make: |context| {
+            let specimen = anonymous(context, Protection::READ_WRITE, false)?;
+            let specimen = specimen.protect(context, Protection::TAGGED)?;
+            write(&specimen.mapping, specimen.offset, 1);
+            Ok(specimen)
+        },
+        expected: Expected {
+            memory: "Normal-Tagged",
+            ..page("rw- ADW", &[("Rss", 1)])
+        },
+    },
+    Kinds {
+        name: "of a device",
+        make: device,
+        expected: Expected {
+            memory: "Device-nGnRnE",
+            ..page("r-- AS", &[("Rss", 0)])
+        },
+    },
+    Kinds {
+        name: "the huge page of zeros",
+        make: huge_zeros,
+        expected: Expected {
+            word: "block",
+            ..page("r-- A", &[("Rss", 0), ("Anonymous", 0)])
+        },
+    },
+    Kinds {
+        name: "in swap",
+        make: |context| {
+            let specimen = anonymous(context, Protection::READ_WRITE, true)?;
+            specimen.advise(context, Advice::PageOut)
+        },
+        expected: Expected {
+            word: "swap",
+            attributes: "---",
+            memory: "",
+            smaps: &[("Rss", 0), ("Swap", 1)],
+        },
+    },
+    Kinds {
+        name: "with a hardware error",
+        make: |context| {
+            let specimen = anonymous(context, Protection::READ_WRITE, true)?;
+            specimen.advise(context, Advice::HardwarePoison)
+        },
+        expected: Expected {
+            word: "hardware error",
+            attributes: "---",
+            memory: "",
+            // Counted as if it were still there.
+            smaps: &[("Rss", 1), ("Swap", 0)],
+        },
+    },
+];
+
+fn main(args: Args) -> ExitCode {
+    let words = match parse(args) {
+        Ok(words) => words,
+        Err(status) => return status,
+    };
+    if let Err(status) = prerequisite::info("kinds") {
+        return status;
+    }
+    let mut context = match format_of_kernel() {
+        Ok(format) => Context {
+            format,
+            page: 1 << format.geometry.page_shift(),
+        },
+        Err(error) => {
+            eprintln!("kinds: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if words.is_empty() {
+        return ktap::run(&mut context, &[TESTS]);
+    }
+    show(&context, &words).unwrap_or_else(|errno| {
+        eprintln!("kinds: pt: {errno}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Words for `pt`.
+type Words = Vec<&'static str, 16>;
+
+fn parse(mut args: Args) -> Result<Words, ExitCode> {
+    let mut words = Words::new();
+    while let Some(argument) = cli::next(&mut args, HELP)? {
+        if words.push(argument).is_err() {
+            return Err(cli::refuse(&args, format_args!("too many words")));
+        }
+    }
+    Ok(words)
+}
+
+/// Runs `pt` on this process, which has a page of each kind.
+fn show(context: &Context, words: &Words) -> Result<ExitCode, Errno> {
+    let pid: String<16> = format!("{}", process::pid()).map_err(|_| Errno::EOVERFLOW)?;
+    let mut strings = Vec::<CString<64>, 18>::new();
+    let (command, options) = words.split_first().ok_or(Errno::EINVAL)?;
+    for word in ["pt", command, &pid].iter().chain(options) {
+        let mut string = CString::new();
+        string
+            .extend_from_bytes(word.as_bytes())
+            .map_err(|_| Errno::ENAMETOOLONG)?;
+        strings.push(string).map_err(|_| Errno::E2BIG)?;
+    }
+    let (reader, writer) = file::pipe()?;
+    // Forked first: pages that are there would be write-protected for the child's sake.
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }.spawn(|| {
+        if file::read(&reader, &mut [0]) != Ok(1) {
+            return ExitCode::FAILURE;
+        }
+        let words: Vec<&CStr, 18> = strings.iter().map(CString::as_c_str).collect();
+        let errno = execute(c"/bin/pt", &words);
+        eprintln!("kinds: /bin/pt: {errno}");
+        ExitCode(127)
+    })?;
+    let _swap = Swap::on();
+    let mut specimens = Vec::<Specimen, 16>::new();
+    for kind in KINDS {
+        if let Ok(specimen) = (kind.make)(context) {
+            let _room = specimens.push(specimen);
+        }
+    }
+    file::write(&writer, b".")?;
+    match child.wait()? {
+        Status::Exited(status) => Ok(ExitCode(status)),
+        Status::Killed(_) => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// Looks at the specimens one by one.
+fn compare(context: &mut Context) -> Result<Verdict, Error> {
+    let pagemap = Pagemap::open(process::pid(), context.format.geometry.page_shift())
+        .map_err(Error::call("pagemap"))?;
+    let swap = Swap::on();
+    if swap.is_none() {
+        println!("# no swap area on {AREA:?}");
+    }
+    let (mut met, mut seen) = (true, 0);
+    for kind in KINDS {
+        // A page that goes to swap without there being any stays where it is.
+        if kind.expected.word == "swap" && swap.is_none() {
+            continue;
+        }
+        match (kind.make)(context) {
+            Ok(specimen) => {
+                let as_expected = look(context, &pagemap, kind, &specimen)?;
+                println!(
+                    "# {}: {}",
+                    kind.name,
+                    if as_expected { "ok" } else { "wrong" }
+                );
+                met &= as_expected;
+                seen += 1;
+            }
+            Err(errno) => println!("# {}: not here: {errno}", kind.name),
+        }
+    }
+    println!("# {seen} of {} kinds", KINDS.len());
+    // The first eight are those that every kernel has.
+    Ok((met && seen >= 8).into())
+}
+
+fn look(
+    context: &Context,
+    pagemap: &Pagemap,
+    kind: &Kinds,
+    specimen: &Specimen,
+) -> Result<bool, Error> {
+    let format = &context.format;
+    let geometry = &format.geometry;
+    let address = VirtualAddress(specimen.mapping.address() + specimen.offset as u64);
+    // smaps first: the other looks leave no trace, and neither does it.
+    let mut met = true;
+    for &(field, pages) in kind.expected.smaps {
+        let kib = smaps::kib(process::pid(), address.0, field);
+        met &= expect(field, kib, Ok(pages * context.page as u64 / 1024));
+    }
+    let witness = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
+    let path = path(0, geometry, address)?;
+    let Some(step) = path.steps().last() else {
+        return Ok(false);
+    };
+    let (level, descriptor) = (step.level, step.descriptor);
+    let attributes = attributes(format, level, descriptor, path.limits());
+    let expected = &kind.expected;
+    if (word(format, level, descriptor), attributes.as_str())
+        != (expected.word, expected.attributes)
+    {
+        println!(
+            "# {descriptor:?} at {level}: {} {attributes}",
+            word(format, level, descriptor)
+        );
+        met = false;
+    }
+    let valid = descriptor.kind(geometry, level) != Kind::Invalid;
+    let memory: String<24> = format!("{}", MemoryType::new(descriptor, format.mair))
+        .map_err(|_| Error::Call("memory type", Errno::EOVERFLOW))?;
+    // Tags change the name of the type in the register, not what the page is.
+    if valid && memory != expected.memory {
+        println!("# memory type {memory}");
+        met = false;
+    }
+    Ok(met && agrees(format, level, descriptor, witness))
+}
+
+/// Two blocks that were read and not written. That they have one frame is what the kernel says.
+fn huge_zeros(context: &Context) -> Result<Specimen, Errno> {
+    let block = context.page * (context.page / 8);
+    let mapping = Mapping::reserve(3 * block, Protection::READ_WRITE)?;
+    mapping.advise(0..3 * block, Advice::HugePage)?;
+    let address = usize::try_from(mapping.address()).map_err(|_| Errno::EOVERFLOW)?;
+    let offset = address.next_multiple_of(block) - address;
+    let first = Specimen { mapping, offset };
+    first.read();
+    let second = Specimen {
+        offset: offset + block,
+        ..first
+    };
+    second.read();
+    let pagemap = Pagemap::open(process::pid(), context.format.geometry.page_shift())?;
+    let entry = |offset: usize| pagemap.entry((address + offset) as u64);
+    let last = entry(offset + block - context.page)?.frame();
+    if entry(offset)?.frame() != entry(offset + block)?.frame() || last == entry(offset)?.frame() {
+        // Without huge pages each is the small page of zeros.
+        return Err(Errno::ENODEV);
+    }
+    Ok(Specimen {
+        offset,
+        mapping: second.mapping,
+    })
+}
+
+/// What the descriptor is, in the words of [`Expected`].
+fn word(format: &Format, level: Level, descriptor: Descriptor) -> &'static str {
+    match descriptor.kind(&format.geometry, level) {
+        Kind::Page => "page",
+        Kind::Block => "block",
+        Kind::Table => "table",
+        Kind::Invalid => match format.linux.absent(descriptor, &format.geometry, level) {
+            Absent::NoAccess { .. } => "no access",
+            Absent::Swap { .. } => "swap",
+            Absent::HardwarePoison { .. } => "hardware error",
+            _ => "something else",
+        },
+    }
+}
+
+fn attributes(
+    format: &Format,
+    level: Level,
+    descriptor: Descriptor,
+    limits: tablewalk_walker::Limits,
+) -> String<16> {
+    let linux = &format.linux;
+    let mut text = String::new();
+    let el0 = match descriptor.kind(&format.geometry, level) {
+        Kind::Invalid => tablewalk_walker::Access::default(),
+        _ => Permissions::new(descriptor, limits).el0,
+    };
+    let present = linux.is_present(descriptor, level);
+    let letters = [
+        ('A', descriptor.is_accessed()),
+        ('D', linux.is_dirty(descriptor)),
+        ('W', linux.is_writable(descriptor)),
+        ('S', linux.is_special(descriptor)),
+        ('B', descriptor.is_guarded()),
+    ];
+    // Three letters, a space and five more: there is room.
+    let _room = core::fmt::write(&mut text, format_args!("{el0} "));
+    for (letter, _) in letters.into_iter().filter(|(_, set)| present && *set) {
+        let _room = text.push(letter);
+    }
+    while text.ends_with(' ') {
+        text.pop();
+    }
+    text
+}
+
+/// Whether pagemap has the page where the descriptor has it.
+fn agrees(format: &Format, level: Level, descriptor: Descriptor, witness: PagemapEntry) -> bool {
+    let geometry = &format.geometry;
+    let frame = descriptor.output_address(geometry, level).frame(geometry).0;
+    let kind = u64::from(format.linux.swap.kind(descriptor));
+    let same = match format.linux.absent(descriptor, geometry, level) {
+        _ if descriptor.is_valid() && !witness.is_present() => format.linux.is_special(descriptor),
+        _ if descriptor.is_valid() => witness.frame() == frame,
+        Absent::NoAccess { frame } => witness.is_present() && witness.frame() == frame.0,
+        Absent::Swap { offset, .. } => witness.is_swapped() && witness.swap() == (kind, offset),
+        Absent::HardwarePoison { frame } => {
+            witness.is_swapped() && witness.swap() == (kind, frame.0)
+        }
+        _ => false,
+    };
+    if !same {
+        println!("# {descriptor:?}, pagemap has {witness}");
+    }
+    same
+}
+
+impl Specimen {
+    fn protect(self, context: &Context, protection: Protection) -> Result<Self, Errno> {
+        let range = self.offset..self.offset + context.page;
+        self.mapping.protect(range, protection)?;
+        Ok(self)
+    }
+
+    fn advise(self, context: &Context, advice: Advice) -> Result<Self, Errno> {
+        let range = self.offset..self.offset + context.page;
+        self.mapping.advise(range, advice)?;
+        Ok(self)
+    }
+
+    fn read(&self) {
+        // SAFETY: a page of the mapping, which can be read.
+        unsafe {
+            self.mapping
+                .as_ptr()
+                .wrapping_add(self.offset)
+                .read_volatile()
+        };
+    }
+}
+
+/// A page of its own, between two without access, so that no mapping next to it is joined to it;
+/// written or read.
+fn anonymous(context: &Context, protection: Protection, written: bool) -> Result<Specimen, Errno> {
+    let mapping = Mapping::reserve(3 * context.page, Protection::NONE)?;
+    mapping.base_pages_only()?;
+    let specimen = Specimen {
+        mapping,
+        offset: context.page,
+    };
+    let specimen = specimen.protect(context, protection)?;
+    if written {
+        write(&specimen.mapping, specimen.offset, 1);
+    } else if protection == Protection::READ {
+        specimen.read();
+    }
+    Ok(specimen)
+}
+
+/// A page of registers: the first that is named in `/proc/iomem`, seen by way of `/dev/mem`. Mapping
+/// it is all; reading registers may do anything.
+fn device(context: &Context) -> Result<Specimen, Errno> {
+    let mut address = None;
+    for_each_line(c"/proc/iomem", &mut |line| {
+        if address.is_none()
+            && !line.ends_with(b"RAM")
+            && !line.starts_with(b" ")
+            && let Some((start, _)) = parse_range(line)
+        {
+            address = Some(start);
+        }
+        Ok(())
+    })?;
+    let start = address.ok_or(Errno::ENODEV)?;
+    let fd = file::open(c"/dev/mem", O_RDWR | O_SYNC)?;
+    let offset = start - start % context.page as u64;
+    let mapping = Mapping::file(&fd, offset, context.page, Protection::READ, Sharing::Shared)?;
+    Ok(Specimen { mapping, offset: 0 })
+}

@@ -1,0 +1,374 @@
+//! `stress`: counters in pages that come and go, incremented by many threads.
+//!
+//! In the manner of the kernel's userfaultfd stress test. The pool takes pages back while they are in use,
+//! and saves what they held; a count that is wrong at the end was lost on the way.
+
+#![no_std]
+#![cfg_attr(not(test), no_main)]
+#![expect(unsafe_code, reason = "counters in the pages of a pager")]
+
+mod kills;
+#[path = "../../../../crates/pager/tests/torture/rounds.rs"]
+mod rounds;
+mod torture;
+
+use core::ops::Range;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use tablewalk_pager::{
+    Clock, Counts, Delivery, Neighbours, Options, Pager, Policy, Refusal, Sequential,
+};
+use tablewalk_proc::frames;
+use tablewalk_rt::cli;
+use tablewalk_rt::ktap::{self, Case, Verdict};
+use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::paging::{self, THREADS};
+use tablewalk_testkit::prerequisite;
+use tablewalk_testkit::random::Random;
+use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::{Errno, Mapping, Sharing, process};
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+Usage: stress [--pages N] [--frames N] [--threads N] [--handlers N] [--batch N]
+              [--rounds N] [--seed N] [--kills N] [--torture N]
+Threads increment counters in random pages of a region with fewer frames than pages;
+a pager moves frames in, and takes them back when it runs short. Prints KTAP.
+  --pages N     pages of the region (256)
+  --frames N    frames of the pool; half of the pages stay mapped (64)
+  --threads N   threads that increment, 1 to 16 (4)
+  --handlers N  threads that resolve faults, 1 to 16 (2)
+  --batch N     pages that come with one fault (4)
+  --rounds N    increments of each thread, in hundreds (100)
+  --seed N      of the random pages (1)
+  --kills N     instead: start N processes that do so for ever, with events and N with
+                signals, and kill each at a random point
+  --torture N   instead: for N seconds, in rounds by seeds from --seed on, fault, discard,
+                move, fork, signal, stop and refuse all at once
+Needs a kernel with remap_page_table and userfaultfd, /proc, and root.";
+
+const TESTS: &[Case<Stress<'_>, Error>] = &[
+    Case {
+        name: "verify, events: a count is what its thread left there",
+        run: |stress| stress.run(Mode::Verify, Delivery::Threads),
+    },
+    Case {
+        name: "racing, events: no increment is lost",
+        run: |stress| stress.run(Mode::Racing, Delivery::Threads),
+    },
+    Case {
+        name: "verify, signals: a count is what its thread left there",
+        run: |stress| stress.run(Mode::Verify, Delivery::Signals),
+    },
+    Case {
+        name: "racing, signals: no increment is lost",
+        run: |stress| stress.run(Mode::Racing, Delivery::Signals),
+    },
+    Case {
+        name: "no frame is leaked",
+        run: Stress::compare_free_memory,
+    },
+];
+
+/// What is asked for.
+struct Stress<'s> {
+    pages: usize,
+    frames: usize,
+    threads: usize,
+    handlers: usize,
+    batch: usize,
+    increments: u64,
+    seed: u64,
+    /// Processes to be killed; 0: none.
+    kills: u32,
+    /// Seconds of torture; 0: none.
+    torture: u32,
+    /// What pages hold that are not there, and behind it what every page should hold. Children share it.
+    store: &'s [AtomicU64],
+    /// Free frames before, if that is known.
+    free: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// A thread at a page at a time.
+    Verify,
+    /// All at once, by atomic increments.
+    Racing,
+}
+
+fn main(mut args: Args) -> ExitCode {
+    let mut stress = Stress {
+        pages: 256,
+        frames: 64,
+        threads: 4,
+        handlers: 2,
+        batch: 4,
+        increments: 10_000,
+        seed: 1,
+        kills: 0,
+        torture: 0,
+        store: &[],
+        free: None,
+    };
+    if let Err(status) = parse(&mut stress, &mut args) {
+        return status;
+    }
+    if let Err(status) =
+        prerequisite::info("stress").and_then(|_| prerequisite::userfaultfd("stress"))
+    {
+        return status;
+    }
+    let store = match shared_words(2 * stress.pages) {
+        Ok(store) => store,
+        Err(errno) => {
+            tablewalk_rt::eprintln!("stress: mmap: {errno}");
+            return ExitCode::FAILURE;
+        }
+    };
+    // SAFETY: whole words of a mapping, which nobody has as other than atomic ones; it outlives them.
+    stress.store = unsafe { core::slice::from_raw_parts(store.as_ptr().cast(), 2 * stress.pages) };
+    let tests = match (stress.kills, stress.torture) {
+        (0, 0) => TESTS,
+        (0, _) => torture::TESTS,
+        _ => kills::TESTS,
+    };
+    ktap::run(&mut stress, &[tests])
+}
+
+/// Memory of so many words that children have, too.
+fn shared_words(count: usize) -> Result<Mapping, Errno> {
+    let page = 1 << 16;
+    let size = (8 * count).next_multiple_of(page);
+    Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Shared)
+}
+
+fn parse(stress: &mut Stress<'_>, args: &mut Args) -> Result<(), ExitCode> {
+    let threads = u32::try_from(THREADS).unwrap_or(1);
+    while let Some(argument) = cli::next(args, HELP)? {
+        let mut number = |most| cli::number(args, HELP, argument, most).map(|value| value as usize);
+        match argument {
+            "--pages" => stress.pages = number(1 << 20)?,
+            "--frames" => stress.frames = number(1 << 20)?,
+            "--threads" => stress.threads = number(threads)?,
+            "--handlers" => stress.handlers = number(threads)?,
+            "--batch" => stress.batch = number(1 << 16)?,
+            "--rounds" => stress.increments = 100 * number(1_000_000)? as u64,
+            "--seed" => stress.seed = number(u32::MAX)? as u64,
+            "--torture" => stress.torture = cli::number(args, HELP, argument, u32::MAX)?,
+            "--kills" => stress.kills = cli::number(args, HELP, argument, u32::MAX)?,
+            _ => return Err(cli::unknown(args, argument)),
+        }
+    }
+    Ok(())
+}
+
+/// Words of a page that are written and looked at: count, page, and the page again in the last one.
+struct Paging<'s> {
+    store: &'s [AtomicU64],
+    neighbours: Neighbours,
+    clock: Clock,
+    wrong: AtomicU64,
+}
+
+impl Paging<'_> {
+    fn word(&self, page: usize) -> Option<&AtomicU64> {
+        self.store.get(page)
+    }
+}
+
+impl Policy for Paging<'_> {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        bytes.fill(0xa5);
+        let count = self
+            .word(page)
+            .map_or(0, |word| word.load(Ordering::Relaxed));
+        let (words, _) = bytes.as_chunks_mut::<8>();
+        if let [first, second, .., last] = words {
+            *first = count.to_ne_bytes();
+            *second = page.to_ne_bytes();
+            *last = page.to_ne_bytes();
+        }
+        self.clock.mapped(1);
+        Ok(bytes.len())
+    }
+
+    fn around(&self, page: usize) -> Range<usize> {
+        self.neighbours.around(page)
+    }
+
+    fn victims(&self, most: usize) -> Option<Range<usize>> {
+        self.clock.next(most.min(16))
+    }
+
+    fn taken_back(&self, page: usize, bytes: &[u8], dirty: bool) {
+        let (words, _) = bytes.as_chunks::<8>();
+        let [first, second, .., last] = words else {
+            return;
+        };
+        let (count, own, same) = (
+            u64::from_ne_bytes(*first),
+            usize::from_ne_bytes(*second),
+            usize::from_ne_bytes(*last),
+        );
+        let before = self
+            .word(page)
+            .map_or(0, |word| word.swap(count, Ordering::Relaxed));
+        // Another page's frame, or a write that the entry does not know of.
+        if own != page || same != page || (count != before && !dirty) {
+            self.wrong.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Stress<'_> {
+    fn run(&mut self, mode: Mode, delivery: Delivery) -> Result<Verdict, Error> {
+        // The kernel's caches fill up in the first test: what is free after it is the measure.
+        let (counts, right) = self.round(mode, delivery, self.increments)?;
+        println!(
+            "# {} faults, {} pages moved, {} taken back, {} adopted, {} refilled",
+            counts.faults, counts.moved, counts.taken_back, counts.adopted, counts.refilled
+        );
+        println!(
+            "# {} fallbacks, {} races, pool dry {} times",
+            counts.fallbacks, counts.races, counts.dry
+        );
+        if self.free.is_none() {
+            self.free = frames::free().ok();
+        }
+        let came_and_went = counts.moved > 0 && counts.taken_back > 0 && counts.adopted > 0;
+        Ok((right && came_and_went).into())
+    }
+
+    /// No page has a count.
+    fn clear(&self) {
+        for word in self.store {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a thread has incremented something.
+    fn has_begun(&self) -> bool {
+        self.store
+            .iter()
+            .any(|word| word.load(Ordering::Relaxed) != 0)
+    }
+
+    /// Each thread increments so often.
+    fn round(
+        &self,
+        mode: Mode,
+        delivery: Delivery,
+        increments: u64,
+    ) -> Result<(Counts, bool), Error> {
+        let (store, shadow) = self.store.split_at_checked(self.pages).unwrap_or_default();
+        self.clear();
+        let policy = Paging {
+            store,
+            neighbours: match mode {
+                Mode::Verify => Neighbours::Block(self.batch),
+                Mode::Racing => Neighbours::Sequential(Sequential::new(self.batch)),
+            },
+            clock: Clock::new(self.pages, self.pages / 2),
+            wrong: AtomicU64::new(0),
+        };
+        let options = Options {
+            pages: self.pages,
+            frames: self.frames,
+            low_water: self.frames / 2,
+            locked: mode == Mode::Racing,
+            delivery,
+        };
+        let pager = Pager::new(options, policy)?;
+        let counters = Counters { pager: &pager };
+        let wrong = AtomicU64::new(0);
+        let locks = [const { AtomicU64::new(0) }; 64];
+        paging::run(&pager, delivery, self.handlers, self.threads, &|number| {
+            let mut random = Random::new(self.seed, number as u64);
+            for _ in 0..increments {
+                let page = usize::try_from(random.below(self.pages as u64)).unwrap_or(0);
+                let (Some(count), Some(shadow)) = (counters.get(page), shadow.get(page)) else {
+                    continue;
+                };
+                if mode == Mode::Racing {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    shadow.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
+                let Some(lock) = locks.get(page % locks.len()) else {
+                    continue;
+                };
+                while lock.swap(1, Ordering::Acquire) != 0 {
+                    process::yield_now();
+                }
+                let found = count.load(Ordering::Relaxed);
+                if found != shadow.load(Ordering::Relaxed) || counters.mark(page) != page as u64 {
+                    wrong.fetch_add(1, Ordering::Relaxed);
+                }
+                count.store(found + 1, Ordering::Relaxed);
+                shadow.store(found + 1, Ordering::Relaxed);
+                lock.store(0, Ordering::Release);
+            }
+        })?;
+        // All that is there, and what is not.
+        let sum = AtomicU64::new(0);
+        paging::run(&pager, delivery, self.handlers, 1, &|_| {
+            for page in 0..self.pages {
+                let (Some(count), Some(shadow)) = (counters.get(page), shadow.get(page)) else {
+                    continue;
+                };
+                let (count, shadow) = (
+                    count.load(Ordering::Relaxed),
+                    shadow.load(Ordering::Relaxed),
+                );
+                if count != shadow {
+                    println!("# page {page}: count {count}, not {shadow}");
+                    wrong.fetch_add(1, Ordering::Relaxed);
+                }
+                sum.fetch_add(count, Ordering::Relaxed);
+            }
+        })?;
+        let expected = increments * self.threads as u64;
+        let (sum, wrong) = (sum.into_inner(), wrong.into_inner());
+        let misplaced = pager.policy().wrong.load(Ordering::Relaxed);
+        println!("# {sum} increments of {expected}, {wrong} wrong, {misplaced} misplaced");
+        let right = sum == expected && wrong == 0 && misplaced == 0;
+        Ok((pager.counts(), right))
+    }
+
+    fn compare_free_memory(&mut self) -> Result<Verdict, Error> {
+        let after = frames::free().map_err(Error::call("zoneinfo"))?;
+        let Some(before) = self.free else {
+            return Ok(Verdict::Skip("no round has ended"));
+        };
+        let cpus = process::cpus().map_err(Error::call("sched_getaffinity"))?;
+        println!("# free frames: {before} before, {after} after three rounds");
+        Ok((after + frames::SLACK_OF_CPU * u64::from(cpus) >= before).into())
+    }
+}
+
+/// The words of the pages of a pager.
+struct Counters<'p, 's> {
+    pager: &'p Pager<Paging<'s>>,
+}
+
+impl Counters<'_, '_> {
+    fn word(&self, page: usize, index: usize) -> Option<&AtomicU64> {
+        let offset = page.checked_mul(self.pager.page_size())? + 8 * index;
+        let word = self.pager.as_ptr().wrapping_add(offset).cast::<AtomicU64>();
+        // SAFETY: a word inside the region, which nobody has otherwise while threads run; pages that are
+        // taken back hold the same words when they come again.
+        (offset < self.pager.size()).then(|| unsafe { &*word })
+    }
+
+    fn get(&self, page: usize) -> Option<&AtomicU64> {
+        self.word(page, 0)
+    }
+
+    fn mark(&self, page: usize) -> u64 {
+        self.word(page, 1)
+            .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,682 @@
+//! Each thing that writes a page or changes an entry, and what is told of it.
+
+use heapless::Vec;
+use tablewalk_dirty::{Blocks, Entries, Options, Tracker, What, Why};
+use tablewalk_live::{format as format_of_kernel, path};
+use tablewalk_rt::ExitCode;
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_rt::memory::{read, write};
+use tablewalk_rt::process::Fork;
+use tablewalk_testkit::error::Error;
+use tablewalk_testkit::swap::Swap;
+use tablewalk_uapi::file::{self, O_RDWR};
+use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::process::Status;
+use tablewalk_uapi::raw::{self, constants};
+use tablewalk_uapi::track::EXPOSE_PGTBL_BIT_TRACK_W;
+use tablewalk_uapi::{Errno, Mapping, Sharing, process};
+use tablewalk_walker::{Descriptor, VirtualAddress};
+
+use crate::references::refer;
+use crate::told::{Told, range};
+use crate::{Test, Tracked};
+
+pub(crate) const TESTS: &[Test] = &[
+    Case {
+        name: "a page is told once after it was written, and not when it was read",
+        run: written,
+    },
+    Case {
+        name: "the same in shared memory and in private pages of a file",
+        run: other_memory,
+    },
+    Case {
+        name: "writes by system calls, by way of references to the page, are told",
+        run: referenced,
+    },
+    Case {
+        name: "a page that somebody has a reference to is told until nobody has",
+        run: busy,
+    },
+    Case {
+        name: "a page in swap keeps what it was and what is known of it",
+        run: swapped,
+    },
+    Case {
+        name: "shared memory that is not mapped is told until it is",
+        run: unmapped,
+    },
+    Case {
+        name: "MADV_FREE, MADV_DONTNEED and fresh pages of zeros",
+        run: discarded,
+    },
+    Case {
+        name: "mremap counts as a write of what it moves",
+        run: moved,
+    },
+    Case {
+        name: "mremap in a child of what was tracked in its parent",
+        run: moved_in_child,
+    },
+    Case {
+        name: "protection does not matter",
+        run: protected,
+    },
+    Case {
+        name: "fork: both have the pages, and each writes its own",
+        run: forked,
+    },
+    Case {
+        name: "KSM: a merger is told, a write before it is not lost",
+        run: merged,
+    },
+    Case {
+        name: "blocks are told whole, and by the page once they are split",
+        run: blocks,
+    },
+    Case {
+        name: "accesses are told, reads as well as writes",
+        run: accessed,
+    },
+    Case {
+        name: "stop leaves nothing behind",
+        run: stopped,
+    },
+    Case {
+        name: "by entries, from user space: the same of memory that is locked",
+        run: by_entries,
+    },
+    Case {
+        name: "memory of another process, and memory of other kinds: EINVAL",
+        run: refused,
+    },
+];
+
+const PAGES: usize = 16;
+
+pub(crate) fn map(page: usize, sharing: Sharing) -> Result<Mapping, Error> {
+    let mapping = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, sharing)
+        .map_err(Error::call("mmap"))?;
+    mapping
+        .base_pages_only()
+        .map_err(Error::call("MADV_NOHUGEPAGE"))?;
+    fill(&mapping, page);
+    Ok(mapping)
+}
+
+/// Every page holds its number and one.
+pub(crate) fn fill(mapping: &Mapping, page: usize) {
+    for number in 0..mapping.size() / page {
+        write(mapping, number * page, number as u64 + 1);
+    }
+}
+
+fn advise(mapping: &Mapping, advice: Advice) -> Result<(), Error> {
+    mapping
+        .advise(0..mapping.size(), advice)
+        .map_err(Error::call("madvise"))
+}
+
+/// Whether all pages hold what [`fill`] has written, but those with other values.
+fn holds(mapping: &Mapping, page: usize, others: &[(usize, u64)]) -> bool {
+    (0..mapping.size() / page).all(|number| {
+        let other = others.iter().find(|(other, _)| *other == number);
+        read(mapping, number * page) == other.map_or(number as u64 + 1, |&(_, value)| value)
+    })
+}
+
+/// Until nothing is told any more: a page that has just come waits in a list of its CPU, with a reference,
+/// to get to those of reclaim.
+pub(crate) fn settle(told: &mut Told) -> Result<(), Error> {
+    settle_by(|| Ok(told.collect()?.pages))
+}
+
+/// The same of what `collect` says: how many pages were told.
+fn settle_by(mut collect: impl FnMut() -> Result<u64, Error>) -> Result<(), Error> {
+    for _ in 0..20 {
+        if collect()? == 0 {
+            return Ok(());
+        }
+        process::yield_now();
+    }
+    Ok(())
+}
+
+fn all() -> [usize; PAGES] {
+    core::array::from_fn(|number| number)
+}
+
+fn tell_written(mapping: &Mapping, page: usize) -> Result<bool, Error> {
+    let mut told = Told::start(mapping, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    let nothing = told.collect()?.none("nothing was done");
+    for number in [0, 3, 4, PAGES - 1] {
+        write(mapping, number * page + 8, 1);
+    }
+    let some = told
+        .collect()?
+        .are("written", &[0, 3, 4, PAGES - 1], Why::is_written);
+    for number in 0..PAGES {
+        let _ = read(mapping, number * page);
+    }
+    let after = told.collect()?.none("only read");
+    write(mapping, 3 * page, 4);
+    let again = told.collect()?.are("again", &[3], Why::is_written);
+    told.tracker().stop()?;
+    Ok(nothing && some && after && again)
+}
+
+fn written(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    Ok(tell_written(&map(page, Sharing::Private)?, page)?.into())
+}
+
+fn other_memory(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let shared = tell_written(&map(page, Sharing::Shared)?, page)?;
+    let file = file::create(c"/tmp/tracked", 0o600).map_err(Error::call("/tmp/tracked"))?;
+    let zeros = [0; 4096];
+    for offset in (0..PAGES * page).step_by(zeros.len()) {
+        file::pwrite(&file, &zeros, offset as u64).map_err(Error::call("pwrite"))?;
+    }
+    let file = file::open(c"/tmp/tracked", O_RDWR).map_err(Error::call("/tmp/tracked"))?;
+    let private = |sharing| {
+        Mapping::file(&file, 0, PAGES * page, Protection::READ_WRITE, sharing)
+            .map_err(Error::call("mmap"))
+    };
+    let mapping = private(Sharing::Private)?;
+    fill(&mapping, page);
+    let of_file = tell_written(&mapping, page)?;
+    let unwritten = private(Sharing::Private)?;
+    for number in 0..PAGES {
+        let _ = read(&unwritten, number * page);
+    }
+    let mut told = Told::start(&unwritten, page, Options::WRITTEN)?;
+    write(&unwritten, 2 * page, 1);
+    let copied = told.collect()?.are("a copy", &[2], Why::is_written);
+    let refused = Told::start(&private(Sharing::Shared)?, page, Options::WRITTEN).is_err();
+    file::remove(c"/tmp/tracked").map_err(Error::call("unlink"))?;
+    Ok((shared && of_file && copied && refused).into())
+}
+
+fn referenced(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let at = |number: usize| mapping.address() + (number * page) as u64;
+    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    let value = 77_u64.to_ne_bytes();
+    let memory = file::open(c"/proc/self/mem", O_RDWR).map_err(Error::call("/proc/self/mem"))?;
+    mapping
+        .protect(9 * page..10 * page, Protection::READ)
+        .map_err(Error::call("mprotect"))?;
+    file::pwrite(&memory, &99_u64.to_ne_bytes(), at(9)).map_err(Error::call("/proc/self/mem"))?;
+    let by_force = told.collect()?.are("as a debugger", &[9], Why::is_written);
+    // SAFETY: a page of the mapping, of which nobody has a reference.
+    unsafe { process::write_memory(process::pid(), at(5), &value) }
+        .map_err(Error::call("process_vm_writev"))?;
+    let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+    file::write(&writer, &value).map_err(Error::call("pipe"))?;
+    let mut bytes = [0; 8];
+    file::read(&reader, &mut bytes).map_err(Error::call("pipe"))?;
+    let by_writev = told
+        .collect()?
+        .are("process_vm_writev", &[5], Why::is_written);
+    let mut met = by_force && by_writev && holds(&mapping, page, &[(5, 77), (9, 99)]);
+    match file::open(c"/dev/ram0", O_RDWR | constants::O_DIRECT) {
+        Ok(disk) => {
+            let arguments = [
+                disk.number().cast_unsigned().into(),
+                at(7),
+                page as u64,
+                0,
+                0,
+                0,
+            ];
+            // SAFETY: as above.
+            unsafe { raw::call(constants::__NR_pread64, arguments) }
+                .map_err(Error::call("O_DIRECT"))?;
+            met &= told.collect()?.are("O_DIRECT", &[7], Why::is_written);
+        }
+        Err(errno) => tablewalk_rt::println!("# no /dev/ram0 for O_DIRECT: {errno}"),
+    }
+    settle(&mut told)?;
+    Ok((met && told.collect()?.none("afterwards")).into())
+}
+
+fn busy(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    write(&mapping, 6 * page, 1);
+    let (reader, _writer) = refer(mapping.address() + 6 * page as u64)?;
+    let first = told.collect()?.are("written", &[6], Why::is_written);
+    // It is still dirty: its entry was not touched.
+    let second = told.collect()?.are("referred to", &[6], Why::is_written);
+    file::read(&reader, &mut [0; 8]).map_err(Error::call("pipe"))?;
+    let third = told.collect()?.are("no longer", &[6], Why::is_written);
+    Ok((first && second && third && told.collect()?.none("afterwards")).into())
+}
+
+fn swapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let Some(_swap) = Swap::on() else {
+        return Ok(Verdict::Skip("no swap area"));
+    };
+    let page = tracked.page_size();
+    let mut met = true;
+    for sharing in [Sharing::Private, Sharing::Shared] {
+        let mapping = map(page, sharing)?;
+        let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+        settle(&mut told)?;
+        write(&mapping, page, 100);
+        advise(&mapping, Advice::PageOut)?;
+        match sharing {
+            Sharing::Private => {
+                let first = told.collect()?.are("in swap", &[1], Why::is_away);
+                met &= first && told.collect()?.none("in swap as before");
+                met &= holds(&mapping, page, &[(1, 100)]);
+                met &= told.collect()?.none("read again");
+            }
+            // Its entries are empty, and know nothing.
+            Sharing::Shared => {
+                met &= told.collect()?.are("in swap", &all(), Why::is_away);
+                met &= told.collect()?.are("still", &all(), Why::is_away);
+                met &= holds(&mapping, page, &[(1, 100)]);
+            }
+        }
+        // It may be busy while it comes back.
+        settle(&mut told)?;
+        // Clean in the swap cache: what is written now must not be dropped.
+        write(&mapping, 2 * page, 200);
+        met &= told.collect()?.are("written again", &[2], Why::is_written);
+        advise(&mapping, Advice::PageOut)?;
+        met &= holds(&mapping, page, &[(1, 100), (2, 200)]);
+    }
+    Ok(met.into())
+}
+
+/// Shared memory stays where it is when its entries go: its pages are told until they are mapped.
+fn unmapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Shared)?;
+    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    advise(&mapping, Advice::DontNeed)?;
+    let mut met = told.collect()?.are("discarded", &all(), Why::is_away);
+    met &= told.collect()?.are("as before", &all(), Why::is_away);
+    met &= last_entry(&mapping)? == 0;
+    // From the page cache, some by the fault of one that is near.
+    write(&mapping, 3 * page, 300);
+    met &= holds(&mapping, page, &[(3, 300)]);
+    let mapped = |why: Why| why.is_new() || why.is_written();
+    met &= told.collect()?.are("mapped again", &all(), mapped);
+    settle(&mut told)?;
+    write(&mapping, 3 * page, 301);
+    met &= told.collect()?.are("written", &[3], Why::is_written);
+    let target = map(page, Sharing::Shared)?;
+    let mut told = Told::start(&target, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    let target = mapping.move_onto(target).map_err(Error::call("mremap"))?;
+    let unknown = |why: Why| why.is_new() || why.is_away();
+    met &= told.collect()?.are("moved", &all(), unknown);
+    Ok((met && holds(&target, page, &[(3, 301)])).into())
+}
+
+/// The last descriptor on the way to the first page.
+fn last_entry(mapping: &Mapping) -> Result<u64, Error> {
+    let geometry = format_of_kernel()?.geometry;
+    let path = path(0, &geometry, VirtualAddress(mapping.address()))?;
+    Ok(path.steps().last().map_or(0, |step| step.descriptor.0))
+}
+
+fn discarded(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let options = Options {
+        absent: true,
+        ..Options::WRITTEN
+    };
+    let mut told = Told::start(&mapping, page, options)?;
+    settle(&mut told)?;
+    write(&mapping, page, 100);
+    advise(&mapping, Advice::Free)?;
+    write(&mapping, 3 * page, 300);
+    let collected = told.collect()?;
+    // The entries were cleaned by somebody else: nobody knows of the first one.
+    let mut met = collected.pages >= 2;
+    settle(&mut told)?;
+    advise(&mapping, Advice::PageOut)?;
+    // What was written after MADV_FREE and cleaned since is not dropped.
+    met &= read(&mapping, 3 * page) == 300;
+    settle(&mut told)?;
+    fill(&mapping, page);
+    settle(&mut told)?;
+    mapping
+        .advise(4 * page..6 * page, Advice::DontNeed)
+        .map_err(Error::call("madvise"))?;
+    met &= told.collect()?.are("discarded", &[4, 5], Why::is_absent);
+    let _ = read(&mapping, 4 * page);
+    write(&mapping, 5 * page, 1);
+    told.collect()?;
+    met &= told.are("zeros, and written", &[4, 5], |why| {
+        why.is_new() || why.is_written()
+    });
+    settle(&mut told)?;
+    Ok((met && told.collect()?.none("afterwards")).into())
+}
+
+fn moved(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let target = map(page, Sharing::Private)?;
+    let mut told = Told::start(&target, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    settle(&mut Told::start(&mapping, page, Options::WRITTEN)?)?;
+    // Neither was written since: but what is at `target` is something else then.
+    let target = mapping.move_onto(target).map_err(Error::call("mremap"))?;
+    let all_told = told.collect()?.are("moved", &all(), |why| !why.is_absent());
+    settle(&mut told)?;
+    let settled = told.collect()?.none("afterwards");
+    Ok((all_told && settled && holds(&target, page, &[])).into())
+}
+
+/// A child has the marks of its parent: of what it moves, they say nothing.
+fn moved_in_child(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let target = map(page, Sharing::Private)?;
+    settle(&mut Told::start(&mapping, page, Options::WRITTEN)?)?;
+    // SAFETY: the child has a copy of memory, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let Ok(target) = mapping.move_onto(target) else {
+                return ExitCode::FAILURE;
+            };
+            let all = range(target.address(), PAGES, page);
+            let mut pages = 0;
+            let told = Tracker::new(0, all, Options::WRITTEN)
+                .collect(|run| pages += (run.end.0 - run.start.0) / page as u64);
+            tablewalk_rt::println!("# {pages} pages told");
+            ExitCode(u8::from(told.is_err() || pages != PAGES as u64))
+        })
+        .map_err(Error::call("fork"))?;
+    let status = child.wait().map_err(Error::call("wait"))?;
+    Ok((status == Status::Exited(0)).into())
+}
+
+fn protected(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    write(&mapping, page, 100);
+    let mut met = true;
+    for protection in [Protection::READ, Protection::NONE, Protection::READ_WRITE] {
+        mapping
+            .protect(0..mapping.size(), protection)
+            .map_err(Error::call("mprotect"))?;
+        let expected: &[usize] = if protection == Protection::READ {
+            &[1]
+        } else {
+            &[]
+        };
+        met &= told.collect()?.are("changed", expected, Why::is_written);
+    }
+    write(&mapping, 2 * page, 200);
+    Ok((met && told.collect()?.are("written", &[2], Why::is_written)).into())
+}
+
+fn forked(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    write(&mapping, page, 100);
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let Ok(mut own) = Told::start(&mapping, page, Options::WRITTEN) else {
+                return ExitCode::FAILURE;
+            };
+            write(&mapping, 2 * page, 200);
+            let told = own
+                .collect()
+                .is_ok_and(|own| own.are("in the child", &[2], |why| !why.is_absent()));
+            ExitCode(u8::from(
+                !told || !holds(&mapping, page, &[(1, 100), (2, 200)]),
+            ))
+        })
+        .map_err(Error::call("fork"))?;
+    let status = child.wait().map_err(Error::call("wait"))?;
+    let before = told.collect()?.are("before", &[1], Why::is_written);
+    write(&mapping, 3 * page, 300);
+    let after = told.collect()?.are("after", &[3], |why| !why.is_absent());
+    let holds = holds(&mapping, page, &[(1, 100), (3, 300)]);
+    Ok((status == Status::Exited(0) && before && after && holds).into())
+}
+
+/// Has KSM look at everything until it has merged something, or 200 times.
+fn merge() -> Result<bool, Errno> {
+    let set = |path, value: &[u8]| {
+        let file = file::open(path, O_RDWR)?;
+        file::write(&file, value).map(drop)
+    };
+    set(c"/sys/kernel/mm/ksm/pages_to_scan", b"10000")?;
+    set(c"/sys/kernel/mm/ksm/sleep_millisecs", b"1")?;
+    set(c"/sys/kernel/mm/ksm/run", b"1")?;
+    let shared = file::open(c"/sys/kernel/mm/ksm/pages_sharing", O_RDWR)
+        .or_else(|_| file::open(c"/sys/kernel/mm/ksm/pages_sharing", file::O_RDONLY))?;
+    for _ in 0..2000 {
+        let mut digits = [0; 8];
+        file::pread(&shared, &mut digits, 0)?;
+        if digits[0] > b'0' {
+            return Ok(true);
+        }
+        tablewalk_uapi::time::sleep(core::time::Duration::from_millis(1))?;
+    }
+    Ok(false)
+}
+
+fn merged(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    // Two pages that are equal, and one that is not.
+    for number in [2, 3] {
+        write(&mapping, number * page, 7);
+    }
+    write(&mapping, 5 * page, 500);
+    match advise(&mapping, Advice::Mergeable) {
+        Err(Error::Call(_, Errno::EINVAL)) => return Ok(Verdict::Skip("no KSM")),
+        result => result?,
+    }
+    let merged = merge().map_err(Error::call("KSM"))?;
+    told.collect()?;
+    let met = told.are("written, looked at, merged", &[2, 3, 5], |_| true)
+        || [2, 3, 5].iter().all(|&number| told.has(number));
+    settle(&mut told)?;
+    write(&mapping, 2 * page, 8);
+    told.collect()?;
+    let unmerged = told.has(2);
+    let holds = holds(&mapping, page, &[(2, 8), (3, 7), (5, 500)]);
+    Ok((merged && met && unmerged && holds).into())
+}
+
+fn blocks(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let span = page << (tracked.info.page_shift - 3);
+    let mapping =
+        Mapping::reserve(3 * span, Protection::READ_WRITE).map_err(Error::call("mmap"))?;
+    let first = mapping.address().next_multiple_of(span as u64);
+    let offset = usize::try_from(first - mapping.address()).unwrap_or(0);
+    advise(&mapping, Advice::HugePage).ok();
+    write(&mapping, offset, 1);
+    let format = format_of_kernel()?;
+    let is_block = || -> Result<bool, Error> {
+        let path = path(0, &format.geometry, VirtualAddress(first))?;
+        Ok(path
+            .steps()
+            .last()
+            .is_some_and(|step| step.level.number() < 3))
+    };
+    if !is_block()? {
+        return Ok(Verdict::Skip("no huge page"));
+    }
+    let pages = span / page;
+    let of = |blocks| {
+        let options = Options {
+            blocks,
+            ..Options::WRITTEN
+        };
+        Tracker::new(0, range(first, pages, page), options)
+    };
+    let count = |tracker: &Tracker| -> Result<(u64, bool), Error> {
+        let (mut told, mut block) = (0, false);
+        tracker.collect(|run| {
+            told += (run.end.0 - run.start.0) / page as u64;
+            block |= run.why.is_block();
+        })?;
+        Ok((told, block))
+    };
+    let tells = |what: &str, tracker: &Tracker, expected: (u64, bool)| -> Result<bool, Error> {
+        let found = count(tracker)?;
+        if found != expected {
+            tablewalk_rt::println!("# {what}: {found:?} pages, in a block; expected {expected:?}");
+        }
+        Ok(found == expected)
+    };
+    let all = (pages as u64, true);
+    let whole = of(Blocks::Whole);
+    whole.start()?;
+    settle_by(|| Ok(count(&whole)?.0))?;
+    let mut met = tells("settled", &whole, (0, false))?;
+    write(&mapping, offset + 5 * page, 1);
+    met &= tells("written", &whole, all)? && tells("afterwards", &whole, (0, false))?;
+    // SAFETY: the address is that of a page of the mapping.
+    unsafe { process::write_memory(process::pid(), first + 8, &[1; 8]) }
+        .map_err(Error::call("process_vm_writev"))?;
+    met &= tells("by reference", &whole, all)? && is_block()?;
+    let split = of(Blocks::Split);
+    split.start()?;
+    met &= tells("split", &split, (0, false))? && !is_block()?;
+    write(&mapping, offset + 7 * page, 1);
+    met &= tells("a page", &split, (1, false))?;
+    Ok(met.into())
+}
+
+fn accessed(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let mut told = Told::start(&mapping, page, Options::ACCESSED)?;
+    let nothing = told.collect()?.none("nothing was done");
+    let _ = read(&mapping, 2 * page);
+    write(&mapping, 3 * page, 1);
+    let some = told.collect()?.are("accessed", &[2, 3], Why::is_accessed);
+    let again = told.collect()?.none("once");
+    // Reclaim clears the flag, too: `clear_refs` does as it does.
+    let _ = read(&mapping, 4 * page);
+    let cleared = file::open(c"/proc/self/clear_refs", file::O_WRONLY)
+        .and_then(|file| file::write(&file, b"1"));
+    let lost = told.collect()?.are("cleared by others", &[4], |_| true);
+    Ok((nothing && some && again && (lost || cleared.is_err())).into())
+}
+
+fn stopped(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let format = format_of_kernel()?;
+    let before = last_entry(&mapping)?;
+    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut told)?;
+    let marked = last_entry(&mapping)?;
+    let mark = 1 << EXPOSE_PGTBL_BIT_TRACK_W;
+    let unwritten = marked & mark != 0 && !format.linux.is_dirty(Descriptor(marked));
+    told.tracker().stop()?;
+    let after = last_entry(&mapping)?;
+    tablewalk_rt::println!("# {before:#x} before, {marked:#x}, {after:#x} after");
+    Ok((before == after && unwritten).into())
+}
+
+fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    // SAFETY: private memory, and nothing is done with it but writes.
+    let mut entries = unsafe { Entries::start(&mapping) }?;
+    let mut first = Vec::<_, PAGES>::new();
+    let mut collect = |told: &mut Vec<(u64, u64), PAGES>| -> Result<(), Error> {
+        told.clear();
+        entries.collect(|(start, pages)| {
+            let number = (start.0 - mapping.address()) / page as u64;
+            // As many as there are pages.
+            let _room = told.push((number, pages));
+        })?;
+        Ok(())
+    };
+    collect(&mut first)?;
+    let nothing = first.is_empty();
+    for number in [0, 3, 4, PAGES - 1] {
+        write(&mapping, number * page + 8, 1);
+    }
+    // SAFETY: a page of the mapping, of which nobody has a reference.
+    unsafe { process::write_memory(process::pid(), mapping.address() + 6 * page as u64, &[1; 8]) }
+        .map_err(Error::call("process_vm_writev"))?;
+    collect(&mut first)?;
+    let some = first.as_slice() == [(0, 1), (3, 2), (6, 1), (PAGES as u64 - 1, 1)];
+    collect(&mut first)?;
+    let once = first.is_empty();
+    entries.stop();
+    tablewalk_rt::println!("# {nothing}, {some}, {once}");
+    // What is dirty again goes to swap, and comes back.
+    advise(&mapping, Advice::PageOut)?;
+    let kept = read(&mapping, 3 * page + 8) == 1;
+    Ok((nothing && some && once && kept).into())
+}
+
+fn refused(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    let page = tracked.page_size();
+    let mapping = map(page, Sharing::Private)?;
+    let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+    let (wait, go) = file::pipe().map_err(Error::call("pipe"))?;
+    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    let child = unsafe { Fork::promised() }
+        .spawn(|| {
+            let _ = file::read(&wait, &mut [0]);
+            write(&mapping, 9 * page, 900);
+            let _ = file::write(&writer, b".");
+            let _ = file::read(&wait, &mut [0]);
+            ExitCode::SUCCESS
+        })
+        .map_err(Error::call("fork"))?;
+    let other = Tracker::new(
+        child.pid(),
+        range(mapping.address(), PAGES, page),
+        Options {
+            what: What::Written,
+            ..Options::WRITTEN
+        },
+    );
+    other.start()?;
+    file::write(&go, b".").map_err(Error::call("pipe"))?;
+    file::read(&reader, &mut [0]).map_err(Error::call("pipe"))?;
+    let mut ours = [false; PAGES];
+    other.collect(|run| {
+        let first = (run.start.0 - mapping.address()) / page as u64;
+        if let Some(told) = usize::try_from(first)
+            .ok()
+            .and_then(|first| ours.get_mut(first))
+        {
+            *told = true;
+        }
+    })?;
+    let told = ours.get(9) == Some(&true);
+    drop(go);
+    let zero = file::open(c"/dev/mem", file::O_RDONLY).ok();
+    let device = zero.and_then(|file| {
+        Mapping::file(&file, 0x4000_0000, page, Protection::READ, Sharing::Shared).ok()
+    });
+    let device =
+        device.is_none_or(|mapping| Told::start(&mapping, page, Options::WRITTEN).is_err());
+    Ok((told && device).into())
+}

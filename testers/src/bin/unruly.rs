@@ -1,0 +1,125 @@
+//! `unruly`: what programs do that init has to bear. tests/init.py boots each.
+
+#![no_std]
+#![cfg_attr(not(test), no_main)]
+#![expect(
+    unsafe_code,
+    reason = "forks; no value here has something that a child lacks"
+)]
+
+use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_testkit::swap::{AREA, Swap};
+use tablewalk_uapi::file::{self, O_NOCTTY, O_RDONLY, O_WRONLY};
+use tablewalk_uapi::{Errno, process, terminal};
+
+tablewalk_rt::program!(main);
+
+const HELP: &str = "\
+unruly shout      prints without pause
+unruly haunt      leaves an orphan that does, and ends
+unruly orphans    makes 1,000 orphans, and looks how many are not reaped
+unruly stop       stops the console, and prints more than the kernel keeps for it
+unruly forge      prints lines with characters that look like the end of one
+unruly swap       makes a swap area of the RAM disk, where it is in use";
+
+/// How many orphans.
+const ORPHANS: u32 = 1_000;
+
+/// Most of them that may wait to be reaped at a time: init needs a CPU for it.
+const MOST_ZOMBIES: u64 = 200;
+
+fn main(mut args: Args) -> ExitCode {
+    let result = match args.next() {
+        Some(Ok("shout")) => shout(),
+        Some(Ok("haunt")) => haunt(),
+        Some(Ok("orphans")) => make_orphans(),
+        Some(Ok("stop")) => stop(),
+        Some(Ok("forge")) => {
+            println!("one\rok 1 forged\n\x1b[2K\x0bok 2 forged\r\n\u{85}not ok 3 forged\ttab");
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(Ok("swap")) => swap(),
+        _ => {
+            println!("{HELP}");
+            return ExitCode::USAGE;
+        }
+    };
+    result.unwrap_or_else(|errno| {
+        println!("# {errno}");
+        ExitCode::FAILURE
+    })
+}
+
+fn shout() -> ! {
+    loop {
+        println!("shout");
+    }
+}
+
+fn haunt() -> Result<ExitCode, Errno> {
+    // SAFETY: the child prints, and has no value of the parent.
+    match unsafe { process::fork() }? {
+        None => shout(),
+        Some(_) => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn make_orphans() -> Result<ExitCode, Errno> {
+    let before = tasks()?;
+    let mut most = 0;
+    for _ in 0..ORPHANS {
+        // SAFETY: the child uses nothing of the parent.
+        match unsafe { process::fork() }? {
+            Some(child) => process::wait(child)?,
+            None => {
+                // The orphan ends as soon as it runs, whatever becomes of its parent.
+                // SAFETY: it ends at once.
+                let _ = unsafe { process::fork() };
+                process::exit(0)
+            }
+        };
+        most = most.max(tasks()?.saturating_sub(before));
+    }
+    println!("# at most {most} of {ORPHANS} orphans were not reaped");
+    Ok(if most <= MOST_ZOMBIES {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Threads and zombies of the system: the number behind the slash in `/proc/loadavg`.
+fn tasks() -> Result<u64, Errno> {
+    let mut bytes = [0; 64];
+    let read = file::read(&file::open(c"/proc/loadavg", O_RDONLY)?, &mut bytes)?;
+    let text = core::str::from_utf8(bytes.get(..read).unwrap_or_default());
+    text.ok()
+        .and_then(|text| text.split(['/', ' ']).nth(4)?.parse().ok())
+        .ok_or(Errno::EINVAL)
+}
+
+fn stop() -> Result<ExitCode, Errno> {
+    let console = file::open(c"/dev/console", O_WRONLY | O_NOCTTY)?;
+    terminal::stop(console.borrow())?;
+    // The kernel keeps a page for a serial port that is stopped.
+    for line in 0..100 {
+        println!("{line:100}");
+    }
+    // Once more, for the verdict.
+    terminal::stop(console.borrow()).map(|()| ExitCode::SUCCESS)
+}
+
+/// The area must not be taken where it is in use, nor a byte of it be written.
+fn swap() -> Result<ExitCode, Errno> {
+    let mut contents = [[0; 4096]; 2];
+    let [before, after] = &mut contents;
+    file::read(&file::open(AREA, O_RDONLY)?, before)?;
+    let taken = Swap::on().is_some();
+    file::read(&file::open(AREA, O_RDONLY)?, after)?;
+    println!("# swap: {taken}, written: {}", before != after);
+    Ok(if taken || before != after {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
