@@ -195,6 +195,7 @@ documentation: export RUSTDOCFLAGS := -D warnings
 documentation: setup
 	$(CARGO) doc --quiet --locked --no-deps
 	$(CARGO) doc --quiet --locked --no-deps --workspace --exclude ptview --target $(TARGET)
+	@! mandoc -Tlint -W warning docs/man/* 2>&1 | grep .
 
 host-tests: setup
 	$(CARGO) test --quiet --locked

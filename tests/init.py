@@ -244,11 +244,24 @@ EXAMPLES = [
     end("own-init", "", "^PGD 0x0 frame", "^ +PTE 0x400000 frame", "^ +0x400000 frame 0x",
         "^own-init: [1-9][0-9]* pages, 0 differ from pagemap", "reboot: Power down", initrd="own-init"),
     end("own-init-bare", "", "^own-init: .*ENOSYS", "reboot: Power down", initrd="own-init", bare=True),
-    end("c-init", "", "^table of level 1 at 0, frame 0x", "^    table of level 3 at 0x400000",
+    end("c-init", "", "^table of level 0 at 0, frame 0x", "^      table of level 3 at 0x400000",
         "^ +0x400000 frame 0x", "^c-init: [1-9][0-9]+ pages, 0 differ from pagemap", "reboot: Power down",
         initrd="c-init"),
     end("c-init-bare", "", "^c-init: pagemap: No such file", "reboot: Power down", initrd="c-init", bare=True),
 ]
+
+
+def manual():
+    """The command lines of the manual page."""
+    with open("docs/man/tablewalk-init.8", encoding="utf-8") as page:
+        for number, line in enumerate(line for line in page if line.startswith(".Dl console=")):
+            kernel, words = line.removeprefix(".Dl ").strip().split(" -- ")
+            kernel = kernel.replace("ttyS0,115200", "ttyAMA0")
+            if "semihosting" in words:
+                yield Case(f"manual-{number}", words, ["^ok 1", "^tablewalk: PASS$"], 0, kernel, qemu=SEMIHOSTING)
+            else:
+                yield end(f"manual-{number}", words, "^ok 1", "^ok 2", "^tablewalk: PASS$", "reboot: Restarting",
+                          kernel=kernel)
 
 
 def pack(output, *programs):
@@ -397,7 +410,7 @@ def main():
     make_disk(f"{LOGS}/disk", programs, ["dev", "proc", "sys"])
     make_disk(f"{LOGS}/empty", programs, [])
     make_tree(f"{LOGS}/led.dtb")
-    cases = ENDS + CONSOLES + LACKS + LEDS + UNRULY + NONSENSE + RANDOM + EXAMPLES
+    cases = ENDS + CONSOLES + LACKS + LEDS + UNRULY + NONSENSE + RANDOM + EXAMPLES + [*manual()]
     if wanted := os.environ.get("CASES"):
         cases = [case for case in cases if re.search(wanted, case.name)]
     machine = Machine(image, bare)

@@ -133,11 +133,11 @@ def mapped(things):
 
 
 def walk(run, schema):
-    """A tree: tables of three levels, and an entry of each kind."""
+    """A tree: tables of four levels, and an entry of each kind."""
     things = run.objects(schema)
     entries = [thing for thing in things if thing["type"] == "entry"]
     levels = [thing["level"] for thing in things if thing["type"] == "table"]
-    check(set(levels) == {1, 2, 3} and levels[0] == 1, "levels", levels)
+    check(set(levels) == {0, 1, 2, 3} and levels[0] == 0, "levels", levels)
     check({"page", "noacc", "swap", "poison"} <= {entry["kind"] for entry in entries}, entries)
     addresses = [int(entry["address"], 16) for entry in entries]
     check(addresses == sorted(set(addresses)), "not in order")
@@ -146,7 +146,7 @@ def walk(run, schema):
 def walk_above(run, schema):
     """Without tables below level 2."""
     levels = {thing["level"] for thing in run.objects(schema)}
-    check(levels == {1, 2}, "levels", levels)
+    check(levels == {0, 1, 2}, "levels", levels)
 
 
 def walk_range(run, schema):
@@ -435,11 +435,11 @@ RUNS = [
     ("pt dirty 2 --count 1", 1, only_says("process 2", "no user tables", "ESRCH")),
     ("pt idle 2 --count 1 --json", 1, only_says("process 2", "no user tables", "ESRCH")),
     ("pt walk 99999999999", 1, says("99999999999", "ESRCH")),
-    ("pt translate 1 8000000000", 2, only_says("0x8000000000", "39")),
+    ("pt translate 1 1000000000000", 2, only_says("0x1000000000000", "48")),
     ("pt translate 1 400000 --range 0-1000", 2, only_says("--range")),
-    ("pt walk 1 --range 0-8000000001", 2, only_says("0x8000000000", "39")),
-    ("pt dirty 1 --range ffff000000000000-ffff000000001000", 2, only_says("39")),
-    ("pt walk 1 --range b400000000400000-b500000000400000", 2, only_says("39")),
+    ("pt walk 1 --range 0-1000000000001", 2, only_says("0x1000000000000", "48")),
+    ("pt dirty 1 --range ffff000000000000-ffff000000001000", 2, only_says("48")),
+    ("pt walk 1 --range b400000000400000-b500000000400000", 2, only_says("48")),
     ("pt translate 1 xyz", 2, says("xyz")),
     ("pt dirty 99999", 1, only_says("99999", "no user tables", "ESRCH")),
     ("pt idle 1 --count x", 2, says("--count", "x")),
@@ -452,6 +452,11 @@ RUNS = [
     ("pt --version", 0, lambda run, _: check(re.fullmatch(r"pt \d+\.\d+\.\d+", run.lines[0]))),
     ("pt --help", 0, lambda run, _: check("Usage: pt" in run.lines[0], run.lines)),
 ]
+
+# The examples of the manual page, in which a shell would put its number for $$.
+with open("docs/man/pt.1", encoding="utf-8") as page:
+    EXAMPLES = [line.removeprefix(".Dl # ").strip().replace("$$", "1") for line in page if line.startswith(".Dl # pt")]
+RUNS += [(words, 0, lambda run, _: check(run.lines)) for words in EXAMPLES]
 
 
 def boots():
