@@ -1,14 +1,16 @@
 //! Each thing that writes a page or changes an entry, and what is told of it.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use heapless::Vec;
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::{read, write};
 use tablewalk_bins::swap::Swap;
 use tablewalk_dirty::{Blocks, Entries, Options, Tracker, What, Why};
 use tablewalk_live::{format as format_of_kernel, path};
-use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;
+use tablewalk_rt::{ExitCode, thread};
 use tablewalk_uapi::file::{self, O_RDWR};
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::Status;
@@ -49,6 +51,10 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "MADV_FREE, MADV_DONTNEED and fresh pages of zeros",
         run: discarded,
+    },
+    Case {
+        name: "MADV_FREE by another thread, which flushes TLBs later: no write is missed",
+        run: discarded_beside,
     },
     Case {
         name: "mremap counts as a write of what it moves",
@@ -364,6 +370,51 @@ fn discarded(tracked: &mut Tracked) -> Result<Verdict, Error> {
     });
     settle(&mut told)?;
     Ok((met && told.collect()?.none("afterwards")).into())
+}
+
+/// Between the entry that `MADV_FREE` cleans and the end of the mapping, where it flushes TLBs, the page is
+/// written by a TLB entry that is still there.
+fn discarded_beside(tracked: &mut Tracked) -> Result<Verdict, Error> {
+    /// Pages of several tables.
+    const MANY: usize = 2048;
+    const ROUNDS: u64 = 5000;
+    let page = tracked.page_size();
+    let mapping = Mapping::anonymous(MANY * page, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    mapping
+        .base_pages_only()
+        .map_err(Error::call("MADV_NOHUGEPAGE"))?;
+    let ended = AtomicBool::new(false);
+    let discard = || {
+        while !ended.load(Ordering::Relaxed) {
+            for number in 1..MANY {
+                write(&mapping, number * page, 1);
+            }
+            if let Err(error) = advise(&mapping, Advice::Free) {
+                tablewalk_rt::println!("# {error}");
+                return;
+            }
+        }
+    };
+    let first = range(mapping.address(), 1, page);
+    let tracker = Tracker::new(0, first, Options::WRITTEN);
+    let write_and_collect = |value| {
+        let mut told = 0;
+        write(&mapping, 0, value);
+        tracker.collect(|_| told += 1).map(|()| told)
+    };
+    let missed = thread::run_beside(discard, || {
+        let missed = (0..ROUNDS).try_fold(0, |missed, round| {
+            write_and_collect(2 * round)?;
+            let told = write_and_collect(2 * round + 1)?;
+            Ok::<_, Error>(missed + u64::from(told == 0))
+        });
+        ended.store(true, Ordering::Relaxed);
+        missed
+    })
+    .map_err(Error::call("clone"))??;
+    tablewalk_rt::println!("# {ROUNDS} rounds, {missed} writes missed");
+    Ok((missed == 0).into())
 }
 
 fn moved(tracked: &mut Tracked) -> Result<Verdict, Error> {
