@@ -44,6 +44,10 @@ pub(crate) const TESTS: &[Test] = &[
         run: |context| race(context, operations::shift),
     },
     Case {
+        name: "PATH gives no entry of another address while mremap moves the table",
+        run: path_of_moved,
+    },
+    Case {
         name: "tables of a process that forks",
         run: |context| race(context, operations::fork),
     },
@@ -71,6 +75,36 @@ const TOGETHER: usize = 2;
 const HELD: usize = 8;
 
 type Operation = fn(&Range, &ExposePgtblInfo) -> Result<(), Errno>;
+
+/// The page at an address is there or it is not: where its entry is without access it has another address.
+fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
+    const CALLS: u32 = 500;
+    let info = &context.info;
+    let range = Range::reserve(info).map_err(Error::call("mmap"))?;
+    range
+        .unmap(range.part(0), 3 * range.span())
+        .map_err(Error::call("munmap"))?;
+    // SAFETY: the child maps and moves memory of its own.
+    let target = unsafe { Fork::promised() }
+        .spawn(|| {
+            if let Err(errno) = operations::shift_and_hide(&range, info) {
+                println!("# target: {errno}");
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
+    let (mut there, mut wrong) = (0, 0);
+    for _ in 0..context.rounds.saturating_mul(CALLS) {
+        let ExposePgtblPath {
+            desc: [.., entry], ..
+        } = path(target.pid(), range.part(0)).map_err(Error::call("PATH"))?;
+        there += u32::from(entry & 1 != 0);
+        wrong += u32::from(entry & 1 == 0 && entry != 0);
+    }
+    println!("# {there} paths to the page, {wrong} to an entry of another address");
+    let running = target.is_running().map_err(Error::call("wait"))?;
+    Ok((running && there > 0 && wrong == 0).into())
+}
 
 /// The target repeats `operation` while others map its tables, and memory is filled and freed.
 fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
