@@ -4,6 +4,7 @@
 
 use core::ffi::CStr;
 use core::mem::ManuallyDrop;
+use core::time::Duration;
 
 use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::write;
@@ -14,9 +15,10 @@ use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Fork, execute};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::file::{self, O_WRONLY, OwnedFd};
-use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::Status;
-use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
+use tablewalk_uapi::remap::{self, ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
+use tablewalk_uapi::time::sleep;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::{self, Range};
@@ -46,6 +48,10 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "PATH gives no entry of another address while mremap moves the table",
         run: path_of_moved,
+    },
+    Case {
+        name: "entries of lent pages stay as they are while KSM looks for equal ones",
+        run: lent_beside_ksm,
     },
     Case {
         name: "tables of a process that forks",
@@ -104,6 +110,59 @@ fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
     println!("# {there} paths to the page, {wrong} to an entry of another address");
     let running = target.is_running().map_err(Error::call("wait"))?;
     Ok((running && there > 0 && wrong == 0).into())
+}
+
+/// KSM has found a page by its index before LEND, and must not change its entry after it.
+fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
+    const PAGES: usize = 16;
+    let page = 1 << context.info.page_shift;
+    let memory = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    memory
+        .base_pages_only()
+        .map_err(Error::call("MADV_NOHUGEPAGE"))?;
+    match memory.advise(0..PAGES * page, Advice::Mergeable) {
+        Err(Errno::EINVAL) => return Ok(Verdict::Skip("no KSM")),
+        result => result.map_err(Error::call("MADV_MERGEABLE"))?,
+    }
+    scan(true).map_err(Error::call("KSM"))?;
+    let at = |number: usize| memory.address() + (number * page) as u64;
+    let (mut lent, mut changed) = (0_u64, 0_u64);
+    for _ in 0..context.rounds {
+        // Equal, and of no use to it before it has seen them so twice.
+        for number in 0..PAGES {
+            write(&memory, number * page, 7);
+        }
+        sleep(Duration::from_millis(3)).map_err(Error::call("nanosleep"))?;
+        let mut before = [None; PAGES];
+        for (number, before) in before.iter_mut().enumerate() {
+            // SAFETY: nobody moves the entries; the pages are adopted below.
+            if unsafe { remap::lend(0, at(number), 1) }.map_err(Error::call("LEND"))? == 1 {
+                *before = Some(path(0, at(number)).map_err(Error::call("PATH"))?.desc);
+            }
+        }
+        sleep(Duration::from_millis(1)).map_err(Error::call("nanosleep"))?;
+        for (number, before) in before.iter().enumerate() {
+            let after = path(0, at(number)).map_err(Error::call("PATH"))?.desc;
+            lent += u64::from(before.is_some());
+            changed += u64::from(before.is_some_and(|before| before != after));
+        }
+        // SAFETY: as above.
+        unsafe { remap::adopt(0, at(0), PAGES as u64) }.map_err(Error::call("ADOPT"))?;
+    }
+    scan(false).map_err(Error::call("KSM"))?;
+    println!("# {lent} pages lent, {changed} entries changed meanwhile");
+    Ok((lent > 0 && changed == 0).into())
+}
+
+/// Lets KSM look for equal pages all the time, or ends it.
+fn scan(on: bool) -> Result<(), Errno> {
+    let set = |path, value: &[u8]| {
+        let file = file::open(path, O_WRONLY)?;
+        file::write(&file, value).map(drop)
+    };
+    set(c"/sys/kernel/mm/ksm/sleep_millisecs", b"0")?;
+    set(c"/sys/kernel/mm/ksm/run", if on { b"1" } else { b"2" })
 }
 
 /// The target repeats `operation` while others map its tables, and memory is filled and freed.
