@@ -144,10 +144,10 @@ kernel-%: setup
 		rm -rf build/tools && cp -r "$$kernel/tools" build/; \
 	elif [ -n "$(SOURCE_$*)" ]; then \
 		cp "$$kernel/selftest" build/selftest-$* && \
-		rm -rf build/tools-$* && cp -r "$$kernel/tools" build/tools-$*; \
+		rm -rf build/$* && mkdir build/$* && cp -r "$$kernel/tools" build/$*/; \
 	fi
 
-# Its selftest and KTAP parser are its own.
+# Its selftest and KTAP parser are its own; the latter wants to stand in tools/testing/kunit.
 kernel-6.12: setup-6.12
 setup-6.12: setup
 	@scripts/setup 6.12

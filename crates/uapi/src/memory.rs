@@ -65,6 +65,8 @@ pub enum Advice {
     Collapse = sys::MADV_COLLAPSE,
     /// `MADV_FREE`: the pages may be taken when memory is short, until they are written again.
     Free = sys::MADV_FREE,
+    /// `MADV_COLD`: the pages are the next to be taken.
+    Cold = sys::MADV_COLD,
     /// `MADV_PAGEOUT`: moves the pages to swap, or to their file.
     PageOut = sys::MADV_PAGEOUT,
     /// `MADV_HWPOISON`: as if the memory had an error.

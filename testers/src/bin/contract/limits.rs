@@ -33,6 +33,10 @@ pub(crate) const TESTS: &[Test] = &[
         run: replaced,
     },
     Case {
+        name: "one of several that were mapped together makes no room until the last is replaced",
+        run: replaced_apart,
+    },
+    Case {
         name: "tables count once where mlockall locks what is mapped later",
         run: locked_later,
     },
@@ -114,6 +118,42 @@ fn replaced(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         map(first)
     });
     all(&[expect("two slots", limited, Ok(0))])
+}
+
+/// Two tables by one call: they are pinned, and count, until both are gone.
+fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    let page = page_size(info);
+    let span = page << (info.page_shift - 3);
+    let memory = Mapping::reserve(3 * span, Protection::READ_WRITE)?;
+    memory.base_pages_only()?;
+    let start = memory.address().next_multiple_of(span as u64);
+    let first = usize::try_from(start - memory.address()).map_err(|_| Errno::EINVAL)?;
+    write(&memory, first, 1);
+    write(&memory, first + span, 1);
+    // With a limit of `pages`: what comes of replacing the first, the second, and of one more.
+    let outcomes = |pages: u64| {
+        // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
+        in_child(unsafe { Fork::promised() }, || {
+            let slots = Page::several(info, Protection::READ_WRITE, 2)?;
+            let more = Page::writable(info)?;
+            limit_locked(pages * page as u64)?;
+            without_ipc_lock()?;
+            let mut tables = [ExposePgtblTable::default(); 2];
+            let mut asked = range(start, start + 2 * span as u64, &mut tables);
+            // SAFETY: as many pages as elements.
+            unsafe { slots.map_range(0, 3, &mut asked) }?;
+            call(0, slots.address(), 0, 0)?;
+            call(0, slots.address() + page as u64, 0, 0)?;
+            if pages > 2 {
+                call(0, more.address(), 0, 0)?;
+            }
+            Ok(())
+        })
+    };
+    all(&[
+        expect("two and no room", outcomes(2), failed_with(Errno::ENOMEM)),
+        expect("room for one more", outcomes(3), Ok(0)),
+    ])
 }
 
 fn locked_later(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {

@@ -663,6 +663,10 @@ impl Thread<'_> {
             level: EXPOSE_PGTBL_TRACK,
         };
         let allowed = match exists {
+            // Not every kernel has it.
+            _ if self.shared.info.flags & EXPOSE_PGTBL_TRACK == 0 => {
+                Allowed::Exactly(Err(Errno::EINVAL))
+            }
             _ if at != own => Allowed::Exactly(Err(Errno::EFAULT)),
             _ if !good || remap_vaddr != 0 => Allowed::Exactly(Err(Errno::EINVAL)),
             Some(false) => Allowed::Exactly(Err(Errno::ESRCH)),

@@ -132,6 +132,20 @@ pub(crate) fn shift(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
     range.unmap(range.part(1), range.span())
 }
 
+/// Moves a page with its table to another address, takes its access away there for a while, and moves it back.
+pub(crate) fn shift_and_hide(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
+    let (here, there, page) = (range.part(0), range.part(1), range.page());
+    range.map(here, range.span(), 0)?;
+    base_pages(range, here, range.span())?;
+    range.touch(here);
+    loop {
+        range.shift(here, there, range.span())?;
+        range.protect(there, page, Protection::NONE)?;
+        range.protect(there, page, Protection::READ_WRITE)?;
+        range.shift(there, here, range.span())?;
+    }
+}
+
 /// Forks; the child writes, so that pages are copied, and exits.
 pub(crate) fn fork(range: &Range, _: &ExposePgtblInfo) -> Result<(), Errno> {
     range.map(range.part(0), range.page(), 0)?;

@@ -4,6 +4,7 @@
 
 use core::ffi::CStr;
 use core::mem::ManuallyDrop;
+use core::time::Duration;
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::write;
@@ -14,9 +15,10 @@ use tablewalk_testkit::page::{Page, range};
 use tablewalk_testkit::random::Random;
 use tablewalk_testkit::witness::Witness;
 use tablewalk_uapi::file::{self, O_WRONLY, OwnedFd};
-use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::Status;
-use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
+use tablewalk_uapi::remap::{self, ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
+use tablewalk_uapi::time::sleep;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::{self, Range};
@@ -42,6 +44,14 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "tables of a process that moves them with mremap",
         run: |context| race(context, operations::shift),
+    },
+    Case {
+        name: "PATH gives no entry of another address while mremap moves the table",
+        run: path_of_moved,
+    },
+    Case {
+        name: "entries of lent pages stay as they are while KSM looks for equal ones",
+        run: lent_beside_ksm,
     },
     Case {
         name: "tables of a process that forks",
@@ -71,6 +81,89 @@ const TOGETHER: usize = 2;
 const HELD: usize = 8;
 
 type Operation = fn(&Range, &ExposePgtblInfo) -> Result<(), Errno>;
+
+/// The page at an address is there or it is not: where its entry is without access it has another address.
+fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
+    const CALLS: u32 = 500;
+    let info = &context.info;
+    let range = Range::reserve(info).map_err(Error::call("mmap"))?;
+    range
+        .unmap(range.part(0), 3 * range.span())
+        .map_err(Error::call("munmap"))?;
+    // SAFETY: the child maps and moves memory of its own.
+    let target = unsafe { Fork::promised() }
+        .spawn(|| {
+            if let Err(errno) = operations::shift_and_hide(&range, info) {
+                println!("# target: {errno}");
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
+    let (mut there, mut wrong) = (0, 0);
+    for _ in 0..context.rounds.saturating_mul(CALLS) {
+        let ExposePgtblPath {
+            desc: [.., entry], ..
+        } = path(target.pid(), range.part(0)).map_err(Error::call("PATH"))?;
+        there += u32::from(entry & 1 != 0);
+        wrong += u32::from(entry & 1 == 0 && entry != 0);
+    }
+    println!("# {there} paths to the page, {wrong} to an entry of another address");
+    let running = target.is_running().map_err(Error::call("wait"))?;
+    Ok((running && there > 0 && wrong == 0).into())
+}
+
+/// KSM has found a page by its index before LEND, and must not change its entry after it.
+fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
+    const PAGES: usize = 16;
+    let page = 1 << context.info.page_shift;
+    let memory = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    memory
+        .base_pages_only()
+        .map_err(Error::call("MADV_NOHUGEPAGE"))?;
+    match memory.advise(0..PAGES * page, Advice::Mergeable) {
+        Err(Errno::EINVAL) => return Ok(Verdict::Skip("no KSM")),
+        result => result.map_err(Error::call("MADV_MERGEABLE"))?,
+    }
+    scan(true).map_err(Error::call("KSM"))?;
+    let at = |number: usize| memory.address() + (number * page) as u64;
+    let (mut lent, mut changed) = (0_u64, 0_u64);
+    for _ in 0..context.rounds {
+        // Equal, and of no use to it before it has seen them so twice.
+        for number in 0..PAGES {
+            write(&memory, number * page, 7);
+        }
+        sleep(Duration::from_millis(3)).map_err(Error::call("nanosleep"))?;
+        let mut before = [None; PAGES];
+        for (number, before) in before.iter_mut().enumerate() {
+            // SAFETY: nobody moves the entries; the pages are adopted below.
+            if unsafe { remap::lend(0, at(number), 1) }.map_err(Error::call("LEND"))? == 1 {
+                *before = Some(path(0, at(number)).map_err(Error::call("PATH"))?.desc);
+            }
+        }
+        sleep(Duration::from_millis(1)).map_err(Error::call("nanosleep"))?;
+        for (number, before) in before.iter().enumerate() {
+            let after = path(0, at(number)).map_err(Error::call("PATH"))?.desc;
+            lent += u64::from(before.is_some());
+            changed += u64::from(before.is_some_and(|before| before != after));
+        }
+        // SAFETY: as above.
+        unsafe { remap::adopt(0, at(0), PAGES as u64) }.map_err(Error::call("ADOPT"))?;
+    }
+    scan(false).map_err(Error::call("KSM"))?;
+    println!("# {lent} pages lent, {changed} entries changed meanwhile");
+    Ok((lent > 0 && changed == 0).into())
+}
+
+/// Lets KSM look for equal pages all the time, or ends it.
+fn scan(on: bool) -> Result<(), Errno> {
+    let set = |path, value: &[u8]| {
+        let file = file::open(path, O_WRONLY)?;
+        file::write(&file, value).map(drop)
+    };
+    set(c"/sys/kernel/mm/ksm/sleep_millisecs", b"0")?;
+    set(c"/sys/kernel/mm/ksm/run", if on { b"1" } else { b"2" })
+}
 
 /// The target repeats `operation` while others map its tables, and memory is filled and freed.
 fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
