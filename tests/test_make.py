@@ -3,6 +3,7 @@
 sense, folders with odd names, disks that are full. Nothing is compiled, and nothing boots.
 """
 
+import glob
 import os
 import pwd
 import shutil
@@ -167,6 +168,29 @@ class Kernel(WithFolder):
         self.assertNotEqual(status, 0)
         self.assertIn("no key for the cache", output)
         self.assertFalse(os.path.exists(cache))
+
+    def test_environment(self):
+        """What is set for other projects reaches none of the commands."""
+        checkout, cache = self.checkout(), f"{self.folder}/cache"
+        shutil.rmtree(f"{checkout}/kernel/patches/6.1")
+        write(f"{checkout}/kernel/patches/6.1/0001-x.patch", "--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n")
+        source = self.source()
+        write(f"{source}/Makefile", "VERSION = 6\nPATCHLEVEL = 1\nmrproper: ;\n%: ; @env; false\n")
+        for tool in ("sparse", "mandoc", "riscv64-linux-gnu-gcc"):
+            self.stub(f"{self.folder}/bin/{tool}", "exit 0")
+        names = ("KCFLAGS", "KAFLAGS", "LOCALVERSION", "KCONFIG_CONFIG", "KCONFIG_ALLCONFIG", "LLVM", "KBUILD_OUTPUT",
+                 "KBUILD_BUILD_VERSION", "HOSTCFLAGS", "CPATH", "GCC_EXEC_PREFIX", "CCACHE_COMPILER", "CDPATH", "O",
+                 "MAKEFLAGS", "SOURCE_DATE_EPOCH", "CC")
+        for command in ("build", "neighbours", "check"):
+            with self.subTest(command):
+                _, output = run(f"kernel/{command}", "base", cwd=checkout, KERNEL_SRC=source, TABLEWALK_CACHE=cache,
+                                PATH=f"{self.folder}/bin:{os.environ['PATH']}", **dict.fromkeys(names, "-of-others"))
+                logs = glob.glob(f"{cache}/*/log") + glob.glob(f"{cache}/kernel/*.log")
+                shown = output + "".join(read(log).decode() for log in logs)
+                self.assertIn("\nPATH=", shown)
+                self.assertNotIn("of-others", shown)
+                if command == "build":
+                    self.assertIn("\nKBUILD_BUILD_USER=tablewalk\n", shown)
 
     def test_key_without_a_compiler(self):
         self.stub(f"{self.folder}/cross-gcc", "exit 1")
