@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import unittest
 
 from tests.judge import MESSAGES, complaints, is_trouble, parse
@@ -151,6 +152,26 @@ class Judge(unittest.TestCase):
         # A report that has no end hides nothing.
         cut = log.replace("Killed process", "Killed")
         self.assertTrue(complaints(cut, may_kill=1))
+
+    def test_a_report_of_a_kill_hides_nothing_else(self):
+        for line in ("BUG: KASAN: use-after-free in x", "Kernel panic - not syncing: Killed process 1 (init)",
+                     "Internal error: Oops: 96000004 [#1] SMP", "WARNING: CPU: 0 PID: 1 at mm/memory.c:1",
+                     "Out of memory and no killable processes...", "CPU: 0 PID: 1 Comm: x Tainted: G    B   6.1.0",
+                     "Kernel panic - not syncing: x invoked oom-killer: y"):
+            for place in ("[    1.0] CPU", "[    1.0] Mem-Info", "[    1.0] Out of"):
+                log = GOOD.replace("ok 2 two", KILLED.replace(place, f"[    1.0] {line}\n{place}") + "ok 2 two")
+                found = complaints(log, may_kill=1)
+                self.assertIn(f"kernel: [    1.0] {line}", found, place)
+
+    def test_the_judge_is_not_slow(self):
+        unfilled = ["1..1"] * 20000 + ["ok 1 x"] * 20000
+        totals = ["1..1"] * 20000 + ["# Totals: pass:2 fail:0 skip:0"] * 20000
+        nested = [f"{' ' * depth}1..1" for depth in range(1000)] + ["# Totals: pass:2"] * 20000 + \
+            [f"{' ' * depth}ok 1 x\n{' ' * depth}# Totals: pass:1" for depth in reversed(range(1000))]
+        for lines in (unfilled, totals, nested, ["[    1.0] " + "rcu:" * 200000], ["rcu:" * 200000] * 2):
+            before = time.process_time()
+            complaints("\n".join(lines))
+            self.assertLess(time.process_time() - before, 5, lines[0][:20])
 
     def test_a_fault_without_memory_is_trouble_but_where_allocations_fail_on_purpose(self):
         line = "[    1.0] Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF\n"

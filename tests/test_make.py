@@ -249,6 +249,9 @@ def tools(*names):
     return unittest.skipIf(missing, f"not installed: {missing}")
 
 
+STUB = unittest.skipUnless(os.path.exists("/usr/lib/systemd/boot/efi/linuxaa64.efi.stub"), "no stub of systemd-boot")
+
+
 class Images(WithFolder):
     """Scripts that make images."""
 
@@ -313,6 +316,7 @@ class Images(WithFolder):
         self.device_tree()
         self.keeps("fit", *self.commands("OUTPUT")["fit"])
 
+    @STUB
     @tools("sbsign", "faketime")
     def test_uki_keeps(self):
         self.keeps("uki", *self.commands("OUTPUT")["uki"])
@@ -379,6 +383,7 @@ class Images(WithFolder):
         for load in ("0x1000", "here", "", "-2097152"):
             self.refuses("2 MiB", *command[:-1], load)
 
+    @STUB
     @tools("sbsign", "faketime")
     def test_uki_nonsense(self):
         self.refuses_all("uki", image="passwd", cpio="passwd")
@@ -418,6 +423,7 @@ class Images(WithFolder):
         self.full_disk("fit")
 
     @unittest.skipUnless(MOUNTS, "cannot mount a small file system")
+    @STUB
     @tools("sbsign", "faketime")
     def test_uki_full(self):
         self.full_disk("uki")
