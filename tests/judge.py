@@ -62,20 +62,31 @@ TOTALS = re.compile(r"( *)# Totals: (.*)")
 MOST = 100000
 
 
+# A message of fewer letters may be part of any other: it has to be the whole line.
+FEW = 16
+# The name of a subsystem or function that a message may stand behind: pr_fmt().
+PREFIX = re.compile(r"\s*([\w.-]+: )?")
+
+
 class Message:
     """A format of printk(): what stands between its placeholders comes in this order."""
 
     def __init__(self, text):
-        pieces = re.split(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|j|t|L)*(?:p[A-Za-z]*|[a-zA-Z])", text.replace("%%", "%"))
-        self.begins = pieces[0]
-        self.pieces = [piece for piece in pieces if piece]
+        self.ends = text.endswith("\\n")
+        text = text.removesuffix("\\n").replace("%%", "%")
+        self.all = re.split(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|j|t|L)*(?:p[A-Za-z]*|[a-zA-Z])", text)
+        self.begins = self.all[0]
+        self.pieces = [piece for piece in self.all if piece]
         # What most lines are without.
         self.rarest = max(self.pieces, key=len)
+        self.is_short = len(re.findall("[A-Za-z]", "".join(self.pieces))) < FEW
 
     def is_in(self, line, start=0):
-        """Whether a line has it behind a place."""
+        """Whether a line has it behind a place, or is it from there on if it is short."""
         if self.rarest not in line:
             return False
+        if self.is_short:
+            return self.is_all_of(line, start) or self.is_all_of(line, PREFIX.match(line, start).end())
         for piece in self.pieces:
             start = line.find(piece, start)
             if start < 0:
@@ -83,11 +94,29 @@ class Message:
             start += len(piece)
         return True
 
+    def is_all_of(self, line, start):
+        """Whether a line is nothing else from a place on."""
+        line = line[start:].strip()
+        first, *others = self.all
+        if not others:
+            return line == first if self.ends else line.startswith(first)
+        *middle, last = others
+        if not line.startswith(first) or self.ends and not line.endswith(last):
+            return False
+        end = len(line) - len(last) if self.ends else len(line)
+        start = len(first)
+        for piece in middle if self.ends else others:
+            start = line.find(piece, start, end)
+            if start < 0:
+                return False
+            start += len(piece)
+        return start <= end
+
     def begins_in(self, line):
-        """Whether a line begins with it, or with the name of a subsystem or function and it: pr_fmt()."""
+        """Whether a line begins with it, or with the name of a subsystem or function and it."""
         if not self.begins or not self.is_in(line):
             return False
-        return re.fullmatch(r"([\w.-]+: )?", line[:line.find(self.begins)]) is not None
+        return PREFIX.fullmatch(line[:line.find(self.begins)]) is not None
 
 
 def read_messages(path):
@@ -304,10 +333,15 @@ def main():
     parser.add_argument("--may-kill", type=int, default=0, metavar="N",
                         help="processes that the kernel may have killed for their memory")
     parser.add_argument("--kunit", help="folder of the kernel's kunit.py, to parse with it too")
+    parser.add_argument("--trouble", action="store_true", help="look for what the kernel says, and nothing else")
     parser.add_argument("log")
     arguments = parser.parse_args()
     with open(arguments.log, encoding="utf-8", errors="replace", newline="\n") as file:
         log = file.read()
+    if arguments.trouble:
+        found = trouble(log, arguments.may_lose, arguments.may_kill)
+        print(*(found or ["the kernel did not complain"]), sep="\n")
+        return 1 if found else 0
     found = complaints(log, arguments.exit_status, arguments.may_lose, arguments.may_kill)
     if races := known_races(log):
         print(f"judge: {races} known data races of Linux itself")
