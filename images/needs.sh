@@ -11,6 +11,21 @@ needs() {
 	done
 }
 
+# place OUTPUT INPUT…: prints where OUTPUT is, behind symbolic links. Ends the script if something else than a
+# regular file is there, or something that is read. The script writes to OUTPUT.new, and renames that.
+place() {
+	local output input
+	[ ! -e "$1" ] || [ -f "$1" ] || refuse "$1 is no regular file"
+	output=$(realpath -m -- "$1")
+	[ ! -L "$output.new" ] && { [ ! -e "$output.new" ] || [ -f "$output.new" ]; } ||
+		refuse "$output.new is no regular file"
+	for input in "${@:2}"; do
+		[ ! "$input" -ef "$output" ] && [ ! "$input" -ef "$output.new" ] ||
+			refuse "$input is read and would be written"
+	done
+	echo "$output"
+}
+
 # bytes FILE OFFSET COUNT: in hexadecimal, of the contents of a file that may be compressed with gzip. What
 # goes wrong there is what is looked for; and head ends the pipe early.
 bytes() {
@@ -30,10 +45,15 @@ wants_gzip() {
 }
 wants_cpio() {
 	[ -r "$1" ] || refuse "cannot read $1"
+	[ "$(head -c 2 -- "$1" | od -An -tx1)" != ' 1f 8b' ] || wants_gzip "$1"
 	# "070701" or "070702", the latter with checksums.
 	[[ $(bytes "$1" 0 6) = 30373037303[12] ]] || refuse "$1 is no cpio archive as the kernel reads it"
+	# Zeros may follow the name of the last member.
+	{ gzip -dcf -- "$1" | tail -c 65536 | grep -a 'TRAILER!!!'; } >/dev/null 2>&1 ||
+		refuse "$1 is cut off: a cpio archive ends with TRAILER!!!"
 }
 wants_dtb() {
 	[ -r "$1" ] || refuse "cannot read $1"
 	[ "$(head -c 4 -- "$1" | od -An -tx1 | tr -d ' ')" = d00dfeed ] || refuse "$1 is no device tree blob"
+	[ $((16#$(bytes "$1" 4 4))) -le "$(stat -Lc %s -- "$1")" ] || refuse "$1 is cut off"
 }

@@ -5,6 +5,20 @@ source=${KERNEL_SRC:-/usr/src/linux-source-6.1.tar.xz}
 # A shell knows where the user is at home without the variable.
 cache=${TABLEWALK_CACHE:-${XDG_CACHE_HOME:-${HOME:-$(unset HOME; echo ~)}/.cache}/tablewalk}
 
+# forget: keeps the variables of the environment from the commands of the script, all but these. Those for other
+# projects (KCFLAGS, LOCALVERSION, LLVM, CPATH, GIT_DIR, TAR_OPTIONS, MAKEFLAGS …) would make another kernel than the
+# key of the cache says. The script has them still.
+forget() {
+	local name
+	unset CDPATH
+	for name in $(compgen -e); do
+		case $name in
+		PATH | HOME | TMPDIR | XDG_CACHE_HOME | CCACHE_DIR) ;;
+		*) export -n "${name?}" ;;
+		esac
+	done
+}
+
 # unpack FOLDER: copies the source, a folder or a tar archive, into it.
 unpack() {
 	if [ -f "$source" ]; then

@@ -7,6 +7,8 @@ last line is init's verdict, and that is PASS; and, where it is known, whose emu
 """
 
 import argparse
+import collections
+import heapq
 import itertools
 import os
 import re
@@ -18,7 +20,7 @@ import sys
 # is printed at other levels.
 TROUBLE = re.compile(
     r"BUG:|BUG at|BUG \S+ \(|WARNING:|Bad page|Bad rss-counter|Oops|Kernel panic|Unable to handle kernel"
-    r"|KASAN:|KCSAN:|UBSAN:|KFENCE:|kmemleak: [0-9]+ new|kmemleak: Cannot|INFO: task|rcu:.*stall"
+    r"|KASAN:|KCSAN:|UBSAN:|KFENCE:|kmemleak: [0-9]+ new|kmemleak: Cannot|INFO: task"
     r"|self-detected stall|possible recursive locking|possible circular locking|inconsistent lock state"
     r"|suspicious RCU usage|Call trace:|held lock freed|scheduling while atomic|refcount_t:"
     r"|list_(add|del) corruption|cut here|Internal error:|SError|Bad mode in|Unhandled fault at|Tainted:"
@@ -47,8 +49,11 @@ INJECTING = re.compile(r"^ok [0-9]+ (moved|kinds)\b", re.MULTILINE)
 # What the kernel says of a page fault while a program lets allocations fail, and that it tries again.
 FAILED = re.compile(r"Huh VM_FAULT_OOM leaked out to the #PF handler\. Retrying PF")
 FAILING = re.compile(r"^ok [0-9]+ hostile\b", re.MULTILINE)
-# The report of a process that was killed for its memory, and its lines.
+# The report of a process that was killed for its memory, and those of its lines that would be trouble elsewhere.
 OOM_BEGINS, OOM_ENDS = re.compile(r"invoked oom-killer"), re.compile(r"Killed process [0-9]+ ")
+OOM_LINE = re.compile(
+    r"[^:]* invoked oom-killer: .*|Call trace:|(Node [0-9]+ )?active_anon:.*|lowmem_reserve\[\]:.*"
+    r"|[0-9]+ total pagecache pages|(Memory cgroup out|Out) of memory( \(\w+\))?: Killed process [0-9]+ \(.*")
 VERDICT = re.compile(r"tablewalk: (PASS|FAIL|SKIP)")
 PLAN = re.compile(r"( *)1\.\.([0-9]+)")
 RESULT = re.compile(r"( *)(not )?ok [0-9]+(.*)")
@@ -57,20 +62,31 @@ TOTALS = re.compile(r"( *)# Totals: (.*)")
 MOST = 100000
 
 
+# A message of fewer letters may be part of any other: it has to be the whole line.
+FEW = 16
+# The name of a subsystem or function that a message may stand behind: pr_fmt().
+PREFIX = re.compile(r"\s*([\w.-]+: )?")
+
+
 class Message:
     """A format of printk(): what stands between its placeholders comes in this order."""
 
     def __init__(self, text):
-        pieces = re.split(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|j|t|L)*(?:p[A-Za-z]*|[a-zA-Z])", text.replace("%%", "%"))
-        self.begins = pieces[0]
-        self.pieces = [piece for piece in pieces if piece]
+        self.ends = text.endswith("\\n")
+        text = text.removesuffix("\\n").replace("%%", "%")
+        self.all = re.split(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|j|t|L)*(?:p[A-Za-z]*|[a-zA-Z])", text)
+        self.begins = self.all[0]
+        self.pieces = [piece for piece in self.all if piece]
         # What most lines are without.
         self.rarest = max(self.pieces, key=len)
+        self.is_short = len(re.findall("[A-Za-z]", "".join(self.pieces))) < FEW
 
     def is_in(self, line, start=0):
-        """Whether a line has it behind a place."""
+        """Whether a line has it behind a place, or is it from there on if it is short."""
         if self.rarest not in line:
             return False
+        if self.is_short:
+            return self.is_all_of(line, start) or self.is_all_of(line, PREFIX.match(line, start).end())
         for piece in self.pieces:
             start = line.find(piece, start)
             if start < 0:
@@ -78,11 +94,29 @@ class Message:
             start += len(piece)
         return True
 
+    def is_all_of(self, line, start):
+        """Whether a line is nothing else from a place on."""
+        line = line[start:].strip()
+        first, *others = self.all
+        if not others:
+            return line == first if self.ends else line.startswith(first)
+        *middle, last = others
+        if not line.startswith(first) or self.ends and not line.endswith(last):
+            return False
+        end = len(line) - len(last) if self.ends else len(line)
+        start = len(first)
+        for piece in middle if self.ends else others:
+            start = line.find(piece, start, end)
+            if start < 0:
+                return False
+            start += len(piece)
+        return start <= end
+
     def begins_in(self, line):
-        """Whether a line begins with it, or with the name of a subsystem or function and it: pr_fmt()."""
+        """Whether a line begins with it, or with the name of a subsystem or function and it."""
         if not self.begins or not self.is_in(line):
             return False
-        return re.fullmatch(r"([\w.-]+: )?", line[:line.find(self.begins)]) is not None
+        return PREFIX.fullmatch(line[:line.find(self.begins)]) is not None
 
 
 def read_messages(path):
@@ -98,7 +132,7 @@ OURS = re.compile(r"[ #{]|ok |not ok |KTAP |TAP |1\.\.|init: |tablewalk: |judge:
 
 def is_trouble(line):
     """Whether a kernel says with this line that it is in trouble."""
-    if TROUBLE.search(line):
+    if TROUBLE.search(line) or "stall" in line.partition("rcu:")[2]:
         return True
     if stamp := STAMPED.search(line):
         # The time may stand behind the beginning of somebody else's line.
@@ -149,8 +183,9 @@ def broken(lines):
 
 
 def without_kills(lines, may_kill):
-    """The lines without up to `may_kill` reports of processes that were killed for their memory."""
-    kept, report = [], None
+    """The lines without up to `may_kill` reports of processes that were killed for their memory. What else is
+    trouble between those lines is kept."""
+    kept, report, others = [], None, []
     for line in lines:
         if report is None and may_kill > 0 and OOM_BEGINS.search(line):
             report = []
@@ -159,10 +194,11 @@ def without_kills(lines, may_kill):
             kept.append(line)
             continue
         report.append(line)
-        if not STAMPED.match(line):
-            kept.append(line)
+        if not STAMPED.match(line) or is_trouble(line) and not says_only(OOM_LINE, line):
+            others.append(line)
         if OOM_ENDS.search(line):
-            report = None
+            kept += others
+            report, others = None, []
     # One that has no end is kept.
     return kept + (report or [])
 
@@ -196,28 +232,58 @@ def count(lines):
     return [] if results == planned else [f"{results} results, {planned} planned"]
 
 
+class Plan:
+    """A plan, and how many of its tests ended in which way."""
+
+    def __init__(self, number, indent, planned):
+        self.number, self.indent, self.planned = number, indent, planned
+        self.counts = {"pass": 0, "fail": 0, "skip": 0}
+        # Whether totals were told that end it.
+        self.over = False
+
+    def key(self):
+        """What its totals would say."""
+        return self.indent, *self.counts.values()
+
+    def __lt__(self, other):
+        """The last one comes first in a heap."""
+        return self.number > other.number
+
+
 def contradictions(lines):
     """Totals that are not those of the results since a plan that is as far indented. Results belong to
     the last such plan that lacks some."""
     plans, found = [], []
-    for line in lines:
+    # Those that may lack results, by indent; and all, by what their totals would say. What has changed since it was
+    # put there is dropped when it is met, so that each line takes about as long as any other.
+    lacking, by_key = collections.defaultdict(list), collections.defaultdict(list)
+    for number, line in enumerate(lines):
+        plan = None
         if match := PLAN.fullmatch(line):
-            plans.append((match.group(1), int(match.group(2)), {"pass": 0, "fail": 0, "skip": 0}))
+            plan = Plan(number, match.group(1), int(match.group(2)))
+            plans.append(plan)
+            lacking[plan.indent].append(plan)
         elif match := RESULT.match(line):
-            kind = "fail" if match.group(2) else "skip" if "# SKIP" in match.group(3) else "pass"
-            for indent, planned, counts in reversed(plans):
-                if indent == match.group(1) and sum(counts.values()) < planned:
-                    counts[kind] += 1
-                    break
+            stack = lacking[match.group(1)]
+            while stack and (stack[-1].over or sum(stack[-1].counts.values()) >= stack[-1].planned):
+                stack.pop()
+            if stack:
+                plan = stack[-1]
+                plan.counts["fail" if match.group(2) else "skip" if "# SKIP" in match.group(3) else "pass"] += 1
         elif match := TOTALS.fullmatch(line):
             told = re.findall(r"([a-z]+):([0-9]+)", match.group(2))
             told = {name: int(number[:9]) for name, number in told if number.strip("0")}
-            for place, (indent, _, counts) in reversed(list(enumerate(plans))):
-                if indent == match.group(1) and told == {kind: n for kind, n in counts.items() if n}:
-                    del plans[place:]
-                    break
-            else:
+            key = match.group(1), *(told.pop(kind, 0) for kind in ("pass", "fail", "skip"))
+            heap = by_key[key]
+            while heap and (heap[0].over or heap[0].key() != key):
+                heapq.heappop(heap)
+            if told or not heap:
                 found.append(f"totals that are not those of the results: {line.strip()}")
+                continue
+            while not heap[0].over:
+                plans.pop().over = True
+        if plan:
+            heapq.heappush(by_key[plan.key()], plan)
     return found
 
 
@@ -267,10 +333,15 @@ def main():
     parser.add_argument("--may-kill", type=int, default=0, metavar="N",
                         help="processes that the kernel may have killed for their memory")
     parser.add_argument("--kunit", help="folder of the kernel's kunit.py, to parse with it too")
+    parser.add_argument("--trouble", action="store_true", help="look for what the kernel says, and nothing else")
     parser.add_argument("log")
     arguments = parser.parse_args()
     with open(arguments.log, encoding="utf-8", errors="replace", newline="\n") as file:
         log = file.read()
+    if arguments.trouble:
+        found = trouble(log, arguments.may_lose, arguments.may_kill)
+        print(*(found or ["the kernel did not complain"]), sep="\n")
+        return 1 if found else 0
     found = complaints(log, arguments.exit_status, arguments.may_lose, arguments.may_kill)
     if races := known_races(log):
         print(f"judge: {races} known data races of Linux itself")

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 import unittest
 
 from tests.judge import MESSAGES, complaints, is_trouble, parse
@@ -57,6 +58,19 @@ irq 17: nobody cared (try booting with the "irqpoll" option)
 CPU: 1 PID: 30 Comm: uffd Tainted: G    B              6.1.0 #1
 kmemleak: Cannot allocate a kmemleak_object structure
 watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [uffd:30]
+huh, entered softirq 3 NET_RX 00000000c8a5a2c5 with preempt_count 00000100, exited with 00000101?
+NOHZ tick-stop error: local softirq work is pending, handler #08!!!
+CRED: Invalid credentials
+zram: Decompression failed! err=-22, page=14
+I/O error, dev zram0, sector 16 op 0x0:(READ) flags 0x0 phys_seg 1 prio class 2
+Buffer I/O error on dev zram0, logical block 2, async page read
+EXT4-fs error (device vda): ext4_lookup:1855: inode #2: comm ls: iget: checksum invalid
+EXT2-fs (ram0): error: ext2_lookup: deleted inode referenced: 12
+VFS: Busy inodes after unmount of vda (ext4)
+handlers:
+issue in uffd
+Allocated by task 30:
+bad pte
 """.splitlines()
 
 # The report of a process that was killed for its memory, in short.
@@ -109,7 +123,7 @@ class Judge(unittest.TestCase):
     def test_every_message_of_the_list_is_found(self):
         self.assertGreater(len(MESSAGES), 400)
         for message in MESSAGES:
-            self.assertTrue(is_trouble("[    1.000000] x: " + "12".join(message.pieces)), message.pieces)
+            self.assertTrue(is_trouble("[    1.000000] x: " + "12".join(message.all)), message.all)
 
     def test_what_is_no_trouble(self):
         for line in (
@@ -120,6 +134,10 @@ class Judge(unittest.TestCase):
             "[    2.000000] random: crng init done",
             "[    3.000000] reboot: Power down",
             "[    3.000000] Injecting memory failure for pfn 0x44c3b at process virtual address 0x7f8e3b5000",
+            # Short messages are these words and no others.
+            "[    1.000000] gpio: flags: 0x1", "[    1.000000] mmc0: no handlers: using polling",
+            "[    1.000000] x: a known issue in firmware", "[    1.000000] opened by task 30: fine",
+            "[    1.000000] pci: last test exit", "[    1.000000] no stack backtrace: off", "handlers: none",
             "# pt nonsense: exit status 2", "  # a bad pte is told", "init: LED: EIO (Input/output error)",
         ):
             self.assertFalse(is_trouble(line), line)
@@ -151,6 +169,26 @@ class Judge(unittest.TestCase):
         # A report that has no end hides nothing.
         cut = log.replace("Killed process", "Killed")
         self.assertTrue(complaints(cut, may_kill=1))
+
+    def test_a_report_of_a_kill_hides_nothing_else(self):
+        for line in ("BUG: KASAN: use-after-free in x", "Kernel panic - not syncing: Killed process 1 (init)",
+                     "Internal error: Oops: 96000004 [#1] SMP", "WARNING: CPU: 0 PID: 1 at mm/memory.c:1",
+                     "Out of memory and no killable processes...", "CPU: 0 PID: 1 Comm: x Tainted: G    B   6.1.0",
+                     "Kernel panic - not syncing: x invoked oom-killer: y"):
+            for place in ("[    1.0] CPU", "[    1.0] Mem-Info", "[    1.0] Out of"):
+                log = GOOD.replace("ok 2 two", KILLED.replace(place, f"[    1.0] {line}\n{place}") + "ok 2 two")
+                found = complaints(log, may_kill=1)
+                self.assertIn(f"kernel: [    1.0] {line}", found, place)
+
+    def test_the_judge_is_not_slow(self):
+        unfilled = ["1..1"] * 20000 + ["ok 1 x"] * 20000
+        totals = ["1..1"] * 20000 + ["# Totals: pass:2 fail:0 skip:0"] * 20000
+        nested = [f"{' ' * depth}1..1" for depth in range(1000)] + ["# Totals: pass:2"] * 20000 + \
+            [f"{' ' * depth}ok 1 x\n{' ' * depth}# Totals: pass:1" for depth in reversed(range(1000))]
+        for lines in (unfilled, totals, nested, ["[    1.0] " + "rcu:" * 200000], ["rcu:" * 200000] * 2):
+            before = time.process_time()
+            complaints("\n".join(lines))
+            self.assertLess(time.process_time() - before, 5, lines[0][:20])
 
     def test_a_fault_without_memory_is_trouble_but_where_allocations_fail_on_purpose(self):
         line = "[    1.0] Huh VM_FAULT_OOM leaked out to the #PF handler. Retrying PF\n"

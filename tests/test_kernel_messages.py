@@ -32,6 +32,9 @@ static void report(void)
 	printk("nor this, which is one\n");
 	pr_info("nor this\n");
 	panic("what a panic says: %d", 1);
+	if (CHECK_DATA_CORRUPTION(!list_empty(&sb->s_inodes),
+				  "Busy inodes of %s", sb->s_id))
+		return;
 }
 '''
 
@@ -42,19 +45,20 @@ class Messages(unittest.TestCase):
     def test_of_memory_management(self):
         found = [message for message in SCRIPT.messages("mm/x.c", SOURCE) if message]
         self.assertEqual(found, [
-            "%s:%d: bad pmd %016llx.", 'two literals are one message, "quoted"', "behind an empty line",
-            "what a panic says: %d", "%s: Bad swap file entry"])
+            "%s:%d: bad pmd %016llx.\\n", 'two literals are one message, "quoted"\\n', "behind an empty line\\n",
+            "what a panic says: %d", "Busy inodes of %s", "%s: Bad swap file entry"])
+        self.assertEqual(list(SCRIPT.messages("mm/x_test.c", SOURCE))[:-3], [])
 
     def test_of_a_file_that_reports_with_warnings(self):
         found = list(SCRIPT.messages("kernel/locking/lockdep.c", SOURCE))
-        self.assertIn("not this warning, at depth 4", found)
-        self.assertIn("nor this, which is one", found)
-        self.assertNotIn("nor this", found)
+        self.assertIn("not this warning, at depth 4\\n", found)
+        self.assertIn("nor this, which is one\\n", found)
+        self.assertNotIn("nor this\\n", found)
 
     def test_of_other_parts_only_the_worst(self):
         found = list(SCRIPT.messages("kernel/x.c", SOURCE))
-        self.assertIn("behind an empty line", found)
-        self.assertNotIn("%s:%d: bad pmd %016llx.", found)
+        self.assertIn("behind an empty line\\n", found)
+        self.assertNotIn("%s:%d: bad pmd %016llx.\\n", found)
         self.assertEqual(SCRIPT.depth("drivers/x.c"), 0)
 
 

@@ -3,6 +3,7 @@
 sense, folders with odd names, disks that are full. Nothing is compiled, and nothing boots.
 """
 
+import glob
 import os
 import pwd
 import shutil
@@ -168,6 +169,29 @@ class Kernel(WithFolder):
         self.assertIn("no key for the cache", output)
         self.assertFalse(os.path.exists(cache))
 
+    def test_environment(self):
+        """What is set for other projects reaches none of the commands."""
+        checkout, cache = self.checkout(), f"{self.folder}/cache"
+        shutil.rmtree(f"{checkout}/kernel/patches/6.1")
+        write(f"{checkout}/kernel/patches/6.1/0001-x.patch", "--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n")
+        source = self.source()
+        write(f"{source}/Makefile", "VERSION = 6\nPATCHLEVEL = 1\nmrproper: ;\n%: ; @env; false\n")
+        for tool in ("sparse", "mandoc", "riscv64-linux-gnu-gcc"):
+            self.stub(f"{self.folder}/bin/{tool}", "exit 0")
+        names = ("KCFLAGS", "KAFLAGS", "LOCALVERSION", "KCONFIG_CONFIG", "KCONFIG_ALLCONFIG", "LLVM", "KBUILD_OUTPUT",
+                 "KBUILD_BUILD_VERSION", "HOSTCFLAGS", "CPATH", "GCC_EXEC_PREFIX", "CCACHE_COMPILER", "CDPATH", "O",
+                 "MAKEFLAGS", "SOURCE_DATE_EPOCH", "CC")
+        for command in ("build", "neighbours", "check"):
+            with self.subTest(command):
+                _, output = run(f"kernel/{command}", "base", cwd=checkout, KERNEL_SRC=source, TABLEWALK_CACHE=cache,
+                                PATH=f"{self.folder}/bin:{os.environ['PATH']}", **dict.fromkeys(names, "-of-others"))
+                logs = glob.glob(f"{cache}/*/log") + glob.glob(f"{cache}/kernel/*.log")
+                shown = output + "".join(read(log).decode() for log in logs)
+                self.assertIn("\nPATH=", shown)
+                self.assertNotIn("of-others", shown)
+                if command == "build":
+                    self.assertIn("\nKBUILD_BUILD_USER=tablewalk\n", shown)
+
     def test_key_without_a_compiler(self):
         self.stub(f"{self.folder}/cross-gcc", "exit 1")
         status, output = run("kernel/build", "base", KERNEL_SRC=self.source(), CROSS_COMPILE=f"{self.folder}/cross-",
@@ -209,7 +233,7 @@ SYMBOLS = """0000000000000000 T _text
 0000000000010000 T __initramfs_start
 0000000000030000 T __initramfs_size
 """
-CPIO = b"070701" + b"0" * 200
+CPIO = b"070701" + b"0" * 200 + b"TRAILER!!!" + bytes(300)
 # Runs a command with a small file system at $0, which has a file already; says what is in it afterwards.
 FULL = ("unshare", "--map-root-user", "--mount", "bash", "-c",
         'mount -t tmpfs -o size=128k tmpfs "$0" && echo whole >"$0/out" && "$@"; status=$?; '
@@ -229,6 +253,9 @@ def tools(*names):
     """Skips a test where these are not installed."""
     missing = [name for name in names if not shutil.which(name)]
     return unittest.skipIf(missing, f"not installed: {missing}")
+
+
+STUB = unittest.skipUnless(os.path.exists("/usr/lib/systemd/boot/efi/linuxaa64.efi.stub"), "no stub of systemd-boot")
 
 
 class Images(WithFolder):
@@ -252,6 +279,86 @@ class Images(WithFolder):
             "fit": ("images/fit", output, at["gz"], at["cpio"], at["dtb"], "0x40400000"),
             "uki": ("images/uki", output, at["image"], at["cpio"], "panic=30"),
         }
+
+    def keeps(self, script, *command):
+        """A script refuses to put its output where something else than a regular file is, behind a link too, or one
+        that it reads. The output is the word OUTPUT."""
+        os.mkfifo(f"{self.folder}/fifo")
+        os.symlink("fifo", f"{self.folder}/link")
+        os.mkdir(f"{self.folder}/there")
+        os.symlink("there/new", f"{self.folder}/good")
+        inputs = [word.partition("=")[0] for word in command[1:]]
+        inputs = {word for word in inputs if word.startswith(self.folder) and os.path.isfile(word)}
+        self.assertTrue(inputs)
+        for number, name in enumerate(inputs):
+            os.link(name, f"{self.folder}/hard{number}")
+        before = self.listing()
+        for name in ["fifo", "link", "there", *(f"hard{number}" for number in range(len(inputs)))]:
+            path = f"{self.folder}/{name}"
+            with self.subTest(script, output=name):
+                self.refuses("regular" if name in ("fifo", "link", "there") else "read and would be written",
+                             *(path if word == "OUTPUT" else word for word in command))
+                self.assertEqual(self.listing(), before)
+        with self.subTest(script, output="good"):
+            status, output = run(*(f"{self.folder}/good" if word == "OUTPUT" else word for word in command))
+            self.assertEqual(status, 0, output)
+            self.assertTrue(os.path.islink(f"{self.folder}/good"))
+            self.assertEqual(os.listdir(f"{self.folder}/there"), ["new"])
+
+    def listing(self):
+        """What is in the folder: names, kinds, numbers."""
+        entries = list(os.scandir(self.folder))
+        return sorted((entry.name, entry.stat(follow_symlinks=False).st_mode, entry.inode()) for entry in entries)
+
+    def test_embed_keeps(self):
+        self.keeps("embed", *self.commands("OUTPUT")["embed"])
+
+    def test_zboot_keeps(self):
+        self.zboot_parts()
+        self.keeps("zboot", *self.commands("OUTPUT")["zboot"])
+
+    @tools("mkimage", "dtc")
+    def test_fit_keeps(self):
+        self.device_tree()
+        self.keeps("fit", *self.commands("OUTPUT")["fit"])
+
+    @STUB
+    @tools("sbsign", "faketime")
+    def test_uki_keeps(self):
+        self.keeps("uki", *self.commands("OUTPUT")["uki"])
+
+    @tools("sgdisk", "sfdisk", "mcopy")
+    def test_disk_keeps(self):
+        self.keeps("disk", "images/disk", "gpt", "OUTPUT", f"{self.folder}/cpio=x")
+
+    def test_pack_keeps(self):
+        self.keeps("pack", "initramfs/pack", "OUTPUT", f"{self.folder}/cpio", f"{self.folder}/passwd")
+
+    @tools("gnuplot")
+    def test_plot_keeps(self):
+        log = "1 CPU\n" + "".join(f"ours: {way}, {n} at once {9000 // n} 1 1 1 {9999 // n}\n"
+                                  f"ours: {way}, {n}, recycled {900 // n}\n" for way in ("thread", "signal")
+                                  for n in (1, 16))
+        log += "".join(f"kernel: {name} 700\n" for name in ("UFFDIO_COPY", "anonymous fault", "populate"))
+        write(f"{self.folder}/log", log)
+        self.keeps("plot-faults", "scripts/plot-faults", f"{self.folder}/log", "OUTPUT")
+
+    def test_pack_two_of_one_name(self):
+        write(f"{self.folder}/other/passwd", "x")
+        self.refuses("the name passwd", "initramfs/pack", f"{self.folder}/out", f"{self.folder}/cpio",
+                     f"{self.folder}/passwd", f"{self.folder}/other/passwd")
+
+    def test_cut_off(self):
+        write(f"{self.folder}/short", CPIO[:-320])
+        subprocess.run(["gzip", "-kn", f"{self.folder}/cpio"], check=True)
+        write(f"{self.folder}/short.gz", read(f"{self.folder}/cpio.gz")[:-6])
+        for name in ("short", "short.gz"):
+            self.refuses(name, *self.commands(f"{self.folder}/out", cpio=name)["embed"])
+        self.device_tree()
+        write(f"{self.folder}/short.dtb", read(f"{self.folder}/dtb")[:-1])
+        for name, status in (("dtb", 0), ("short.dtb", 1)):
+            done = run("bash", "-ceu", '. images/needs.sh; wants_dtb "$1"', "x", f"{self.folder}/{name}")
+            self.assertEqual(done[0], status, done)
 
     def device_tree(self):
         """A small one."""
@@ -282,6 +389,7 @@ class Images(WithFolder):
         for load in ("0x1000", "here", "", "-2097152"):
             self.refuses("2 MiB", *command[:-1], load)
 
+    @STUB
     @tools("sbsign", "faketime")
     def test_uki_nonsense(self):
         self.refuses_all("uki", image="passwd", cpio="passwd")
@@ -321,6 +429,7 @@ class Images(WithFolder):
         self.full_disk("fit")
 
     @unittest.skipUnless(MOUNTS, "cannot mount a small file system")
+    @STUB
     @tools("sbsign", "faketime")
     def test_uki_full(self):
         self.full_disk("uki")
@@ -348,6 +457,7 @@ class All(WithFolder):
             write(f"{self.path}/build/kernel/{name}", name)
         write(f"{self.path}/build/init", "init")
         write(f"{self.path}/build/dist/old", "old")
+        write(f"{self.path}/build/dist/MANIFEST", "old")
 
     def make(self, **variables):
         """Runs it."""
@@ -364,6 +474,17 @@ class All(WithFolder):
         self.assertEqual(status, 0, output)
         self.assertEqual(self.left(), (["dist"], False))
         self.assertIn("test key", output.splitlines()[-1])
+
+    def test_what_is_not_of_it(self):
+        os.remove(f"{self.path}/build/dist/MANIFEST")
+        write(f"{self.path}/build/dist.new", "mine")
+        write(f"{self.path}/build/dist.old", "mine")
+        status, output = self.make()
+        self.assertNotEqual(status, 0, output)
+        self.assertIn("no MANIFEST", output)
+        write(f"{self.path}/build/dist/MANIFEST", "old")
+        self.assertEqual(self.make()[0], 0)
+        self.assertEqual(set(self.left()[0]), {"dist", "dist.new", "dist.old"})
 
     def test_failure_keeps_the_old_one(self):
         for script in ("images/disk", "images/manifest", "images/zboot"):

@@ -7,9 +7,14 @@
     reason = "forks; no value here has something that a child lacks"
 )]
 
+use core::ffi::CStr;
+use core::mem::ManuallyDrop;
+
+use heapless::{CString, Vec};
+use tablewalk_rt::process::execute;
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_testkit::swap::{AREA, Swap};
-use tablewalk_uapi::file::{self, O_NOCTTY, O_RDONLY, O_WRONLY};
+use tablewalk_uapi::file::{self, O_NOCTTY, O_RDONLY, O_WRONLY, OwnedFd};
 use tablewalk_uapi::{Errno, process, terminal};
 
 tablewalk_rt::program!(main);
@@ -20,6 +25,8 @@ unruly haunt      leaves an orphan that does, and ends
 unruly orphans    makes 1,000 orphans, and looks how many are not reaped
 unruly stop       stops the console, and prints more than the kernel keeps for it
 unruly forge      prints lines with characters that look like the end of one
+unruly full PROGRAM [ARGUMENT...]
+                  executes /bin/PROGRAM with an output that takes nothing
 unruly swap       makes a swap area of the RAM disk, where it is in use";
 
 /// How many orphans.
@@ -39,6 +46,7 @@ fn main(mut args: Args) -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Some(Ok("swap")) => swap(),
+        Some(Ok("full")) => Err(full(args)),
         _ => {
             println!("{HELP}");
             return ExitCode::USAGE;
@@ -107,6 +115,37 @@ fn stop() -> Result<ExitCode, Errno> {
     }
     // Once more, for the verdict.
     terminal::stop(console.borrow()).map(|()| ExitCode::SUCCESS)
+}
+
+/// Executes a program whose standard output is a full device; returns to say what went wrong.
+fn full(args: Args) -> Errno {
+    let mut words = Vec::<CString<64>, 16>::new();
+    let mut path = CString::<72>::new();
+    for word in args {
+        let mut string = CString::new();
+        let copied = word.is_ok_and(|word| string.extend_from_bytes(word.as_bytes()).is_ok());
+        if !copied || words.push(string).is_err() {
+            return Errno::E2BIG;
+        }
+    }
+    let program = words.first().map_or(&[][..], |name| name.to_bytes());
+    if [b"/bin/", program]
+        .iter()
+        .any(|part| path.extend_from_bytes(part).is_err())
+    {
+        return Errno::E2BIG;
+    }
+    let full = match file::open(c"/dev/full", O_WRONLY) {
+        Ok(full) => full,
+        Err(errno) => return errno,
+    };
+    // SAFETY: nobody owns it, and no output is written before the other program is there.
+    let mut stdout = ManuallyDrop::new(unsafe { OwnedFd::from_number(1) });
+    if let Err(errno) = file::duplicate_to(&full, &mut stdout) {
+        return errno;
+    }
+    let words: Vec<&CStr, 16> = words.iter().map(CString::as_c_str).collect();
+    execute(&path, &words)
 }
 
 /// The area must not be taken where it is in use, nor a byte of it be written.

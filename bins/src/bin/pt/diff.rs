@@ -2,7 +2,9 @@
 
 use core::time::Duration;
 
+use tablewalk_rt::console::output_is_lost;
 use tablewalk_rt::counter::{frequency, ticks};
+use tablewalk_rt::memory::room;
 use tablewalk_rt::memory::room;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::{Errno, time};
@@ -39,7 +41,8 @@ pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, E
     let start = ticks();
     let mut changed = 0;
     let mut round = 0;
-    while options.count.is_none_or(|count| round < count) {
+    // Once nobody sees more, there is nothing to look for.
+    while options.count.is_none_or(|count| round < count) && !output_is_lost() {
         // Not woken before: there is no signal handler.
         let _ = time::sleep(options.interval.unwrap_or(INTERVAL));
         changed += new.fill(subject, options)?;

@@ -5,6 +5,7 @@ use core::time::Duration;
 use tablewalk_dirty::only_tracker::OnlyTracker;
 use tablewalk_dirty::{DirtyError, Options as Tracking, Tracker, What, Why};
 use tablewalk_proc::pagemap::Pagemap;
+use tablewalk_rt::console::output_is_lost;
 use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::memory::room;
 use tablewalk_rt::{ExitCode, println};
@@ -35,7 +36,8 @@ pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<
     let start = ticks();
     let mut last = start;
     let mut round = 0;
-    while options.count.is_none_or(|count| round < count) {
+    // Once nobody sees more, there is nothing to look for.
+    while options.count.is_none_or(|count| round < count) && !output_is_lost() {
         // Not woken before: there is no signal handler.
         let _ = time::sleep(options.interval.unwrap_or(INTERVAL));
         round += 1;
