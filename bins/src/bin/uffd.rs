@@ -145,6 +145,10 @@ struct Marks {
 }
 
 impl Policy for Marks {
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn zeros(&self) -> bool {
         self.zeros
     }

@@ -86,6 +86,7 @@ mod moving;
 mod mutex;
 mod policy;
 mod pool;
+mod readers;
 mod refill;
 mod rwlock;
 mod signal;
@@ -117,6 +118,7 @@ use crate::events::{Messages, Userfault};
 use crate::layout::Layout;
 pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
 use crate::pool::Ring;
+use crate::readers::Readers;
 use crate::rwlock::RwLock;
 use crate::space::Space;
 use crate::stop::Stops;
@@ -173,12 +175,14 @@ pub struct Pager<P> {
     /// - has the kernel copy a page: it looks whether the entry is empty and writes it then, and only its
     ///   own lock makes one of the two.
     ///
-    /// So who moves entries holds this for reading, and who does either holds it for writing.
+    /// So who moves entries holds this for reading, and who does either holds it for writing. When no entry
+    /// is moved any more, nobody needs it to have the kernel copy.
     map_lock: RwLock,
     /// Whether entries may be moved still.
     moving: AtomicBool,
     /// A bit for each worker.
     workers: AtomicU64,
+    readers: Readers,
     counters: Counters,
 }
 
@@ -269,6 +273,7 @@ impl<P: Policy> Pager<P> {
             ring: Ring::new(options.frames as u64),
             map_lock: RwLock::new(),
             workers: AtomicU64::new(0),
+            readers: Readers::new(),
             counters: Counters::default(),
         };
         if pager.moves() {

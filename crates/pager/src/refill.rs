@@ -120,6 +120,10 @@ impl<P: Policy> Pager<P> {
                 break;
             }
             let _lock = self.map_lock.write();
+            if !self.moves() {
+                // The kernel copies, without the lock.
+                break;
+            }
             let (count, seen) = self.take_some(refill, next..end, room)?;
             taken += count;
             next = seen;

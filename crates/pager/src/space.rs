@@ -366,6 +366,10 @@ impl<'s> Batch<'s> {
         self.read == 0
     }
 
+    pub(crate) fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     /// The faults, in the order of their addresses.
     pub(crate) fn sorted(&mut self) -> &[Fault] {
         sort(&mut self.faults);

@@ -290,7 +290,9 @@ impl<P: Policy> Worker<'_, P> {
     /// Has the kernel make the page of a fault, and wake those that wait for it.
     fn have_provided(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
-        let _lock = pager.map_lock.write();
+        let lock = pager.map_lock.write();
+        // Once nothing is moved and taken back any more, the policy may wait without others.
+        let _lock = pager.moves().then_some(lock);
         if let Some(page) = pager.page_at(fault.address) {
             // From now on the entry is the kernel's.
             let _first = pager.came.claim(page);

@@ -105,6 +105,10 @@ fn main(args: Args) -> ExitCode {
 struct Marks;
 
 impl Policy for Marks {
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         bytes.fill(0x5a);
         if let Some(word) = bytes.first_chunk_mut() {

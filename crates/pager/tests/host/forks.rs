@@ -125,20 +125,28 @@ impl Policy for Allocates {
 
 const INSIDE: &str = "TABLEWALK_TEST_INSIDE";
 
-/// One handler reads the event of the fork, for which the locks of the allocator are held, while the other
-/// one waits for one of these locks. In a process of its own: nothing in it can allocate when it hangs.
+/// One handler reads the event of the fork, for which the locks of the allocator are held, while the others
+/// wait for one of these locks. In a process of its own: nothing in it can allocate when it hangs.
 #[test]
 fn a_policy_allocates_beside_forks_of_the_c_library() {
-    if std::env::var_os(INSIDE).is_some() {
-        return fork_beside_faults();
+    if let Some(threads) = std::env::var_os(INSIDE) {
+        let threads = threads.into_string().unwrap();
+        let (readers, handlers) = threads.split_once(' ').unwrap();
+        return fork_beside_faults(readers.parse().unwrap(), handlers.parse().unwrap());
     }
     let _alone = alone();
+    for (readers, handlers) in [(1, 2), (2, 3), (4, 5), (4, 2)] {
+        allocate_beside_forks(readers, handlers);
+    }
+}
+
+fn allocate_beside_forks(readers: usize, handlers: usize) {
     let mut inside = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
             "forks::a_policy_allocates_beside_forks_of_the_c_library",
         ])
-        .env(INSIDE, "1")
+        .env(INSIDE, format!("{readers} {handlers}"))
         .spawn()
         .unwrap();
     let start = Instant::now();
@@ -148,30 +156,34 @@ fn a_policy_allocates_beside_forks_of_the_c_library() {
         }
         if start.elapsed() > Duration::from_secs(60) {
             inside.kill().unwrap();
-            panic!("still waiting");
+            inside.wait().unwrap();
+            panic!("{readers} threads and {handlers} handlers: still waiting");
         }
         thread::sleep(Duration::from_millis(20));
     };
     assert!(status.success());
 }
 
-fn fork_beside_faults() {
+fn fork_beside_faults(readers: usize, handlers: usize) {
     let pager = pager(64, Delivery::Threads, Allocates);
-    let handlers = vec![handle(&pager), handle(&pager)];
+    let handlers = (0..handlers).map(|_| handle(&pager)).collect();
     let end = Arc::new(AtomicBool::new(false));
-    let (shared, ends) = (Arc::clone(&pager), Arc::clone(&end));
-    let reader = thread::spawn(move || {
-        while !ends.load(Ordering::Relaxed) {
-            let start = shared.as_ptr().cast();
-            // SAFETY: the contents come again.
-            unsafe { memory::madvise(start, shared.size(), Advice::DontNeed) }.unwrap();
-            for page in 0..64 {
-                assert_eq!(word(&shared, page), page as u64 + 1);
+    let start_reader = |_| {
+        let (shared, ends) = (Arc::clone(&pager), Arc::clone(&end));
+        thread::spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                let start = shared.as_ptr().cast();
+                // SAFETY: the contents come again.
+                unsafe { memory::madvise(start, shared.size(), Advice::DontNeed) }.unwrap();
+                for page in 0..64 {
+                    assert_eq!(word(&shared, page), page as u64 + 1);
+                }
             }
-        }
-    });
+        })
+    };
+    let readers: Vec<_> = (0..readers).map(start_reader).collect();
     let forker = thread::spawn(|| {
-        for _ in 0..1000 {
+        for _ in 0..500 {
             // SAFETY: the child ends at once.
             let pid = unsafe { fork() };
             if pid == 0 {
@@ -184,7 +196,9 @@ fn fork_beside_faults() {
     });
     forker.join().unwrap();
     end.store(true, Ordering::Relaxed);
-    reader.join().unwrap();
+    for reader in readers {
+        reader.join().unwrap();
+    }
     stop(&pager, handlers);
 }
 
