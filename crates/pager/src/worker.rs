@@ -47,7 +47,8 @@ pub(crate) struct InVain {
 }
 
 impl InVain {
-    /// So many have another reason than a thread that was faster: a page that cannot be read.
+    /// So many seldom have no other reason than a thread that was faster each time: it is worth a look
+    /// whether the page can be read.
     const MOST: u32 = 64;
 
     const fn note(&mut self, address: u64) {
@@ -268,9 +269,11 @@ impl<P: Policy> Worker<'_, P> {
         there.then_some(wanted)
     }
 
-    /// Takes note of a fault of a page that was there, and had no others to be made with it.
+    /// Takes note of a fault at which `made` pages were made; of one of a page that was there, if none was.
     fn note_found(&mut self, page: usize, there: bool, made: u64) {
-        if there && made == 0 {
+        if made != 0 {
+            self.in_vain = InVain::default();
+        } else if there {
             self.in_vain.note(self.pager.page_address(page).0);
         }
     }
