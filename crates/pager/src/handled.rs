@@ -91,13 +91,13 @@ pub(crate) fn pass_on(
     if unsafe { before.call(signal, info, context) } {
         return;
     }
-    if before.ignores() && fault.is_sent() {
+    if before.ignores() && fault.is_asynchronous() {
         return;
     }
-    // The access is made again, and ends the process; or the signal that was sent is.
+    // The access is made again, and ends the process; or a signal without an access is sent again.
     // SAFETY: no handler.
     let _ = unsafe { replace_action(Signal::Bus, &Action::DEFAULT) };
-    if fault.is_sent() {
+    if fault.is_asynchronous() {
         let _ = process::kill_thread(process::pid(), process::tid(), Signal::Bus);
     }
 }

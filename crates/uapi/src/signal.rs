@@ -355,6 +355,13 @@ impl FaultContext<'_> {
         self.code <= 0
     }
 
+    /// Whether no access has caused the signal, so that none is made again when the handler returns: it was
+    /// sent, or tells of memory that is damaged and that nobody has touched (`BUS_MCEERR_AO`).
+    #[must_use]
+    pub const fn is_asynchronous(&self) -> bool {
+        self.is_sent() || self.code == sys::BUS_MCEERR_AO.cast_signed()
+    }
+
     /// Whether there is nothing at the address: `BUS_ADRERR`, not a page that is damaged.
     #[must_use]
     pub const fn is_missing(&self) -> bool {

@@ -143,9 +143,10 @@ fn raise(code: i32, address: u64) {
     assert_eq!(sent, 0);
 }
 
-/// BUS_ADRERR, BUS_MCEERR_AR.
+/// BUS_ADRERR, BUS_MCEERR_AR, BUS_MCEERR_AO.
 const NO_PAGE: i32 = 2;
 const DAMAGED: i32 = 4;
+const DAMAGED_SOMEWHERE: i32 = 5;
 
 #[test]
 fn a_page_that_is_there_and_cannot_be_read_is_passed_on() {
@@ -235,6 +236,19 @@ fn a_signal_that_is_sent_ends_the_process_as_before() {
         let sent = worker
             .resolve_own(|| process::kill_thread(process::pid(), process::tid(), Signal::Bus));
         sent.is_err()
+    });
+    assert_eq!(status, Status::Killed(7));
+}
+
+#[test]
+fn damaged_memory_that_nobody_touches_ends_the_process_as_before() {
+    let _alone = alone();
+    let status = child(|| {
+        let pager = pager(4, Delivery::Signals, Numbers);
+        let mut worker = pager.worker().unwrap();
+        // SAFETY: no handler.
+        unsafe { replace_action(Signal::Bus, &Action::DEFAULT) }.unwrap();
+        worker.resolve_own(|| raise(DAMAGED_SOMEWHERE, 0)).is_err()
     });
     assert_eq!(status, Status::Killed(7));
 }
