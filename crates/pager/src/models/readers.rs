@@ -5,7 +5,7 @@ use loom::sync::{Arc, Condvar, Mutex, MutexGuard};
 use loom::thread;
 
 use super::check_with;
-use crate::readers::Readers;
+use crate::readers::{Readers, Working};
 
 /// What has come and is not read.
 struct Pending {
@@ -26,6 +26,8 @@ struct Model {
     readers: Readers,
     pending: Mutex<Pending>,
     event_is_read: Condvar,
+    /// Something has come to be read, or a handler is done. In place of a look each millisecond.
+    has_changed: Condvar,
     allocator: Mutex<()>,
 }
 
@@ -34,35 +36,43 @@ impl Model {
         self.pending.lock().expect("no thread has panicked")
     }
 
-    /// Reads what there is, as [`crate::Worker::handle`], but one fault at a time: there is one for each
-    /// handler. Whether there may be more.
-    fn handle_some(&self) -> bool {
-        let mut pending = self.pending();
-        if pending.fork == Event::Unread {
-            pending.fork = Event::Read;
-            self.event_is_read.notify_one();
-        }
-        if pending.missing == 0 && pending.fork == Event::Read {
-            return false;
-        }
-        let has_fault = pending.faults != 0;
-        pending.faults -= usize::from(has_fault);
-        drop(pending);
-        if has_fault && let Some(_working) = self.readers.work() {
+    /// As [`crate::Worker::handle`], but reads one fault at a time: there is one for each handler.
+    fn handle(&self) {
+        while let Some(working) = self.find_work() {
             drop(self.allocator.lock());
             self.pending().missing -= 1;
-            return true;
+            drop(working);
+            self.has_changed.notify_all();
         }
-        // The access is made again.
-        self.pending().faults += usize::from(has_fault);
-        thread::yield_now();
-        true
+    }
+
+    /// Reads events until there is a fault to resolve. `None` when all is done.
+    fn find_work(&self) -> Option<Working<'_>> {
+        let mut pending = self.pending();
+        loop {
+            if pending.fork == Event::Unread {
+                pending.fork = Event::Read;
+                self.event_is_read.notify_one();
+            }
+            if pending.missing == 0 && pending.fork == Event::Read {
+                return None;
+            }
+            if pending.faults != 0
+                && let Some(working) = self.readers.work()
+            {
+                pending.faults -= 1;
+                return Some(working);
+            }
+            let changed = self.has_changed.wait(pending);
+            pending = changed.expect("no thread has panicked");
+        }
     }
 
     fn fork(&self) {
         let _lock = self.allocator.lock();
         let mut pending = self.pending();
         pending.fork = Event::Unread;
+        self.has_changed.notify_all();
         while pending.fork == Event::Unread {
             let woken = self.event_is_read.wait(pending);
             pending = woken.expect("no thread has panicked");
@@ -82,6 +92,7 @@ fn two_handlers_beside_a_fork() {
                 fork: Event::ToCome,
             }),
             event_is_read: Condvar::new(),
+            has_changed: Condvar::new(),
             allocator: Mutex::new(()),
         });
         let _handlings = [model.readers.handle(), model.readers.handle()];
@@ -90,8 +101,8 @@ fn two_handlers_beside_a_fork() {
             thread::spawn(move || body(&model))
         };
         let forker = start(Model::fork);
-        let handler = start(|model| while model.handle_some() {});
-        while model.handle_some() {}
+        let handler = start(Model::handle);
+        model.handle();
         handler.join().expect("a handler");
         forker.join().expect("a thread");
     });
