@@ -4,20 +4,37 @@ use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::{Errno, Mapping, memory::Protection};
 
 use crate::events::{Events, Messages, PollFd, poll};
+use crate::owner::Owner;
 use crate::space::{Batch, EVENTS, Provided, Space, retry};
 use crate::{Pager, PagerError, Policy};
 
 /// A forked child whose faults wait for [`Pager::serve_child`].
 ///
-/// When it is dropped, pages that the child does not have are zeros.
+/// When it is dropped, pages that the child does not have are zeros, and it waits for none any more. In a
+/// process that was forked since, dropping it does nothing.
 #[derive(Debug)]
 pub struct Child {
     space: Space,
+    /// `None` where there was no memory for it.
+    owner: Option<Owner>,
 }
 
 impl Child {
-    pub(crate) const fn new(space: Space) -> Self {
-        Self { space }
+    /// `page` is the size of one.
+    pub(crate) fn new(space: Space, page: usize) -> Self {
+        Self {
+            space,
+            owner: Owner::new(page).ok(),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.owner.as_ref().is_some_and(Owner::is_here) {
+            // SAFETY: nobody serves the child any more, which is told so.
+            unsafe { self.space.unregister(true) };
+        }
     }
 }
 

@@ -150,7 +150,7 @@ impl<P> Drop for Heirs<'_, '_, '_, P> {
         } = self;
         batch.hand_over(&mut |space| {
             add(&pager.counters.events, 1);
-            forked(Child::new(space));
+            forked(Child::new(space, 1 << pager.page_shift));
         });
     }
 }

@@ -46,6 +46,11 @@
 //! nobody is in [`Worker::handle`], or all that are wait for something themselves: see [`Policy`]. So do
 //! `fork`, `mremap`, `munmap` and `madvise` of the region, whose events the handlers have to read.
 //!
+//! A forked child waits for its pages until [`Pager::serve_child`] makes them, or its [`Child`] is dropped.
+//! Where the process with the pager is killed, nobody does either, and each of its children that waits goes
+//! on only when all that were forked after it have ended: they have its userfaultfd, too. A child that must
+//! not wait so asks for a signal when its parent ends (`PR_SET_PDEATHSIG`).
+//!
 //! In a forked child a pager is a shell: dropping it, or a worker, does nothing, and nothing is resolved
 //! there but by [`Pager::serve_child`] in the parent.
 //!
@@ -84,6 +89,7 @@ mod layout;
 mod models;
 mod moving;
 mod mutex;
+mod owner;
 mod policy;
 mod pool;
 mod readers;
@@ -114,8 +120,9 @@ pub use crate::child::Child;
 use crate::counts::Counters;
 pub use crate::counts::Counts;
 pub use crate::error::PagerError;
-use crate::events::{Messages, Userfault};
+use crate::events::Userfault;
 use crate::layout::Layout;
+use crate::owner::Owner;
 pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
 use crate::pool::Ring;
 use crate::readers::Readers;
@@ -164,8 +171,7 @@ pub struct Pager<P> {
     space: Space,
     /// How many handlers are to end.
     stop: Stops,
-    /// A byte that is 1, and 0 in a forked child.
-    owner: Mapping,
+    owner: Owner,
     /// The pages that are there, or have been: no entry is put in their place.
     came: Came,
     ring: Ring,
@@ -245,7 +251,7 @@ impl<P: Policy> Pager<P> {
         };
         // Before the memory is kept for good.
         let stop = Stops::new().map_err(PagerError::call("pipe"))?;
-        let owner = mark_owner(1 << page_shift)?;
+        let owner = Owner::new(1 << page_shift).map_err(PagerError::call("MADV_WIPEONFORK"))?;
         let came = Came::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
         let uffd = watch(&memory, offset..offset + region, features)?;
         if options.locked {
@@ -378,7 +384,7 @@ impl<P: Policy> Pager<P> {
 
     /// Whether this process has made the pager, and is not a child.
     fn is_owner(&self) -> bool {
-        is_marked(&self.owner)
+        self.owner.is_here()
     }
 
     fn check_owner(&self) -> Result<(), PagerError> {
@@ -484,22 +490,6 @@ fn watch(memory: &Mapping, part: Range<usize>, features: u64) -> Result<Userfaul
     Ok(uffd)
 }
 
-/// A byte that is 1 here, and 0 in a child.
-fn mark_owner(page: usize) -> Result<Mapping, PagerError> {
-    let owner = Mapping::reserve(page, Protection::READ_WRITE).map_err(PagerError::call("mmap"))?;
-    owner
-        .advise(0..page, Advice::WipeOnFork)
-        .map_err(PagerError::call("MADV_WIPEONFORK"))?;
-    // SAFETY: the first byte of a mapping that nobody else has.
-    unsafe { owner.as_ptr().write_volatile(1) };
-    Ok(owner)
-}
-
-fn is_marked(owner: &Mapping) -> bool {
-    // SAFETY: the first byte of a mapping.
-    unsafe { owner.as_ptr().read_volatile() == 1 }
-}
-
 /// A distance in memory that is mapped.
 #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
 const fn offset_of(distance: u64) -> usize {
@@ -508,11 +498,12 @@ const fn offset_of(distance: u64) -> usize {
 
 impl<P> Drop for Pager<P> {
     fn drop(&mut self) {
-        if !is_marked(&self.owner) {
+        if !self.owner.is_here() {
             // The userfaultfd watches the parent's region, and a child has other things where the pool was.
             return;
         }
-        if !self.unregister() {
+        // SAFETY: nobody uses the region after this.
+        if !unsafe { self.space.unregister(false) } {
             // `munmap` would wait for ever: the addresses are not given to anybody else.
             return;
         }
@@ -541,30 +532,6 @@ impl<P> Drop for Pager<P> {
                 unmap(range);
             }
         });
-    }
-}
-
-impl<P> Pager<P> {
-    /// Has the kernel report nothing any more, as nobody reads it; whether that is so where the region is.
-    fn unregister(&self) -> bool {
-        // Where pieces are now. Children that nobody has served have zeros from now on.
-        let mut messages = Messages::<{ space::EVENTS }>::new();
-        loop {
-            let mut batch = self.space.batch();
-            let read = self.space.read(&mut messages, &mut batch, &mut |_, _| {});
-            if read.is_err() || batch.is_empty() {
-                break;
-            }
-        }
-        let mut is_done = true;
-        self.space.lock().mapped(&mut |range| {
-            let length = range.end - range.start;
-            // SAFETY: the pager's, which ends.
-            let done = unsafe { self.space.uffd().unregister_range(range.start, length) };
-            // With signals nothing is reported but faults.
-            is_done &= done.is_ok() || self.options.delivery == Delivery::Signals;
-        });
-        is_done
     }
 }
 

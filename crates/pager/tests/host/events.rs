@@ -22,7 +22,7 @@ pub(crate) fn fork(body: impl FnOnce() -> bool) -> i32 {
     }
 }
 
-fn ended_well(pid: i32) {
+pub(crate) fn ended_well(pid: i32) {
     let status = in_time("the end of a child", move || process::wait(pid).unwrap().1);
     assert_eq!(status, process::Status::Exited(0));
 }
