@@ -434,7 +434,7 @@ impl<'s> Batch<'s> {
                         page_shift,
                         ..
                     } = *self.space;
-                    each(Space::new(uffd, delivery, layout.clone(), page_shift));
+                    each(Space::new(uffd, delivery, layout.for_child(), page_shift));
                 }
                 Told::Change(change) => change.apply(&mut layout),
             }

@@ -262,6 +262,24 @@ fn what_mremap_adds_is_zeros() {
     stop(&pager, handlers);
 }
 
+#[test]
+fn what_mremap_adds_where_other_pages_were_is_zeros() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Numbers);
+    let handlers = vec![handle(&pager)];
+    let page = pager.page_size();
+    let start = pager.as_ptr().expose_provenance();
+    let flags = memory::MREMAP_MAYMOVE | memory::MREMAP_FIXED;
+    in_time("mremap", move || {
+        let [from, to] = [start, start + 4 * page].map(ptr::with_exposed_provenance_mut);
+        // SAFETY: the pages are looked for where they are then; the other ones are not needed.
+        unsafe { memory::mremap(from, 2 * page, 4 * page, flags, to) }.unwrap();
+    });
+    let found = (2..8).map(|number| in_time("a read", move || word_at(start + number * page)));
+    assert_eq!(found.collect::<Vec<_>>(), [3, 4, 1, 2, 0, 0]);
+    stop(&pager, handlers);
+}
+
 fn pager_address(start: *mut std::ffi::c_void) -> usize {
     start.expose_provenance()
 }
