@@ -37,7 +37,9 @@
 //! not known.
 //!
 //! With signals, nobody hears of `mremap` or `munmap`, so that neither may be done: the kernel would have
-//! zeros at the new place. A system call that touches a page which is not there fails with `EFAULT`.
+//! zeros at the new place. A system call that touches a page which is not there fails with `EFAULT`. Nor
+//! does anybody hear of a fork: a child has no region at all (`MADV_DONTFORK`). Who says `MADV_DOFORK` gives
+//! children the pages that are there, and zeros for the others.
 //!
 //! # Which waits end
 //!
@@ -254,6 +256,12 @@ impl<P: Policy> Pager<P> {
         let owner = Owner::new(1 << page_shift).map_err(PagerError::call("MADV_WIPEONFORK"))?;
         let came = Came::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
         let uffd = watch(&memory, offset..offset + region, features)?;
+        if options.delivery == Delivery::Signals {
+            // Nobody hears of a fork: pages that are missing in a child would be zeros.
+            memory
+                .advise(offset..offset + region, Advice::DontFork)
+                .map_err(PagerError::call("MADV_DONTFORK"))?;
+        }
         if options.locked {
             memory
                 .lock(0..pool, true)

@@ -126,7 +126,10 @@ fn new_pager() -> Result<Pager<Marks>, Error> {
         locked: true,
         delivery: Delivery::Signals,
     };
-    Ok(Pager::new(options, Marks)?)
+    let pager = Pager::new(options, Marks)?;
+    // All pages are there when a child comes.
+    advise(&pager, Advice::DoFork)?;
+    Ok(pager)
 }
 
 fn read(pager: &Pager<Marks>, page: usize) -> u64 {

@@ -252,3 +252,16 @@ fn damaged_memory_that_nobody_touches_ends_the_process_as_before() {
     });
     assert_eq!(status, Status::Killed(7));
 }
+
+#[test]
+fn a_child_has_no_page_of_a_region_whose_faults_are_signals() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Signals, Numbers);
+    let mut worker = pager.worker().unwrap();
+    let ended = worker.resolve_own(|| {
+        assert_eq!(word(&pager, 1), 2);
+        [1, 3].map(|page| child(|| word(&pager, page) == 0))
+    });
+    // SIGSEGV, and not zeros.
+    assert_eq!(ended, Ok([Status::Killed(11); 2]));
+}
