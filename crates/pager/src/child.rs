@@ -44,7 +44,9 @@ impl<P: Policy> Pager<P> {
     ///
     /// To be called on a thread of its own, with what [`Worker::handle`](crate::Worker::handle) hands over.
     /// Discarding, moving and unmapping in the child are as in the parent, but that
-    /// [`Policy::discarded`] does not hear of it.
+    /// [`Policy::discarded`] does not hear of it. What a missing page holds is what the policy says when the child
+    /// touches it, not what it said when the child was forked: a policy whose contents change with time, or
+    /// with what the parent discards, shows the child these changes until it has the page.
     ///
     /// # Errors
     ///

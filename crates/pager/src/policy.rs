@@ -73,6 +73,9 @@ pub trait Policy: Sync {
     /// writes. By default that is what it wrote before, as with a private mapping of a file; a policy whose
     /// pages are to be zeros from then on, as those of anonymous memory, remembers them here.
     ///
+    /// A child that was forked before has its missing pages from the same policy: what is written here changes
+    /// what it finds, too, where [`Policy::fill`] is asked after this.
+    ///
     /// Called before `madvise` returns, while other handlers wait. With signals nobody is told.
     fn discarded(&self, pages: Range<usize>) {
         let _ = pages;
