@@ -181,7 +181,11 @@ impl<P: Policy> Pager<P> {
         add(&self.counters.events, 1);
         match change {
             Change::Removed(range) => {
-                layout.pages_in(range, &mut |pages| self.policy.discarded(pages));
+                layout.pages_in(range, &mut |pages| {
+                    // Nobody puts there what the policy has written before it hears of this.
+                    self.came.claim_all(pages.clone());
+                    self.policy.discarded(pages);
+                });
             }
             // The kernel knows what is where, so it copies from now on.
             Change::Moved { .. } | Change::Unmapped(_) => {
@@ -190,3 +194,7 @@ impl<P: Policy> Pager<P> {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;
