@@ -391,20 +391,32 @@ impl<P: Policy> Drop for Worker<'_, P> {
     }
 }
 
-/// Has the kernel adopt a run, which is empty then; after an error it stays.
+/// Has the kernel adopt a run, which is empty then; after an error what is left of it stays. Where a part was
+/// unmapped or moved meanwhile, those beside it are adopted: the kernel refuses a range with a hole, which is
+/// halved until the hole is a range of its own.
 fn adopt<P: Policy>(pager: &Pager<P>, run: &mut Pending) -> Result<(), PagerError> {
-    let Pending { start, end, moved } = *run;
-    if moved == 0 {
-        return Ok(());
+    let mut most = u64::MAX;
+    while run.moved != 0 {
+        let pages = ((run.end - run.start) >> pager.page_shift).min(most);
+        // SAFETY: the moves are done: entries of the region are put where nothing is, and not changed again.
+        match unsafe { kernel::adopt(run.start, pages) } {
+            Ok(adopted) => {
+                add(&pager.counters.adopted, adopted);
+                most = pages.saturating_mul(2);
+            }
+            Err(Errno::EINVAL) if pages > 1 => {
+                most = pages / 2;
+                continue;
+            }
+            // Nothing is there to be adopted.
+            Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(PagerError::Call("ADOPT", errno)),
+        }
+        run.start += pages << pager.page_shift;
+        if run.start >= run.end {
+            *run = Pending::NONE;
+        }
     }
-    // SAFETY: the moves are done: entries of the region are put where nothing is, and not changed again.
-    match unsafe { kernel::adopt(start, (end - start) >> pager.page_shift) } {
-        Ok(adopted) => add(&pager.counters.adopted, adopted),
-        // The region was unmapped or moved meanwhile: nothing is there to be adopted.
-        Err(Errno::EINVAL) => {}
-        Err(errno) => return Err(PagerError::Call("ADOPT", errno)),
-    }
-    *run = Pending::NONE;
     Ok(())
 }
 
