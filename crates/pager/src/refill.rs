@@ -212,8 +212,8 @@ impl<P: Policy> Pager<P> {
         // SAFETY: the policy gives the pages away. The slots are this worker's, and flushed.
         let (filled, next) = match unsafe { kernel::take(from.clone(), to, places) } {
             Ok(done) => done,
-            // The region was unmapped or moved meanwhile.
-            Err(Errno::EINVAL) => return Ok((0, pages.end)),
+            // One of them is not the region's any more, which may be the first one: the others are tried.
+            Err(Errno::EINVAL) => return Ok((0, pages.start + 1)),
             Err(errno) => return Err(PagerError::Call("TAKE", errno)),
         };
         let mut taken = Taken {

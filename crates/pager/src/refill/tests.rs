@@ -140,3 +140,17 @@ fn an_error_of_a_call_is_not_one_of_a_fault() {
     assert_eq!(pager.counts().errors, 1);
     assert_eq!(pager.frames(), 0);
 }
+
+#[test]
+fn pages_behind_one_that_is_refused_are_taken_back() {
+    let pager = pager();
+    faked::begin(&[(Call::Take, Err(Errno::EINVAL))]);
+    assert_eq!(pager.take_back(0..4), Ok(0));
+    let made = faked::end();
+    let taken = made.iter().filter(|(call, _)| *call == Call::Take);
+    assert_eq!(taken.count(), 2);
+    // All of them are.
+    faked::begin(&[(Call::Take, Err(Errno::EINVAL)); 4]);
+    assert_eq!(pager.take_back(0..4), Ok(0));
+    faked::end();
+}
