@@ -66,6 +66,9 @@ impl<P: Policy> Pager<P> {
             ];
             retry(|| poll(&mut fds, None)).map_err(PagerError::call("ppoll"))?;
             let [event, end] = fds.map(|fd| fd.events());
+            if end.intersects(Events::INVALID) {
+                return Err(PagerError::Call("ppoll", Errno::ENODEV));
+            }
             if !end.is_empty() {
                 return Ok(());
             }

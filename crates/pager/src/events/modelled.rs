@@ -133,8 +133,14 @@ pub(crate) struct Events(bool);
 impl Events {
     pub(crate) const READABLE: Self = Self(true);
 
+    pub(crate) const INVALID: Self = Self(false);
+
     pub(crate) const fn is_empty(self) -> bool {
         !self.0
+    }
+
+    pub(crate) const fn intersects(self, other: Self) -> bool {
+        self.0 && other.0
     }
 }
 

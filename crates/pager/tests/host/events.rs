@@ -6,8 +6,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use tablewalk_pager::{Child, Delivery, Pager, PagerError, Policy, Refusal};
+use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::memory::{self, Advice, Protection};
-use tablewalk_uapi::{Mapping, process};
+use tablewalk_uapi::{Errno, Mapping, process};
 
 use crate::scene::{
     Numbers, alone, handle, in_time, pager, read, stop, word, word_at, write_number,
@@ -59,6 +60,21 @@ fn a_child_is_served_until_it_has_ended() {
     let shared = Arc::clone(&pager);
     let pid = in_time("fork", move || fork(|| word(&shared, 3) == 4));
     serve(&pager, children.recv().unwrap(), pid);
+    stop(&pager, vec![handler]);
+}
+
+#[test]
+fn a_child_is_not_served_until_the_end_of_nobody() {
+    let _alone = alone();
+    let (pager, handler, children) = parent(8);
+    let pid = in_time("fork", || fork(|| true));
+    let child = children.recv().unwrap();
+    // SAFETY: nobody has so many open.
+    let ended = unsafe { OwnedFd::from_number(1_000_000) };
+    let served = pager.serve_child(&child, &ended);
+    std::mem::forget(ended);
+    assert_eq!(served, Err(PagerError::Call("ppoll", Errno::ENODEV)));
+    ended_well(pid);
     stop(&pager, vec![handler]);
 }
 
