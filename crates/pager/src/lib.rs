@@ -64,6 +64,8 @@
 //!   entries are moved. An entry that is installed where nothing is mapped any more is lost, with its
 //!   page. The kernel's own ioctls refuse that, and what moves entries cannot know of it in time. For the
 //!   same reason a page that is touched while another thread discards it may keep what it held before.
+//!   Nor may pages be taken back meanwhile ([`Pager::take_back`], [`Policy::victims`]): one that was moved to
+//!   the place of another is taken for that one until a handler has read of it.
 //! - `madvise(MADV_HUGEPAGE)`: an entry that is installed while the kernel makes a huge page of its
 //!   neighbours is lost, with its page. The region says `MADV_NOHUGEPAGE`, and `MADV_COLLAPSE` fails.
 //! - `mprotect`: [`Pager::protect`] does it, and no entry is moved from then on, since it would have the
@@ -291,7 +293,13 @@ impl<P: Policy> Pager<P> {
             counters: Counters::default(),
         };
         if pager.moves() {
-            pager.refill(u64::MAX, 0)?;
+            match pager.refill(u64::MAX, 0) {
+                // Without CAP_IPC_LOCK the kernel lends nothing.
+                Err(PagerError::Call(_, Errno::EPERM)) => {
+                    pager.moving.store(false, Ordering::Relaxed);
+                }
+                result => result?,
+            }
         }
         Ok(pager)
     }
