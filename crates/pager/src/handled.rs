@@ -72,7 +72,7 @@ pub(crate) fn pass_on(
     info: *mut siginfo_t,
     context: *mut c_void,
 ) {
-    let before = BEFORE.load();
+    let before = BEFORE.handler();
     // SAFETY: these are the arguments of the handler that it is called from.
     if unsafe { before.call(signal, info, context) } {
         return;
