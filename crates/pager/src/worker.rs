@@ -92,6 +92,49 @@ impl Pending {
         end: 0,
         moved: 0,
     };
+
+    /// Takes note of `moved` pages, once [`run_of`] has expected them.
+    fn note<P: Policy>(&mut self, pager: &Pager<P>, moved: u64) {
+        self.moved = self.moved - 1 + moved;
+        if self.moved >= ADOPT_AFTER {
+            pager.not_fatal(adopt(pager, self));
+        }
+    }
+}
+
+/// The run that has `pages`, of which one is counted from now on: that there is any, and so that they are
+/// adopted.
+fn run_of<'r, P: Policy>(
+    pager: &Pager<P>,
+    pending: &'r mut [Pending; PENDING],
+    pages: &Range<usize>,
+) -> Option<&'r mut Pending> {
+    let start = pager.page_address(pages.start).0;
+    let end = start + ((pages.len() as u64) << pager.page_shift);
+    let span = pager.page_shift + pager.page_shift - 3;
+    let table = start >> span;
+    let same = |run: &Pending| run.moved != 0 && run.start >> span == table;
+    let run = match pending.iter().position(same) {
+        Some(place) => pending.get_mut(place)?,
+        None => {
+            // The last one makes room. If it is not adopted, its pages stay where they are in memory.
+            if let Some(last) = pending.last_mut() {
+                pager.not_fatal(adopt(pager, last));
+            }
+            pending.rotate_right(1);
+            let first = pending.first_mut()?;
+            *first = Pending {
+                start,
+                end,
+                moved: 0,
+            };
+            first
+        }
+    };
+    run.start = run.start.min(start);
+    run.end = run.end.max(end);
+    run.moved += 1;
+    Some(run)
 }
 
 impl<P: Policy> Pager<P> {
@@ -233,6 +276,8 @@ impl<P: Policy> Worker<'_, P> {
             self.note_found(page, there, count);
             return there.then_some(wanted);
         }
+        // Before anything is moved: where the policy panics, what was moved is adopted all the same.
+        let run = run_of(pager, &mut self.pending, &wanted);
         let mut moved = Moved::default();
         // First the page that is waited for, then those behind it, then those before.
         for pages in [page..wanted.end, wanted.start..page] {
@@ -261,11 +306,11 @@ impl<P: Policy> Worker<'_, P> {
         }
         let count = moved.publish();
         add(&pager.counters.moved, count);
+        if let Some(run) = run {
+            run.note(pager, count);
+        }
         let there = table.entry(index).is_some_and(|entry| !entry.is_empty());
         self.note_found(page, there, count);
-        if count != 0 {
-            self.remember(wanted.clone(), count);
-        }
         there.then_some(wanted)
     }
 
@@ -322,41 +367,6 @@ impl<P: Policy> Worker<'_, P> {
             Provided::Refused => return Ok(Resolved::Refused),
         }
         Ok(Resolved::Woken)
-    }
-
-    /// Takes note of `moved` pages in `pages`, to be adopted later.
-    fn remember(&mut self, pages: Range<usize>, moved: u64) {
-        let pager = self.pager;
-        let start = pager.page_address(pages.start).0;
-        let end = start + ((pages.len() as u64) << pager.page_shift);
-        let span = pager.page_shift + pager.page_shift - 3;
-        let table = start >> span;
-        let same = |run: &&mut Pending| run.moved != 0 && run.start >> span == table;
-        let run = match self.pending.iter_mut().find(same) {
-            Some(run) => run,
-            None => {
-                // The last one makes room. If it is not adopted, its pages stay where they are in memory.
-                if let Some(last) = self.pending.last_mut() {
-                    pager.not_fatal(adopt(pager, last));
-                }
-                self.pending.rotate_right(1);
-                let Some(first) = self.pending.first_mut() else {
-                    return;
-                };
-                *first = Pending {
-                    start,
-                    end,
-                    moved: 0,
-                };
-                first
-            }
-        };
-        run.start = run.start.min(start);
-        run.end = run.end.max(end);
-        run.moved += moved;
-        if run.moved >= ADOPT_AFTER {
-            pager.not_fatal(adopt(pager, run));
-        }
     }
 
     /// Has the kernel make all pages that this worker has moved ones of their place. After an error it may

@@ -61,3 +61,28 @@ fn what_was_adopted_before_an_error_is_not_again() {
     assert_eq!(adopt(&pager, &mut run), Ok(()));
     assert_eq!(faked::end(), [(Call::Adopt, 2)]);
 }
+
+#[test]
+fn pages_that_were_moved_before_a_panic_are_adopted() {
+    let pager = pager();
+    let mut pending = [Pending::NONE; PENDING];
+    run_of(&pager, &mut pending, &(3..5))
+        .unwrap()
+        .note(&pager, 2);
+    // As where the policy panics: nobody takes note of how many there were.
+    run_of(&pager, &mut pending, &(600..604)).unwrap();
+    faked::begin(&[]);
+    for run in &mut pending {
+        assert_eq!(adopt(&pager, run), Ok(()));
+    }
+    assert_eq!(faked::end(), [(Call::Adopt, 4), (Call::Adopt, 2)]);
+    // Where nothing was moved, nothing is.
+    run_of(&pager, &mut pending, &(3..5))
+        .unwrap()
+        .note(&pager, 0);
+    faked::begin(&[]);
+    for run in &mut pending {
+        assert_eq!(adopt(&pager, run), Ok(()));
+    }
+    assert!(faked::end().is_empty());
+}
