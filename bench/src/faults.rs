@@ -232,6 +232,10 @@ struct Zeros {
 }
 
 impl Policy for Zeros {
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn zeros(&self) -> bool {
         true
     }

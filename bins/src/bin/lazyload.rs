@@ -133,6 +133,10 @@ struct Pages<'f> {
 }
 
 impl Policy for Pages<'_> {
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         self.clock.mapped(1);
         // As with a file that is mapped: an access to what cannot be read gets SIGBUS.

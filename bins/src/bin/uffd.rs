@@ -146,6 +146,10 @@ struct Marks {
 }
 
 impl Policy for Marks {
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn zeros(&self) -> bool {
         self.zeros
     }

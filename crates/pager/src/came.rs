@@ -1,5 +1,6 @@
 //! Which pages of a region have come: their entries are the kernel's.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_uapi::memory::Protection;
@@ -43,6 +44,13 @@ impl Came {
         let (word, bit) = self.word(page);
         // The bit is all that is shared: the entry is written by a compare-and-swap of its own.
         word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+    }
+
+    /// The pages in `pages` have come, as far as anybody may put an entry.
+    pub(crate) fn claim_all(&self, pages: Range<usize>) {
+        for page in pages.start..pages.end.min(self.pages) {
+            let _first = self.claim(page);
+        }
     }
 
     /// A page was taken back, by the kernel and under the locks of its entry: that is empty.

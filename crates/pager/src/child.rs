@@ -4,20 +4,37 @@ use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::{Errno, Mapping, memory::Protection};
 
 use crate::events::{Events, Messages, PollFd, poll};
+use crate::owner::Owner;
 use crate::space::{Batch, EVENTS, Provided, Space, retry};
 use crate::{Pager, PagerError, Policy};
 
 /// A forked child whose faults wait for [`Pager::serve_child`].
 ///
-/// When it is dropped, pages that the child does not have are zeros.
+/// When it is dropped, pages that the child does not have are zeros, and it waits for none any more. In a
+/// process that was forked since, dropping it does nothing.
 #[derive(Debug)]
 pub struct Child {
     space: Space,
+    /// `None` where there was no memory for it.
+    owner: Option<Owner>,
 }
 
 impl Child {
-    pub(crate) const fn new(space: Space) -> Self {
-        Self { space }
+    /// `page` is the size of one.
+    pub(crate) fn new(space: Space, page: usize) -> Self {
+        Self {
+            space,
+            owner: Owner::new(page).ok(),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if self.owner.as_ref().is_some_and(Owner::is_here) {
+            // SAFETY: nobody serves the child any more, which is told so.
+            unsafe { self.space.unregister(true) };
+        }
     }
 }
 
@@ -27,7 +44,9 @@ impl<P: Policy> Pager<P> {
     ///
     /// To be called on a thread of its own, with what [`Worker::handle`](crate::Worker::handle) hands over.
     /// Discarding, moving and unmapping in the child are as in the parent, but that
-    /// [`Policy::discarded`] does not hear of it.
+    /// [`Policy::discarded`] does not hear of it. What a missing page holds is what the policy says when the child
+    /// touches it, not what it said when the child was forked: a policy whose contents change with time, or
+    /// with what the parent discards, shows the child these changes until it has the page.
     ///
     /// # Errors
     ///
@@ -47,6 +66,9 @@ impl<P: Policy> Pager<P> {
             ];
             retry(|| poll(&mut fds, None)).map_err(PagerError::call("ppoll"))?;
             let [event, end] = fds.map(|fd| fd.events());
+            if end.intersects(Events::INVALID) {
+                return Err(PagerError::Call("ppoll", Errno::ENODEV));
+            }
             if !end.is_empty() {
                 return Ok(());
             }

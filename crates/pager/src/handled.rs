@@ -1,7 +1,6 @@
 //! The handler of `SIGBUS`, which a process has one of.
 
 use core::ffi::{c_int, c_void};
-use core::sync::atomic::{AtomicU32, Ordering};
 
 use tablewalk_uapi::process;
 use tablewalk_uapi::signal::{
@@ -9,35 +8,20 @@ use tablewalk_uapi::signal::{
 };
 
 use crate::PagerError;
+use crate::mutex::Mutex;
 
-/// Threads that need the handler.
-static USERS: AtomicU32 = AtomicU32::new(0);
-/// Somebody changes `USERS`, `BEFORE` and the handler.
-static BUSY: AtomicU32 = AtomicU32::new(0);
+/// Threads that need the handler. Who holds the lock may change `BEFORE` and the handler.
+#[cfg(not(loom))]
+static USERS: Mutex<u32> = Mutex::new(0);
+#[cfg(loom)]
+loom::lazy_static! {
+    static ref USERS: Mutex<u32> = Mutex::new(0);
+}
 /// What happened at a `SIGBUS` before.
 static BEFORE: SavedAction = SavedAction::new();
 
 /// The process has the handler, as long as this lives.
 pub(crate) struct Handled(Handler);
-
-/// The right to change what is above.
-struct Busy;
-
-impl Busy {
-    /// Waits for two system calls of another thread at most.
-    fn new() -> Self {
-        while BUSY.swap(1, Ordering::Acquire) != 0 {
-            process::yield_now();
-        }
-        Self
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        BUSY.store(0, Ordering::Release);
-    }
-}
 
 impl Handled {
     /// Has `handler` called on the alternate stack of whichever thread gets a `SIGBUS`; always the same one.
@@ -46,7 +30,7 @@ impl Handled {
     ///
     /// As [`tablewalk_uapi::signal::handle`].
     pub(crate) unsafe fn by(handler: Handler) -> Result<Self, PagerError> {
-        let _busy = Busy::new();
+        let mut users = USERS.lock();
         let before = Action::current(Signal::Bus).map_err(PagerError::call("sigaction"))?;
         // Others may have put a handler there since the last time: that is the one to pass signals on to,
         // from the first one on.
@@ -56,20 +40,22 @@ impl Handled {
             unsafe { replace_action(Signal::Bus, &Action::apart(handler)) }
                 .map_err(PagerError::call("sigaction"))?;
         }
-        USERS.fetch_add(1, Ordering::Relaxed);
+        *users += 1;
         Ok(Self(handler))
     }
 }
 
 impl Drop for Handled {
     fn drop(&mut self) {
-        let _busy = Busy::new();
-        if USERS.fetch_sub(1, Ordering::Relaxed) != 1 {
+        let mut users = USERS.lock();
+        *users -= 1;
+        // Somebody may have put another handler there meanwhile, which stays.
+        if *users != 0 || !Action::current(Signal::Bus).is_ok_and(|now| now.is(self.0)) {
             return;
         }
         // SAFETY: what the process had before.
         let now = unsafe { replace_action(Signal::Bus, &BEFORE.load()) };
-        // Somebody has put another handler there meanwhile, which stays.
+        // Or between the two calls.
         if let Ok(now) = now
             && !now.is(self.0)
         {
@@ -86,18 +72,18 @@ pub(crate) fn pass_on(
     info: *mut siginfo_t,
     context: *mut c_void,
 ) {
-    let before = BEFORE.load();
+    let before = BEFORE.handler();
     // SAFETY: these are the arguments of the handler that it is called from.
     if unsafe { before.call(signal, info, context) } {
         return;
     }
-    if before.ignores() && fault.is_sent() {
+    if before.ignores() && fault.is_asynchronous() {
         return;
     }
-    // The access is made again, and ends the process; or the signal that was sent is.
+    // The access is made again, and ends the process; or a signal without an access is sent again.
     // SAFETY: no handler.
     let _ = unsafe { replace_action(Signal::Bus, &Action::DEFAULT) };
-    if fault.is_sent() {
+    if fault.is_asynchronous() {
         let _ = process::kill_thread(process::pid(), process::tid(), Signal::Bus);
     }
 }

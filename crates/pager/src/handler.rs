@@ -13,7 +13,8 @@ use crate::space::{Batch, Change, EVENTS, Space, retry};
 use crate::worker::Resolved;
 use crate::{Child, Delivery, Pager, PagerError, Policy, Worker};
 
-/// Until an event is tried again that the kernel could not hand out.
+/// Until an event is tried again that the kernel could not hand out, or faults are read that no handler was
+/// free for.
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl<P: Policy> Worker<'_, P> {
@@ -34,6 +35,7 @@ impl<P: Policy> Worker<'_, P> {
             return Err(PagerError::Delivery);
         }
         pager.check_owner()?;
+        let _handling = pager.readers.handle();
         let mut messages = Messages::<EVENTS>::new();
         loop {
             let mut fds = [
@@ -75,8 +77,25 @@ impl<P: Policy> Worker<'_, P> {
                 },
             )?;
         }
-        self.resolve_all(&mut batch)?;
-        pager.refill_if_low();
+        if !pager.policy.waits() {
+            return self.work(&mut batch);
+        }
+        if let Some(_working) = pager.readers.work() {
+            return self.work(&mut batch);
+        }
+        // What the policy waits for elsewhere may be an event that nobody else reads. The accesses are made
+        // again, and another handler may be free then.
+        if batch.has_faults() {
+            drop(batch);
+            let _ = poll(&mut [], Some(MOMENT));
+        }
+        Ok(())
+    }
+
+    /// Does what may wait, where the policy does.
+    fn work(&mut self, batch: &mut Batch<'_>) -> Result<(), PagerError> {
+        self.resolve_all(batch)?;
+        self.pager.refill_if_low();
         Ok(())
     }
 
@@ -131,7 +150,7 @@ impl<P> Drop for Heirs<'_, '_, '_, P> {
         } = self;
         batch.hand_over(&mut |space| {
             add(&pager.counters.events, 1);
-            forked(Child::new(space));
+            forked(Child::new(space, 1 << pager.page_shift));
         });
     }
 }
@@ -162,7 +181,11 @@ impl<P: Policy> Pager<P> {
         add(&self.counters.events, 1);
         match change {
             Change::Removed(range) => {
-                layout.pages_in(range, &mut |pages| self.policy.discarded(pages));
+                layout.pages_in(range, &mut |pages| {
+                    // Nobody puts there what the policy has written before it hears of this.
+                    self.came.claim_all(pages.clone());
+                    self.policy.discarded(pages);
+                });
             }
             // The kernel knows what is where, so it copies from now on.
             Change::Moved { .. } | Change::Unmapped(_) => {
@@ -171,3 +194,7 @@ impl<P: Policy> Pager<P> {
         }
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests;

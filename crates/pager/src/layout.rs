@@ -22,8 +22,6 @@ struct Piece {
 enum State {
     /// It is mapped there.
     Mapped,
-    /// It was unmapped; or moved away before, and its old place unmapped by the same mremap(2).
-    Unmapped,
     /// Another piece was moved there: the event that tells where this one went is still to come.
     Displaced,
 }
@@ -44,6 +42,9 @@ pub(crate) enum Place {
 /// Events come in the order in which threads get to report what they have done, not in that in which
 /// it was done. A piece that is moved to where another one was says that the other one has left, and that
 /// an event about it is outstanding; that event is about the piece that was there first.
+///
+/// mremap(2) unmaps the old place and reports that, too, after the move: of what is there by then, that tells
+/// nothing. Each other report of a range that was unmapped is final, and what comes there later is new.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     page_shift: u32,
@@ -54,6 +55,8 @@ pub(crate) struct Layout {
     was_moved: bool,
     /// How often something was discarded.
     discards: u64,
+    /// Old places of what was moved, whose unmapping is still to be reported, the last ones at the end.
+    owed: Vec<Range<u64>, PIECES>,
 }
 
 impl Piece {
@@ -83,6 +86,7 @@ impl Layout {
             is_incomplete: false,
             was_moved: false,
             discards: 0,
+            owed: Vec::new(),
         };
         layout.push(Piece {
             address,
@@ -105,6 +109,14 @@ impl Layout {
             }
             None if self.is_incomplete => Place::Lost,
             None => Place::New,
+        }
+    }
+
+    /// As it is for a child: nobody reports to it what the parent has still to be told.
+    pub(crate) fn for_child(&self) -> Self {
+        Self {
+            owed: Vec::new(),
+            ..self.clone()
         }
     }
 
@@ -166,11 +178,8 @@ impl Layout {
             moved = self.cut(&source, |_| true);
         }
         for mut piece in self.cut(&target, |state| !is_displaced(state)) {
-            // One that was unmapped is gone.
-            if piece.state == State::Mapped {
-                piece.state = State::Displaced;
-                self.push(piece);
-            }
+            piece.state = State::Displaced;
+            self.push(piece);
         }
         for piece in moved {
             self.push(Piece {
@@ -179,23 +188,29 @@ impl Layout {
                 ..piece
             });
         }
+        self.owe(source);
     }
 
-    /// What was in `range` is not mapped any more. A fault there is of memory that came since, but that
-    /// may be what belongs there: the event of a move also comes before that its old place was unmapped.
+    /// What was in `range` is not mapped any more.
     pub(crate) fn unmapped(&mut self, range: &Range<u64>) {
-        if !self
-            .cut(range, |state| state == State::Displaced)
-            .is_empty()
-        {
+        if let Some(owed) = self.owed.iter().position(|owed| owed == range) {
+            // What was moved away, or something that came there before this was reported.
+            self.owed.remove(owed);
             return;
         }
-        for piece in self.cut(range, |_| true) {
-            self.push(Piece {
-                state: State::Unmapped,
-                ..piece
-            });
+        let displaced = self.cut(range, |state| state == State::Displaced);
+        if displaced.is_empty() {
+            self.cut(range, |_| true);
         }
+    }
+
+    /// The end of the mapping at the old place of a move is to be reported. `MREMAP_DONTUNMAP` does not: then
+    /// the first ones, which have waited the longest, make room.
+    fn owe(&mut self, range: Range<u64>) {
+        if self.owed.is_full() {
+            self.owed.remove(0);
+        }
+        let _room = self.owed.push(range);
     }
 
     /// Takes out what is in `range` of pieces that are `wanted`.
@@ -294,11 +309,52 @@ mod tests {
         layout.moved(0x11 * P, 0x10 * P, P);
         layout.unmapped(&(0x10 * P..0x11 * P));
         assert_eq!(find(&layout, 0x10), Place::Page(1));
+        // The next one is.
+        layout.unmapped(&(0x11 * P..0x12 * P));
+        layout.unmapped(&(0x10 * P..0x11 * P));
+        assert_eq!(find(&layout, 0x10), Place::New);
         // In that order it is the same.
         layout.unmapped(&(0x12 * P..0x13 * P));
         layout.moved(0x13 * P, 0x12 * P, P);
         layout.moved(0x12 * P, 0x50 * P, P);
         assert_eq!(find(&layout, 0x50), Place::Page(3));
+    }
+
+    #[test]
+    fn what_comes_where_something_was_unmapped_is_new() {
+        let mut layout = layout();
+        layout.unmapped(&(0x14 * P..0x18 * P));
+        assert_eq!(find(&layout, 0x13), Place::Page(3));
+        assert_eq!(find(&layout, 0x16), Place::New);
+        // With two pages behind it that mremap adds.
+        layout.moved(0x10 * P, 0x14 * P, 2 * P);
+        layout.unmapped(&(0x10 * P..0x12 * P));
+        assert_eq!(find(&layout, 0x15), Place::Page(1));
+        assert_eq!(find(&layout, 0x16), Place::New);
+        assert_eq!(find(&layout, 0x10), Place::New);
+        // After a move, too.
+        layout.unmapped(&(0x15 * P..0x16 * P));
+        assert_eq!(find(&layout, 0x14), Place::Page(0));
+        assert_eq!(find(&layout, 0x15), Place::New);
+    }
+
+    #[test]
+    fn a_piece_that_came_before_the_old_place_was_reported_is_mapped() {
+        let mut layout = layout();
+        layout.moved(0x10 * P, 0x40 * P, P);
+        layout.moved(0x11 * P, 0x10 * P, P);
+        layout.unmapped(&(0x10 * P..0x11 * P));
+        assert!(layout.is_original(&(0x10 * P..0x11 * P), P));
+    }
+
+    #[test]
+    fn a_child_hears_nothing_of_the_moves_of_its_parent() {
+        let mut layout = layout();
+        layout.moved(0x10 * P, 0x40 * P, P);
+        let mut child = layout.for_child();
+        child.moved(0x40 * P, 0x10 * P, P);
+        child.unmapped(&(0x10 * P..0x11 * P));
+        assert_eq!(find(&child, 0x10), Place::New);
     }
 
     #[test]

@@ -37,7 +37,9 @@
 //! not known.
 //!
 //! With signals, nobody hears of `mremap` or `munmap`, so that neither may be done: the kernel would have
-//! zeros at the new place. A system call that touches a page which is not there fails with `EFAULT`.
+//! zeros at the new place. A system call that touches a page which is not there fails with `EFAULT`. Nor
+//! does anybody hear of a fork: a child has no region at all (`MADV_DONTFORK`). Who says `MADV_DOFORK` gives
+//! children the pages that are there, and zeros for the others.
 //!
 //! # Which waits end
 //!
@@ -45,6 +47,11 @@
 //! by an error or a panic: the access is made again, and another handler hears of it. It waits as long as
 //! nobody is in [`Worker::handle`], or all that are wait for something themselves: see [`Policy`]. So do
 //! `fork`, `mremap`, `munmap` and `madvise` of the region, whose events the handlers have to read.
+//!
+//! A forked child waits for its pages until [`Pager::serve_child`] makes them, or its [`Child`] is dropped.
+//! Where the process with the pager is killed, nobody does either, and each of its children that waits goes
+//! on only when all that were forked after it have ended: they have its userfaultfd, too. A child that must
+//! not wait so asks for a signal when its parent ends (`PR_SET_PDEATHSIG`).
 //!
 //! In a forked child a pager is a shell: dropping it, or a worker, does nothing, and nothing is resolved
 //! there but by [`Pager::serve_child`] in the parent.
@@ -57,6 +64,8 @@
 //!   entries are moved. An entry that is installed where nothing is mapped any more is lost, with its
 //!   page. The kernel's own ioctls refuse that, and what moves entries cannot know of it in time. For the
 //!   same reason a page that is touched while another thread discards it may keep what it held before.
+//!   Nor may pages be taken back meanwhile ([`Pager::take_back`], [`Policy::victims`]): one that was moved to
+//!   the place of another is taken for that one until a handler has read of it.
 //! - `madvise(MADV_HUGEPAGE)`: an entry that is installed while the kernel makes a huge page of its
 //!   neighbours is lost, with its page. The region says `MADV_NOHUGEPAGE`, and `MADV_COLLAPSE` fails.
 //! - `mprotect`: [`Pager::protect`] does it, and no entry is moved from then on, since it would have the
@@ -84,8 +93,10 @@ mod layout;
 mod models;
 mod moving;
 mod mutex;
+mod owner;
 mod policy;
 mod pool;
+mod readers;
 mod refill;
 mod rwlock;
 mod signal;
@@ -113,10 +124,12 @@ pub use crate::child::Child;
 use crate::counts::Counters;
 pub use crate::counts::Counts;
 pub use crate::error::PagerError;
-use crate::events::{Messages, Userfault};
+use crate::events::Userfault;
 use crate::layout::Layout;
+use crate::owner::Owner;
 pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
 use crate::pool::Ring;
+use crate::readers::Readers;
 use crate::rwlock::RwLock;
 use crate::space::Space;
 use crate::stop::Stops;
@@ -162,8 +175,7 @@ pub struct Pager<P> {
     space: Space,
     /// How many handlers are to end.
     stop: Stops,
-    /// A byte that is 1, and 0 in a forked child.
-    owner: Mapping,
+    owner: Owner,
     /// The pages that are there, or have been: no entry is put in their place.
     came: Came,
     ring: Ring,
@@ -173,12 +185,14 @@ pub struct Pager<P> {
     /// - has the kernel copy a page: it looks whether the entry is empty and writes it then, and only its
     ///   own lock makes one of the two.
     ///
-    /// So who moves entries holds this for reading, and who does either holds it for writing.
+    /// So who moves entries holds this for reading, and who does either holds it for writing. When no entry
+    /// is moved any more, nobody needs it to have the kernel copy.
     map_lock: RwLock,
     /// Whether entries may be moved still.
     moving: AtomicBool,
     /// A bit for each worker.
     workers: AtomicU64,
+    readers: Readers,
     counters: Counters,
 }
 
@@ -241,9 +255,15 @@ impl<P: Policy> Pager<P> {
         };
         // Before the memory is kept for good.
         let stop = Stops::new().map_err(PagerError::call("pipe"))?;
-        let owner = mark_owner(1 << page_shift)?;
+        let owner = Owner::new(1 << page_shift).map_err(PagerError::call("MADV_WIPEONFORK"))?;
         let came = Came::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
         let uffd = watch(&memory, offset..offset + region, features)?;
+        if options.delivery == Delivery::Signals {
+            // Nobody hears of a fork: pages that are missing in a child would be zeros.
+            memory
+                .advise(offset..offset + region, Advice::DontFork)
+                .map_err(PagerError::call("MADV_DONTFORK"))?;
+        }
         if options.locked {
             memory
                 .lock(0..pool, true)
@@ -269,10 +289,17 @@ impl<P: Policy> Pager<P> {
             ring: Ring::new(options.frames as u64),
             map_lock: RwLock::new(),
             workers: AtomicU64::new(0),
+            readers: Readers::new(),
             counters: Counters::default(),
         };
         if pager.moves() {
-            pager.refill(u64::MAX, 0)?;
+            match pager.refill(u64::MAX, 0) {
+                // Without CAP_IPC_LOCK the kernel lends nothing.
+                Err(PagerError::Call(_, Errno::EPERM)) => {
+                    pager.moving.store(false, Ordering::Relaxed);
+                }
+                result => result?,
+            }
         }
         Ok(pager)
     }
@@ -373,7 +400,7 @@ impl<P: Policy> Pager<P> {
 
     /// Whether this process has made the pager, and is not a child.
     fn is_owner(&self) -> bool {
-        is_marked(&self.owner)
+        self.owner.is_here()
     }
 
     fn check_owner(&self) -> Result<(), PagerError> {
@@ -479,22 +506,6 @@ fn watch(memory: &Mapping, part: Range<usize>, features: u64) -> Result<Userfaul
     Ok(uffd)
 }
 
-/// A byte that is 1 here, and 0 in a child.
-fn mark_owner(page: usize) -> Result<Mapping, PagerError> {
-    let owner = Mapping::reserve(page, Protection::READ_WRITE).map_err(PagerError::call("mmap"))?;
-    owner
-        .advise(0..page, Advice::WipeOnFork)
-        .map_err(PagerError::call("MADV_WIPEONFORK"))?;
-    // SAFETY: the first byte of a mapping that nobody else has.
-    unsafe { owner.as_ptr().write_volatile(1) };
-    Ok(owner)
-}
-
-fn is_marked(owner: &Mapping) -> bool {
-    // SAFETY: the first byte of a mapping.
-    unsafe { owner.as_ptr().read_volatile() == 1 }
-}
-
 /// A distance in memory that is mapped.
 #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
 const fn offset_of(distance: u64) -> usize {
@@ -503,11 +514,12 @@ const fn offset_of(distance: u64) -> usize {
 
 impl<P> Drop for Pager<P> {
     fn drop(&mut self) {
-        if !is_marked(&self.owner) {
+        if !self.owner.is_here() {
             // The userfaultfd watches the parent's region, and a child has other things where the pool was.
             return;
         }
-        if !self.unregister() {
+        // SAFETY: nobody uses the region after this.
+        if !unsafe { self.space.unregister(false) } {
             // `munmap` would wait for ever: the addresses are not given to anybody else.
             return;
         }
@@ -536,30 +548,6 @@ impl<P> Drop for Pager<P> {
                 unmap(range);
             }
         });
-    }
-}
-
-impl<P> Pager<P> {
-    /// Has the kernel report nothing any more, as nobody reads it; whether that is so where the region is.
-    fn unregister(&self) -> bool {
-        // Where pieces are now. Children that nobody has served have zeros from now on.
-        let mut messages = Messages::<{ space::EVENTS }>::new();
-        loop {
-            let mut batch = self.space.batch();
-            let read = self.space.read(&mut messages, &mut batch, &mut |_, _| {});
-            if read.is_err() || batch.is_empty() {
-                break;
-            }
-        }
-        let mut is_done = true;
-        self.space.lock().mapped(&mut |range| {
-            let length = range.end - range.start;
-            // SAFETY: the pager's, which ends.
-            let done = unsafe { self.space.uffd().unregister_range(range.start, length) };
-            // With signals nothing is reported but faults.
-            is_done &= done.is_ok() || self.options.delivery == Delivery::Signals;
-        });
-        is_done
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod handler;
 mod mutex;
+mod readers;
 mod ring;
 mod rwlock;
 
@@ -55,6 +56,7 @@ const HANDLER: [&str; 3] = [
     "handler::a_page_that_the_kernel_does_not_make_at_first",
     "handler::two_handlers_that_are_stopped_one_by_one",
 ];
+const READERS: &str = "readers::two_handlers_beside_a_fork";
 const MUTEX: &str = "mutex::two_threads";
 
 /// The mutants, with the model that finds each, and what that says.
@@ -89,6 +91,8 @@ const MUTANTS: &[(&str, &str, &str)] = &[
         HANDLER[1],
         DEADLOCK,
     ),
+    ("readers: the last free one works", READERS, DEADLOCK),
+    ("readers: no longer free when done", READERS, DEADLOCK),
     ("stop: one ends all", HANDLER[2], DEADLOCK),
     ("stop: no second look", HANDLER[2], DEADLOCK),
 ];

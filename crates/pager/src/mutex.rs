@@ -29,6 +29,16 @@ unsafe impl<T: Send> Sync for Mutex<T> {}
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<T> Mutex<T> {
+    #[cfg(not(loom))]
+    pub(crate) const fn new(value: T) -> Self {
+        Self {
+            state: Futex::new(FREE),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// loom's atomics are made when a model runs.
+    #[cfg(loom)]
     pub(crate) fn new(value: T) -> Self {
         Self {
             state: Futex::new(FREE),

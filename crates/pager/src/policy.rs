@@ -15,11 +15,12 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 /// a method waits for nothing that a thread may hold while it makes such a call, or all wait for ever. The
 /// allocator of a C library is that: `fork` of glibc holds its locks.
 ///
-/// - [`Policy::fill`] may allocate if one handler more is running than threads touch the region:
-///   one that reads the event while the others wait.
-/// - [`Policy::discarded`] must not: nobody reads events meanwhile. Nor must
-///   [`Policy::taken_back`] and the closure of [`Worker::handle`](crate::Worker::handle), unless another
-///   handler is free.
+/// - [`Policy::fill`], [`Policy::victims`] and [`Policy::taken_back`] may, where [`Policy::waits`] says so and
+///   two handlers or more are running, however many threads touch the region: the last one that is free
+///   reads events, and leaves faults to the others. With one handler they must not, nor while
+///   handlers are stopped until one is left.
+/// - [`Policy::discarded`] must not: nobody reads events meanwhile. Nor must the closure of
+///   [`Worker::handle`](crate::Worker::handle).
 ///
 /// # When they panic
 ///
@@ -35,6 +36,15 @@ pub trait Policy: Sync {
     /// first write gets a page of its own, from the kernel. Always the same.
     fn shared_zeros(&self) -> bool {
         false
+    }
+
+    /// Whether a method may wait for something that a thread holds while it forks, or changes the region: an
+    /// allocator, or a lock. One of several handlers then does nothing but read events while the others
+    /// work, and where more faults come than these can take, some wait a millisecond. A policy that allocates
+    /// nothing and shares no lock with such a thread says no, and has all handlers resolve faults. Always
+    /// the same.
+    fn waits(&self) -> bool {
+        true
     }
 
     /// Writes what `page` holds to the start of `bytes`, the frame that it will have, and says how many
@@ -62,6 +72,9 @@ pub trait Policy: Sync {
     /// `MADV_REMOVE`). They are asked for again when they are touched, and hold what [`Policy::fill`] then
     /// writes. By default that is what it wrote before, as with a private mapping of a file; a policy whose
     /// pages are to be zeros from then on, as those of anonymous memory, remembers them here.
+    ///
+    /// A child that was forked before has its missing pages from the same policy: what is written here changes
+    /// what it finds, too, where [`Policy::fill`] is asked after this.
     ///
     /// Called before `madvise` returns, while other handlers wait. With signals nobody is told.
     fn discarded(&self, pages: Range<usize>) {

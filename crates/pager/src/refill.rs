@@ -120,6 +120,10 @@ impl<P: Policy> Pager<P> {
                 break;
             }
             let _lock = self.map_lock.write();
+            if !self.moves() {
+                // The kernel copies, without the lock.
+                break;
+            }
             let (count, seen) = self.take_some(refill, next..end, room)?;
             taken += count;
             next = seen;
@@ -208,8 +212,8 @@ impl<P: Policy> Pager<P> {
         // SAFETY: the policy gives the pages away. The slots are this worker's, and flushed.
         let (filled, next) = match unsafe { kernel::take(from.clone(), to, places) } {
             Ok(done) => done,
-            // The region was unmapped or moved meanwhile.
-            Err(Errno::EINVAL) => return Ok((0, pages.end)),
+            // One of them is not the region's any more, which may be the first one: the others are tried.
+            Err(Errno::EINVAL) => return Ok((0, pages.start + 1)),
             Err(errno) => return Err(PagerError::Call("TAKE", errno)),
         };
         let mut taken = Taken {

@@ -3,9 +3,9 @@
 use core::ffi::{c_int, c_void};
 use core::ptr;
 
-use tablewalk_uapi::Mapping;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::signal::{AlternateStack, FaultContext, replace_alternate_stack, siginfo_t};
+use tablewalk_uapi::{Mapping, process};
 
 use crate::counts::add;
 use crate::handled::Handled;
@@ -28,6 +28,9 @@ struct Header {
     /// The stack that the thread had before, if one like this.
     outer: *const Header,
 }
+
+/// How often a page is tried before an access to it is given up.
+const READ_ATTEMPTS: usize = 8;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"pgrstack");
 
@@ -67,9 +70,25 @@ impl<P: Policy> Worker<'_, P> {
         let address = address & !(pager.page_size() as u64 - 1);
         let resolved = self.resolve(Fault { address, write });
         pager.refill_if_low();
-        // A page that cannot be read from swap is there, and every access to it is a fault.
-        !self.in_vain.is_hopeless(address)
-            && resolved.is_ok_and(|resolved| resolved != Resolved::Refused)
+        if !resolved.is_ok_and(|resolved| resolved != Resolved::Refused) {
+            return false;
+        }
+        // A page that cannot be read from swap is there, and every access to it is a fault. But one that
+        // comes and goes may have gone again each time that another thread was faster.
+        !(self.in_vain.is_hopeless(address) && self.is_unreadable(address))
+    }
+
+    /// Whether the page at `address` cannot be read, though it was there just before, so many times.
+    fn is_unreadable(&mut self, address: u64) -> bool {
+        let fault = Fault {
+            address,
+            write: false,
+        };
+        (0..READ_ATTEMPTS).all(|_| {
+            let _there = self.resolve(fault);
+            // Not by an access: that would be the next signal.
+            process::read_memory(process::pid(), address, &mut [0]) != Ok(1)
+        })
     }
 }
 

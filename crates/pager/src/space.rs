@@ -231,6 +231,46 @@ impl Space {
         Ok(Provided::Again)
     }
 
+    /// Has the kernel report nothing any more, as nobody reads it; whether that is so. Pages that are missing
+    /// are zeros from then on. To close the descriptor is not enough: each child of this process that was
+    /// forked meanwhile has it, too.
+    ///
+    /// # Safety
+    ///
+    /// Nobody relies on what missing pages hold.
+    pub(crate) unsafe fn unregister(&self, is_child: bool) -> bool {
+        // Where pieces are now. Children that nobody has served have zeros from now on.
+        self.read_all();
+        let mut is_done = true;
+        self.lock().mapped(&mut |range| {
+            let length = range.end - range.start;
+            // SAFETY: the caller's promise.
+            let done = unsafe { self.uffd.unregister_range(range.start, length) };
+            is_done &= match done {
+                Ok(()) => true,
+                // It has ended.
+                Err(Errno::ENOMEM) if is_child => true,
+                // With signals nothing is reported but faults.
+                Err(_) => self.delivery == Delivery::Signals,
+            };
+        });
+        // Whoever has changed something meanwhile waits until that is read.
+        self.read_all();
+        is_done
+    }
+
+    /// Reads what there is to be read, and forgets it.
+    fn read_all(&self) {
+        let mut messages = Messages::<EVENTS>::new();
+        loop {
+            let mut batch = self.batch();
+            let read = self.read(&mut messages, &mut batch, &mut |_, _| {});
+            if read.is_err() || batch.is_empty() {
+                break;
+            }
+        }
+    }
+
     /// Lets those go on that wait for a page in `range`.
     pub(crate) fn wake(&self, range: Range<u64>) -> Result<(), Errno> {
         self.uffd.wake(range.start, range.end - range.start)
@@ -366,6 +406,10 @@ impl<'s> Batch<'s> {
         self.read == 0
     }
 
+    pub(crate) fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     /// The faults, in the order of their addresses.
     pub(crate) fn sorted(&mut self) -> &[Fault] {
         sort(&mut self.faults);
@@ -390,7 +434,7 @@ impl<'s> Batch<'s> {
                         page_shift,
                         ..
                     } = *self.space;
-                    each(Space::new(uffd, delivery, layout.clone(), page_shift));
+                    each(Space::new(uffd, delivery, layout.for_child(), page_shift));
                 }
                 Told::Change(change) => change.apply(&mut layout),
             }

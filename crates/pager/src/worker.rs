@@ -47,7 +47,8 @@ pub(crate) struct InVain {
 }
 
 impl InVain {
-    /// So many have another reason than a thread that was faster: a page that cannot be read.
+    /// So many seldom have no other reason than a thread that was faster each time: it is worth a look
+    /// whether the page can be read.
     const MOST: u32 = 64;
 
     const fn note(&mut self, address: u64) {
@@ -91,6 +92,49 @@ impl Pending {
         end: 0,
         moved: 0,
     };
+
+    /// Takes note of `moved` pages, once [`run_of`] has expected them.
+    fn note<P: Policy>(&mut self, pager: &Pager<P>, moved: u64) {
+        self.moved = self.moved - 1 + moved;
+        if self.moved >= ADOPT_AFTER {
+            pager.not_fatal(adopt(pager, self));
+        }
+    }
+}
+
+/// The run that has `pages`, of which one is counted from now on: that there is any, and so that they are
+/// adopted.
+fn run_of<'r, P: Policy>(
+    pager: &Pager<P>,
+    pending: &'r mut [Pending; PENDING],
+    pages: &Range<usize>,
+) -> Option<&'r mut Pending> {
+    let start = pager.page_address(pages.start).0;
+    let end = start + ((pages.len() as u64) << pager.page_shift);
+    let span = pager.page_shift + pager.page_shift - 3;
+    let table = start >> span;
+    let same = |run: &Pending| run.moved != 0 && run.start >> span == table;
+    let run = match pending.iter().position(same) {
+        Some(place) => pending.get_mut(place)?,
+        None => {
+            // The last one makes room. If it is not adopted, its pages stay where they are in memory.
+            if let Some(last) = pending.last_mut() {
+                pager.not_fatal(adopt(pager, last));
+            }
+            pending.rotate_right(1);
+            let first = pending.first_mut()?;
+            *first = Pending {
+                start,
+                end,
+                moved: 0,
+            };
+            first
+        }
+    };
+    run.start = run.start.min(start);
+    run.end = run.end.max(end);
+    run.moved += 1;
+    Some(run)
 }
 
 impl<P: Policy> Pager<P> {
@@ -232,6 +276,8 @@ impl<P: Policy> Worker<'_, P> {
             self.note_found(page, there, count);
             return there.then_some(wanted);
         }
+        // Before anything is moved: where the policy panics, what was moved is adopted all the same.
+        let run = run_of(pager, &mut self.pending, &wanted);
         let mut moved = Moved::default();
         // First the page that is waited for, then those behind it, then those before.
         for pages in [page..wanted.end, wanted.start..page] {
@@ -260,17 +306,19 @@ impl<P: Policy> Worker<'_, P> {
         }
         let count = moved.publish();
         add(&pager.counters.moved, count);
+        if let Some(run) = run {
+            run.note(pager, count);
+        }
         let there = table.entry(index).is_some_and(|entry| !entry.is_empty());
         self.note_found(page, there, count);
-        if count != 0 {
-            self.remember(wanted.clone(), count);
-        }
         there.then_some(wanted)
     }
 
-    /// Takes note of a fault of a page that was there, and had no others to be made with it.
+    /// Takes note of a fault at which `made` pages were made; of one of a page that was there, if none was.
     fn note_found(&mut self, page: usize, there: bool, made: u64) {
-        if there && made == 0 {
+        if made != 0 {
+            self.in_vain = InVain::default();
+        } else if there {
             self.in_vain.note(self.pager.page_address(page).0);
         }
     }
@@ -290,7 +338,9 @@ impl<P: Policy> Worker<'_, P> {
     /// Has the kernel make the page of a fault, and wake those that wait for it.
     fn have_provided(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
-        let _lock = pager.map_lock.write();
+        let lock = pager.map_lock.write();
+        // Once nothing is moved and taken back any more, the policy may wait without others.
+        let _lock = pager.moves().then_some(lock);
         if let Some(page) = pager.page_at(fault.address) {
             // From now on the entry is the kernel's.
             let _first = pager.came.claim(page);
@@ -317,41 +367,6 @@ impl<P: Policy> Worker<'_, P> {
             Provided::Refused => return Ok(Resolved::Refused),
         }
         Ok(Resolved::Woken)
-    }
-
-    /// Takes note of `moved` pages in `pages`, to be adopted later.
-    fn remember(&mut self, pages: Range<usize>, moved: u64) {
-        let pager = self.pager;
-        let start = pager.page_address(pages.start).0;
-        let end = start + ((pages.len() as u64) << pager.page_shift);
-        let span = pager.page_shift + pager.page_shift - 3;
-        let table = start >> span;
-        let same = |run: &&mut Pending| run.moved != 0 && run.start >> span == table;
-        let run = match self.pending.iter_mut().find(same) {
-            Some(run) => run,
-            None => {
-                // The last one makes room. If it is not adopted, its pages stay where they are in memory.
-                if let Some(last) = self.pending.last_mut() {
-                    pager.not_fatal(adopt(pager, last));
-                }
-                self.pending.rotate_right(1);
-                let Some(first) = self.pending.first_mut() else {
-                    return;
-                };
-                *first = Pending {
-                    start,
-                    end,
-                    moved: 0,
-                };
-                first
-            }
-        };
-        run.start = run.start.min(start);
-        run.end = run.end.max(end);
-        run.moved += moved;
-        if run.moved >= ADOPT_AFTER {
-            pager.not_fatal(adopt(pager, run));
-        }
     }
 
     /// Has the kernel make all pages that this worker has moved ones of their place. After an error it may
@@ -386,20 +401,32 @@ impl<P: Policy> Drop for Worker<'_, P> {
     }
 }
 
-/// Has the kernel adopt a run, which is empty then; after an error it stays.
+/// Has the kernel adopt a run, which is empty then; after an error what is left of it stays. Where a part was
+/// unmapped or moved meanwhile, those beside it are adopted: the kernel refuses a range with a hole, which is
+/// halved until the hole is a range of its own.
 fn adopt<P: Policy>(pager: &Pager<P>, run: &mut Pending) -> Result<(), PagerError> {
-    let Pending { start, end, moved } = *run;
-    if moved == 0 {
-        return Ok(());
+    let mut most = u64::MAX;
+    while run.moved != 0 {
+        let pages = ((run.end - run.start) >> pager.page_shift).min(most);
+        // SAFETY: the moves are done: entries of the region are put where nothing is, and not changed again.
+        match unsafe { kernel::adopt(run.start, pages) } {
+            Ok(adopted) => {
+                add(&pager.counters.adopted, adopted);
+                most = pages.saturating_mul(2);
+            }
+            Err(Errno::EINVAL) if pages > 1 => {
+                most = pages / 2;
+                continue;
+            }
+            // Nothing is there to be adopted.
+            Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(PagerError::Call("ADOPT", errno)),
+        }
+        run.start += pages << pager.page_shift;
+        if run.start >= run.end {
+            *run = Pending::NONE;
+        }
     }
-    // SAFETY: the moves are done: entries of the region are put where nothing is, and not changed again.
-    match unsafe { kernel::adopt(start, (end - start) >> pager.page_shift) } {
-        Ok(adopted) => add(&pager.counters.adopted, adopted),
-        // The region was unmapped or moved meanwhile: nothing is there to be adopted.
-        Err(Errno::EINVAL) => {}
-        Err(errno) => return Err(PagerError::Call("ADOPT", errno)),
-    }
-    *run = Pending::NONE;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ pub struct Events(i16);
 
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the constants have at most 5 bits"
+    reason = "the constants have at most 6 bits"
 )]
 impl Events {
     /// `POLLIN`: there is something to read.
@@ -29,6 +29,9 @@ impl Events {
     pub const ERROR: Self = Self(sys::POLLERR as i16);
     /// `POLLHUP`: the other end is closed; always asked for.
     pub const HANG_UP: Self = Self(sys::POLLHUP as i16);
+
+    /// `POLLNVAL`: the descriptor is not open; always asked for.
+    pub const INVALID: Self = Self(sys::POLLNVAL as i16);
 
     /// Whether any event of `other` is among these.
     #[must_use]

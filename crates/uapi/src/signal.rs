@@ -199,31 +199,68 @@ impl Action {
     }
 }
 
-/// An [`Action`] that handlers may read while another thread saves one.
+/// An [`Action`] whose handler may be called while another thread saves one.
 #[derive(Debug)]
-pub struct SavedAction([AtomicUsize; 4]);
+pub struct SavedAction {
+    words: [AtomicUsize; 4],
+    /// The address of the handler, with [`TAKES_INFO`] if it takes what `SA_SIGINFO` says.
+    handler: AtomicUsize,
+}
+
+/// No address of user space.
+const TAKES_INFO: usize = 1 << 63;
 
 impl SavedAction {
     /// [`Action::DEFAULT`].
     #[must_use]
     #[expect(clippy::new_without_default, reason = "for statics")]
     pub const fn new() -> Self {
-        Self([const { AtomicUsize::new(0) }; 4])
+        Self {
+            words: [const { AtomicUsize::new(0) }; 4],
+            handler: AtomicUsize::new(0),
+        }
     }
 
     /// Saves an action. By one thread at a time.
     pub fn save(&self, action: &Action) {
         // SAFETY: four words, without padding: asserted below.
         let words = unsafe { transmute::<Action, [usize; 4]>(*action) };
-        for (place, word) in self.0.iter().zip(words) {
-            place.store(word, Ordering::Release);
+        for (place, word) in self.words.iter().zip(words) {
+            place.store(word, Ordering::Relaxed);
         }
+        let takes_info = action.0.sa_flags & u64::from(sys::SA_SIGINFO) != 0;
+        let flag = if takes_info { TAKES_INFO } else { 0 };
+        self.handler
+            .store(action.address() | flag, Ordering::Release);
     }
 
-    /// The action that was saved.
+    /// The handler that was saved, as an action to be called: without its mask and other flags. One word, so
+    /// that another thread may save one meanwhile.
+    #[must_use]
+    pub fn handler(&self) -> Action {
+        let word = self.handler.load(Ordering::Acquire);
+        let takes_info = word & TAKES_INFO != 0;
+        Action(sys::kernel_sigaction {
+            // SAFETY: the address of a function that was saved, 0 or 1.
+            sa_handler_kernel: unsafe {
+                transmute::<usize, Option<unsafe extern "C" fn(c_int)>>(word & !TAKES_INFO)
+            },
+            sa_flags: if takes_info {
+                sys::SA_SIGINFO.into()
+            } else {
+                0
+            },
+            ..Action::DEFAULT.0
+        })
+    }
+
+    /// The action that was saved. By the thread that may save one.
     #[must_use]
     pub fn load(&self) -> Action {
-        let words = self.0.each_ref().map(|word| word.load(Ordering::Acquire));
+        let words = self
+            .words
+            .each_ref()
+            .map(|word| word.load(Ordering::Relaxed));
         // SAFETY: the words of an action, or 0, which is the default one.
         unsafe { transmute::<[usize; 4], Action>(words) }
     }
@@ -355,6 +392,13 @@ impl FaultContext<'_> {
         self.code <= 0
     }
 
+    /// Whether no access has caused the signal, so that none is made again when the handler returns: it was
+    /// sent, or tells of memory that is damaged and that nobody has touched (`BUS_MCEERR_AO`).
+    #[must_use]
+    pub const fn is_asynchronous(&self) -> bool {
+        self.is_sent() || self.code == sys::BUS_MCEERR_AO.cast_signed()
+    }
+
     /// Whether there is nothing at the address: `BUS_ADRERR`, not a page that is damaged.
     #[must_use]
     pub const fn is_missing(&self) -> bool {
@@ -401,4 +445,36 @@ pub fn block(signals: &[Signal]) -> Result<(), Errno> {
 pub fn pause() {
     // Interrupted or not, there is nothing to say.
     let _ = crate::poll::poll(&mut [], None);
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    extern "C" fn nothing(_: c_int, _: *mut sys::siginfo_t, _: *mut c_void) {}
+
+    #[test]
+    fn a_handler_that_is_read_beside_a_save_is_one_that_was_saved() {
+        let saved = SavedAction::new();
+        let actions = [Action::apart(nothing), Action::DEFAULT];
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..200_000 {
+                    saved.save(&actions[round % 2]);
+                }
+            });
+            for _ in 0..200_000 {
+                let found = saved.handler();
+                let takes_info = found.0.sa_flags & u64::from(sys::SA_SIGINFO) != 0;
+                assert_eq!(found.is(nothing), takes_info);
+            }
+        });
+        for action in actions {
+            saved.save(&action);
+            assert_eq!(saved.load().address(), action.address());
+            assert_eq!(saved.load().0.sa_flags, action.0.sa_flags);
+        }
+    }
 }

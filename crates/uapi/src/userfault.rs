@@ -7,7 +7,7 @@
 
 use core::mem::{size_of, size_of_val};
 use core::ops::Range;
-use core::{ptr, slice};
+use core::{iter, ptr, slice};
 
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{
@@ -281,7 +281,7 @@ impl Userfault {
         // SAFETY: the bytes of the messages, whatever they are.
         let bytes = unsafe { slice::from_raw_parts_mut(start, size_of_val(&messages.0)) };
         let count = read(&self.fd, bytes)? / size_of::<sys::uffd_msg>();
-        Ok(messages.0.iter().take(count).map(decode))
+        Ok(Decoded(messages.0.iter().take(count)))
     }
 
     /// # Safety
@@ -296,6 +296,27 @@ impl Userfault {
 /// `_IOWR(UFFDIO, _UFFDIO_POISON, struct uffdio_poison)` of include/uapi/linux/userfaultfd.h.
 const UFFDIO_POISON: u32 = 0xc020_aa08;
 static_assertions::const_assert_eq!(size_of::<sys::uffdio_poison>(), 0x20);
+
+/// Decodes messages, each once: descriptors of those that nobody asks for are closed.
+struct Decoded<'m>(iter::Take<slice::Iter<'m, sys::uffd_msg>>);
+
+impl Iterator for Decoded<'_> {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        self.0.next().map(decode)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}
+
+impl Drop for Decoded<'_> {
+    fn drop(&mut self) {
+        self.for_each(drop);
+    }
+}
 
 const fn range(start: u64, len: u64) -> sys::uffdio_range {
     sys::uffdio_range { start, len }
@@ -342,5 +363,29 @@ fn decode(message: &sys::uffd_msg) -> Event {
             }
         }
         _ => Event::Other(message.event),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::file::pipe;
+    use crate::poll::{Events, PollFd, poll};
+
+    #[test]
+    fn an_event_that_nobody_asks_for_leaves_no_descriptor() {
+        let (reader, writer) = pipe().unwrap();
+        let mut messages = Messages::<2>::new();
+        messages.0[0].event = u8::try_from(sys::UFFD_EVENT_UNMAP).unwrap();
+        messages.0[1].event = u8::try_from(sys::UFFD_EVENT_FORK).unwrap();
+        messages.0[1].arg.fork.ufd = reader.number().cast_unsigned();
+        // The message has it now.
+        core::mem::forget(reader);
+        let mut events = Decoded(messages.0.iter().take(2));
+        assert!(matches!(events.next(), Some(Event::Unmap(_))));
+        drop(events);
+        let mut fds = [PollFd::new(&writer, Events::WRITABLE)];
+        poll(&mut fds, Some(core::time::Duration::ZERO)).unwrap();
+        assert!(fds[0].events().intersects(Events::ERROR));
     }
 }

@@ -133,8 +133,14 @@ pub(crate) struct Events(bool);
 impl Events {
     pub(crate) const READABLE: Self = Self(true);
 
+    pub(crate) const INVALID: Self = Self(false);
+
     pub(crate) const fn is_empty(self) -> bool {
         !self.0
+    }
+
+    pub(crate) const fn intersects(self, other: Self) -> bool {
+        self.0 && other.0
     }
 }
 
@@ -150,7 +156,12 @@ impl<'fd> PollFd<'fd> {
     }
 }
 
-pub(crate) fn poll(fds: &mut [PollFd<'_>], _: Option<Duration>) -> Result<usize, Errno> {
+pub(crate) fn poll(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> Result<usize, Errno> {
+    if limit.is_some() {
+        // A time-out, whatever there is.
+        loom::thread::yield_now();
+        return Ok(0);
+    }
     let mut state = KERNEL.lock();
     loop {
         let mut count = 0;

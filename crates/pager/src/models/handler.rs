@@ -17,6 +17,10 @@ const PREEMPTIONS: usize = 2;
 struct Zeros;
 
 impl Policy for Zeros {
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn zeros(&self) -> bool {
         true
     }

@@ -30,22 +30,26 @@ impl Policy for Gives {
     }
 }
 
-/// A pager that has no frame yet, and believes that it can move entries.
-pub(crate) fn pager() -> Pager<Gives> {
-    let options = Options {
-        pages: PAGES,
-        frames: 16,
-        low_water: 8,
-        locked: false,
-        delivery: Delivery::Threads,
-    };
-    let format = Format {
+const OPTIONS: Options = Options {
+    pages: PAGES,
+    frames: 16,
+    low_water: 8,
+    locked: false,
+    delivery: Delivery::Threads,
+};
+
+fn format() -> Format {
+    Format {
         geometry: Geometry::new(12, 39, 48).unwrap(),
         linux: Linux::V6_1,
         mair: 0,
-    };
-    let mut pager = Pager::with_format(options, Gives::default(), None).unwrap();
-    pager.format = Some(format);
+    }
+}
+
+/// A pager that has no frame yet, and believes that it can move entries.
+pub(crate) fn pager() -> Pager<Gives> {
+    let mut pager = Pager::with_format(OPTIONS, Gives::default(), None).unwrap();
+    pager.format = Some(format());
     pager.moving.store(true, Ordering::Relaxed);
     pager
 }
@@ -139,4 +143,29 @@ fn an_error_of_a_call_is_not_one_of_a_fault() {
     faked::end();
     assert_eq!(pager.counts().errors, 1);
     assert_eq!(pager.frames(), 0);
+}
+
+#[test]
+fn pages_behind_one_that_is_refused_are_taken_back() {
+    let pager = pager();
+    faked::begin(&[(Call::Take, Err(Errno::EINVAL))]);
+    assert_eq!(pager.take_back(0..4), Ok(0));
+    let made = faked::end();
+    let taken = made.iter().filter(|(call, _)| *call == Call::Take);
+    assert_eq!(taken.count(), 2);
+    // All of them are.
+    faked::begin(&[(Call::Take, Err(Errno::EINVAL)); 4]);
+    assert_eq!(pager.take_back(0..4), Ok(0));
+    faked::end();
+}
+
+#[test]
+fn who_may_not_lend_has_the_kernel_copy() {
+    faked::begin(&[(Call::Lend, Err(Errno::EPERM))]);
+    let pager = Pager::with_format(OPTIONS, Gives::default(), Some(format()));
+    faked::end();
+    let pager = pager.unwrap();
+    assert_eq!((pager.moves(), pager.frames()), (false, 0));
+    // There are no entries of the kernel's to flush.
+    std::mem::forget(pager);
 }

@@ -6,8 +6,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use tablewalk_pager::{Child, Delivery, Pager, PagerError, Policy, Refusal};
+use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::memory::{self, Advice, Protection};
-use tablewalk_uapi::{Mapping, process};
+use tablewalk_uapi::{Errno, Mapping, process};
 
 use crate::scene::{
     Numbers, alone, handle, in_time, pager, read, stop, word, word_at, write_number,
@@ -22,7 +23,7 @@ pub(crate) fn fork(body: impl FnOnce() -> bool) -> i32 {
     }
 }
 
-fn ended_well(pid: i32) {
+pub(crate) fn ended_well(pid: i32) {
     let status = in_time("the end of a child", move || process::wait(pid).unwrap().1);
     assert_eq!(status, process::Status::Exited(0));
 }
@@ -59,6 +60,21 @@ fn a_child_is_served_until_it_has_ended() {
     let shared = Arc::clone(&pager);
     let pid = in_time("fork", move || fork(|| word(&shared, 3) == 4));
     serve(&pager, children.recv().unwrap(), pid);
+    stop(&pager, vec![handler]);
+}
+
+#[test]
+fn a_child_is_not_served_until_the_end_of_nobody() {
+    let _alone = alone();
+    let (pager, handler, children) = parent(8);
+    let pid = in_time("fork", || fork(|| true));
+    let child = children.recv().unwrap();
+    // SAFETY: nobody has so many open.
+    let ended = unsafe { OwnedFd::from_number(1_000_000) };
+    let served = pager.serve_child(&child, &ended);
+    std::mem::forget(ended);
+    assert_eq!(served, Err(PagerError::Call("ppoll", Errno::ENODEV)));
+    ended_well(pid);
     stop(&pager, vec![handler]);
 }
 
@@ -259,6 +275,24 @@ fn what_mremap_adds_is_zeros() {
     });
     assert_eq!(in_time("a read", move || word_at(target + 3 * page)), 4);
     assert_eq!(in_time("a read", move || word_at(target + 4 * page)), 0);
+    stop(&pager, handlers);
+}
+
+#[test]
+fn what_mremap_adds_where_other_pages_were_is_zeros() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Numbers);
+    let handlers = vec![handle(&pager)];
+    let page = pager.page_size();
+    let start = pager.as_ptr().expose_provenance();
+    let flags = memory::MREMAP_MAYMOVE | memory::MREMAP_FIXED;
+    in_time("mremap", move || {
+        let [from, to] = [start, start + 4 * page].map(ptr::with_exposed_provenance_mut);
+        // SAFETY: the pages are looked for where they are then; the other ones are not needed.
+        unsafe { memory::mremap(from, 2 * page, 4 * page, flags, to) }.unwrap();
+    });
+    let found = (2..8).map(|number| in_time("a read", move || word_at(start + number * page)));
+    assert_eq!(found.collect::<Vec<_>>(), [3, 4, 1, 2, 0, 0]);
     stop(&pager, handlers);
 }
 

@@ -7,10 +7,10 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tablewalk_pager::{Child, Delivery, PagerError, Policy, Refusal};
-use tablewalk_uapi::memory::{self, Advice};
+use tablewalk_pager::{Child, Delivery, Pager, PagerError, Policy, Refusal};
+use tablewalk_uapi::memory::{self, Advice, Protection};
 use tablewalk_uapi::signal::Signal;
-use tablewalk_uapi::{Errno, process};
+use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
 use crate::events::{Panics, serve, start_waiting};
 use crate::scene::{Numbers, alone, handle, in_time, pager, read, stop, word, write_number};
@@ -125,20 +125,28 @@ impl Policy for Allocates {
 
 const INSIDE: &str = "TABLEWALK_TEST_INSIDE";
 
-/// One handler reads the event of the fork, for which the locks of the allocator are held, while the other
-/// one waits for one of these locks. In a process of its own: nothing in it can allocate when it hangs.
+/// One handler reads the event of the fork, for which the locks of the allocator are held, while the others
+/// wait for one of these locks. In a process of its own: nothing in it can allocate when it hangs.
 #[test]
 fn a_policy_allocates_beside_forks_of_the_c_library() {
-    if std::env::var_os(INSIDE).is_some() {
-        return fork_beside_faults();
+    if let Some(threads) = std::env::var_os(INSIDE) {
+        let threads = threads.into_string().unwrap();
+        let (readers, handlers) = threads.split_once(' ').unwrap();
+        return fork_beside_faults(readers.parse().unwrap(), handlers.parse().unwrap());
     }
     let _alone = alone();
+    for (readers, handlers) in [(1, 2), (2, 3), (4, 5), (4, 2)] {
+        allocate_beside_forks(readers, handlers);
+    }
+}
+
+fn allocate_beside_forks(readers: usize, handlers: usize) {
     let mut inside = Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
             "forks::a_policy_allocates_beside_forks_of_the_c_library",
         ])
-        .env(INSIDE, "1")
+        .env(INSIDE, format!("{readers} {handlers}"))
         .spawn()
         .unwrap();
     let start = Instant::now();
@@ -148,30 +156,59 @@ fn a_policy_allocates_beside_forks_of_the_c_library() {
         }
         if start.elapsed() > Duration::from_secs(60) {
             inside.kill().unwrap();
-            panic!("still waiting");
+            inside.wait().unwrap();
+            panic!("{readers} threads and {handlers} handlers: still waiting");
         }
         thread::sleep(Duration::from_millis(20));
     };
     assert!(status.success());
 }
 
-fn fork_beside_faults() {
-    let pager = pager(64, Delivery::Threads, Allocates);
-    let handlers = vec![handle(&pager), handle(&pager)];
-    let end = Arc::new(AtomicBool::new(false));
-    let (shared, ends) = (Arc::clone(&pager), Arc::clone(&end));
-    let reader = thread::spawn(move || {
-        while !ends.load(Ordering::Relaxed) {
-            let start = shared.as_ptr().cast();
-            // SAFETY: the contents come again.
-            unsafe { memory::madvise(start, shared.size(), Advice::DontNeed) }.unwrap();
-            for page in 0..64 {
-                assert_eq!(word(&shared, page), page as u64 + 1);
-            }
+/// Starts a handler thread, and returns when it waits for events: before that it allocates, and the others
+/// do not know of it.
+fn handle_now<P: Policy + Send + 'static>(
+    pager: &Arc<Pager<P>>,
+) -> thread::JoinHandle<Result<(), PagerError>> {
+    let (sender, tid) = mpsc::channel();
+    let pager = Arc::clone(pager);
+    let handler = thread::spawn(move || {
+        sender.send(process::tid()).unwrap();
+        pager.worker()?.handle(&mut drop)
+    });
+    let ppoll = if cfg!(target_arch = "x86_64") {
+        "271 "
+    } else {
+        "73 "
+    };
+    let call = format!("/proc/self/task/{}/syscall", tid.recv().unwrap());
+    in_time("the start of a handler", move || {
+        while !std::fs::read_to_string(&call).unwrap().starts_with(ppoll) {
+            thread::yield_now();
         }
     });
+    handler
+}
+
+fn fork_beside_faults(readers: usize, handlers: usize) {
+    let pager = pager(64, Delivery::Threads, Allocates);
+    let handlers = (0..handlers).map(|_| handle_now(&pager)).collect();
+    let end = Arc::new(AtomicBool::new(false));
+    let start_reader = |_| {
+        let (shared, ends) = (Arc::clone(&pager), Arc::clone(&end));
+        thread::spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                let start = shared.as_ptr().cast();
+                // SAFETY: the contents come again.
+                unsafe { memory::madvise(start, shared.size(), Advice::DontNeed) }.unwrap();
+                for page in 0..64 {
+                    assert_eq!(word(&shared, page), page as u64 + 1);
+                }
+            }
+        })
+    };
+    let readers: Vec<_> = (0..readers).map(start_reader).collect();
     let forker = thread::spawn(|| {
-        for _ in 0..1000 {
+        for _ in 0..500 {
             // SAFETY: the child ends at once.
             let pid = unsafe { fork() };
             if pid == 0 {
@@ -184,7 +221,9 @@ fn fork_beside_faults() {
     });
     forker.join().unwrap();
     end.store(true, Ordering::Relaxed);
-    reader.join().unwrap();
+    for reader in readers {
+        reader.join().unwrap();
+    }
     stop(&pager, handlers);
 }
 
@@ -249,4 +288,103 @@ fn a_policy_that_panics_costs_a_child_no_page() {
     let pid = in_time("fork", || forker.join().unwrap());
     in_time("madvise", || adviser.join().unwrap());
     serve(&pager, children.recv().unwrap(), pid);
+}
+
+/// A page that parent and children share.
+struct Flag(Mapping);
+
+impl Flag {
+    fn new() -> Self {
+        Self(Mapping::anonymous(4096, Protection::READ_WRITE, Sharing::Shared).unwrap())
+    }
+
+    fn word(&self) -> &AtomicUsize {
+        // SAFETY: a page that nobody uses otherwise.
+        unsafe { AtomicUsize::from_ptr(self.0.as_ptr().cast()) }
+    }
+
+    fn set(&self) {
+        self.word().store(1, Ordering::SeqCst);
+    }
+
+    fn wait(&self) {
+        while self.word().load(Ordering::SeqCst) == 0 {
+            process::yield_now();
+        }
+    }
+}
+
+/// A fork copies the descriptors of the children that were there before.
+#[test]
+fn a_child_that_nobody_serves_does_not_wait_for_its_siblings() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Numbers);
+    let (sender, children) = mpsc::channel::<Child>();
+    let shared = Arc::clone(&pager);
+    let handler = thread::spawn(move || {
+        let mut worker = shared.worker()?;
+        worker.handle(&mut |child| sender.send(child).unwrap())
+    });
+    let (touch, end) = (Arc::new(Flag::new()), Arc::new(Flag::new()));
+    let (shared, flag) = (Arc::clone(&pager), Arc::clone(&touch));
+    let first = in_time("fork", move || {
+        crate::events::fork(|| {
+            flag.wait();
+            word(&shared, 3) == 0
+        })
+    });
+    let first_child = children.recv().unwrap();
+    let flag = Arc::clone(&end);
+    let sibling = in_time("fork", move || {
+        crate::events::fork(|| {
+            flag.wait();
+            true
+        })
+    });
+    let second_child = children.recv().unwrap();
+    drop(first_child);
+    touch.set();
+    let ended = std::panic::catch_unwind(|| crate::events::ended_well(first));
+    end.set();
+    crate::events::ended_well(sibling);
+    ended.unwrap();
+    drop(second_child);
+    stop(&pager, vec![handler]);
+}
+
+/// It has the descriptor of its sibling, and not its pages.
+#[test]
+fn a_child_that_drops_its_copy_of_a_sibling_leaves_that_alone() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Numbers);
+    let (sender, children) = mpsc::channel::<Child>();
+    let shared = Arc::clone(&pager);
+    let handler = thread::spawn(move || {
+        let mut worker = shared.worker()?;
+        worker.handle(&mut |child| sender.send(child).unwrap())
+    });
+    let touch = Arc::new(Flag::new());
+    let (shared, flag) = (Arc::clone(&pager), Arc::clone(&touch));
+    let first = in_time("fork", move || {
+        crate::events::fork(|| {
+            flag.wait();
+            word(&shared, 3) == 4
+        })
+    });
+    let first_child = Arc::new(children.recv().unwrap());
+    let inherited = Arc::clone(&first_child);
+    let sibling = in_time("fork", move || {
+        crate::events::fork(|| {
+            let child = Arc::as_ptr(&inherited).cast_mut();
+            // SAFETY: a copy of the parent's, which nobody in the child uses any more.
+            unsafe { child.drop_in_place() };
+            true
+        })
+    });
+    drop(children.recv().unwrap());
+    crate::events::ended_well(sibling);
+    touch.set();
+    let child = Arc::into_inner(first_child).unwrap();
+    serve(&pager, child, first);
+    stop(&pager, vec![handler]);
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use tablewalk_pager::{Delivery, Policy, Refusal};
+use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::signal::{Action, AlternateStack, Signal, replace_action};
 
@@ -85,12 +86,29 @@ extern "C" fn note(_: i32, _: *mut tablewalk_uapi::signal::siginfo_t, _: *mut st
     PASSED_ON.fetch_add(1, Ordering::Relaxed);
 }
 
+/// The handler of SIGBUS that was there before, and is again when this is dropped.
+struct Before(Action);
+
+impl Before {
+    /// Has signals counted that are passed on.
+    fn note() -> Self {
+        // SAFETY: the handler counts.
+        Self(unsafe { replace_action(Signal::Bus, &Action::apart(note)) }.unwrap())
+    }
+}
+
+impl Drop for Before {
+    fn drop(&mut self) {
+        // SAFETY: as it was.
+        unsafe { replace_action(Signal::Bus, &self.0) }.unwrap();
+    }
+}
+
 #[test]
 fn a_signal_that_is_not_ours_is_passed_on() {
     let _alone = alone();
     let pager = pager(4, Delivery::Signals, Numbers);
-    // SAFETY: the handler counts.
-    let before = unsafe { replace_action(Signal::Bus, &Action::apart(note)) }.unwrap();
+    let _before = Before::note();
     let mut worker = pager.worker().unwrap();
     let start = PASSED_ON.load(Ordering::Relaxed);
     let found = worker.resolve_own(|| {
@@ -102,8 +120,6 @@ fn a_signal_that_is_not_ours_is_passed_on() {
     assert!(Action::current(Signal::Bus).unwrap().is(note));
     process::kill_thread(process::pid(), process::tid(), Signal::Bus).unwrap();
     assert_eq!(PASSED_ON.load(Ordering::Relaxed), start + 2);
-    // SAFETY: as it was.
-    unsafe { replace_action(Signal::Bus, &before) }.unwrap();
 }
 
 unsafe extern "C" {
@@ -127,16 +143,16 @@ fn raise(code: i32, address: u64) {
     assert_eq!(sent, 0);
 }
 
-/// BUS_ADRERR, BUS_MCEERR_AR.
+/// BUS_ADRERR, BUS_MCEERR_AR, BUS_MCEERR_AO.
 const NO_PAGE: i32 = 2;
 const DAMAGED: i32 = 4;
+const DAMAGED_SOMEWHERE: i32 = 5;
 
 #[test]
 fn a_page_that_is_there_and_cannot_be_read_is_passed_on() {
     let _alone = alone();
     let pager = pager(4, Delivery::Signals, Numbers);
-    // SAFETY: the handler counts.
-    let before = unsafe { replace_action(Signal::Bus, &Action::apart(note)) }.unwrap();
+    let _before = Before::note();
     let passed = || PASSED_ON.load(Ordering::Relaxed);
     let mut worker = pager.worker().unwrap();
     let start = passed();
@@ -148,14 +164,33 @@ fn a_page_that_is_there_and_cannot_be_read_is_passed_on() {
         // Another thread may be faster now and then, but not for ever.
         raise(NO_PAGE, page);
         let faster = passed() - start - damaged;
+        let place = pager.page_size()..2 * pager.page_size();
+        pager.protect(place, Protection::NONE).unwrap();
         for _ in 0..200 {
             raise(NO_PAGE, page + 8);
         }
         (damaged, faster, passed() - start > damaged, word(&pager, 2))
     });
     assert_eq!(counted, Ok((1, 0, true, 3)));
-    // SAFETY: as it was.
-    unsafe { replace_action(Signal::Bus, &before) }.unwrap();
+}
+
+#[test]
+fn a_page_that_can_be_read_is_never_given_up() {
+    let _alone = alone();
+    let pager = pager(4, Delivery::Signals, Numbers);
+    let _before = Before::note();
+    let mut worker = pager.worker().unwrap();
+    let start = PASSED_ON.load(Ordering::Relaxed);
+    let found = worker.resolve_own(|| {
+        word(&pager, 1);
+        // As if another thread had been faster each time.
+        for _ in 0..500 {
+            raise(NO_PAGE, pager.address() + pager.page_size() as u64);
+        }
+        word(&pager, 1)
+    });
+    assert_eq!(found, Ok(2));
+    assert_eq!(PASSED_ON.load(Ordering::Relaxed), start);
 }
 
 /// Has no page 1.
@@ -203,4 +238,30 @@ fn a_signal_that_is_sent_ends_the_process_as_before() {
         sent.is_err()
     });
     assert_eq!(status, Status::Killed(7));
+}
+
+#[test]
+fn damaged_memory_that_nobody_touches_ends_the_process_as_before() {
+    let _alone = alone();
+    let status = child(|| {
+        let pager = pager(4, Delivery::Signals, Numbers);
+        let mut worker = pager.worker().unwrap();
+        // SAFETY: no handler.
+        unsafe { replace_action(Signal::Bus, &Action::DEFAULT) }.unwrap();
+        worker.resolve_own(|| raise(DAMAGED_SOMEWHERE, 0)).is_err()
+    });
+    assert_eq!(status, Status::Killed(7));
+}
+
+#[test]
+fn a_child_has_no_page_of_a_region_whose_faults_are_signals() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Signals, Numbers);
+    let mut worker = pager.worker().unwrap();
+    let ended = worker.resolve_own(|| {
+        assert_eq!(word(&pager, 1), 2);
+        [1, 3].map(|page| child(|| word(&pager, page) == 0))
+    });
+    // SIGSEGV, and not zeros.
+    assert_eq!(ended, Ok([Status::Killed(11); 2]));
 }

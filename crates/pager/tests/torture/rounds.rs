@@ -73,10 +73,15 @@ struct Marks {
     turn: AtomicUsize,
     panics: bool,
     discards: bool,
+    waits: bool,
     victim: AtomicUsize,
 }
 
 impl Policy for Marks {
+    fn waits(&self) -> bool {
+        self.waits
+    }
+
     fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         if turn % 7 == 3 {
@@ -155,6 +160,7 @@ pub(crate) fn run<M: Machine>(machine: &M, round: Round) -> Result<bool, PagerEr
         turn: AtomicUsize::new(0),
         panics: machine.panics() && round.delivery == Delivery::Threads,
         discards: random.below(2) == 0,
+        waits: random.below(2) == 0,
         victim: AtomicUsize::new(0),
     };
     let options = Options {

@@ -106,6 +106,10 @@ fn main(args: Args) -> ExitCode {
 struct Marks;
 
 impl Policy for Marks {
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         bytes.fill(0x5a);
         if let Some(word) = bytes.first_chunk_mut() {
@@ -123,7 +127,10 @@ fn new_pager() -> Result<Pager<Marks>, Error> {
         locked: true,
         delivery: Delivery::Signals,
     };
-    Ok(Pager::new(options, Marks)?)
+    let pager = Pager::new(options, Marks)?;
+    // All pages are there when a child comes.
+    advise(&pager, Advice::DoFork)?;
+    Ok(pager)
 }
 
 fn read(pager: &Pager<Marks>, page: usize) -> u64 {

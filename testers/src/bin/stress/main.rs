@@ -180,6 +180,10 @@ impl Paging<'_> {
 }
 
 impl Policy for Paging<'_> {
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         bytes.fill(0xa5);
         let count = self
