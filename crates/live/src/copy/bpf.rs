@@ -25,18 +25,39 @@ const SLOTS: usize = 5;
 /// Most bytes of copies for one run.
 const BATCH_BYTES: usize = 256 << 10;
 
+/// What runs the program: the kernel, or in tests a model of it.
+pub trait Processor {
+    /// Runs the program once; what it returns. `value` is the map's.
+    ///
+    /// # Errors
+    ///
+    /// As bpf(2).
+    fn run(&mut self, value: &Mapping) -> Result<u32, Errno>;
+}
+
+/// The program in the kernel, which has the map, too.
+#[derive(Debug)]
+pub struct Loaded(OwnedFd);
+
+impl Processor for Loaded {
+    fn run(&mut self, _: &Mapping) -> Result<u32, Errno> {
+        // SAFETY: it writes to the map, of which there are no references but to atomic words, which are
+        // looked at between runs.
+        unsafe { bpf::run_raw_tracepoint(&self.0) }
+    }
+}
+
 /// A map with copies, and the program that writes them.
 ///
 /// # Invariants
 ///
-/// The mapping is one page of `Shared` and `pages` pages of copies. The kernel writes to them inside
-/// `Bpf::run` only.
+/// The mapping is one page of `Shared`, `SLOTS + batch` pages of copies, and one page that
+/// [`Kernel::read`] has for itself. The program writes to them inside `Bpf::run` only.
 #[derive(Debug)]
-pub struct Bpf {
-    program: OwnedFd,
+pub struct Bpf<P = Loaded> {
+    processor: P,
     memory: Mapping,
     page_shift: u32,
-    pages: usize,
     batch: usize,
 }
 
@@ -50,26 +71,63 @@ impl Bpf {
     /// without `CONFIG_BPF_EVENTS`.
     pub fn new(page_shift: u32) -> Result<Self, CopyError> {
         let open = |what| move |errno| CopyError::Open { what, errno };
-        let batch = (BATCH_BYTES >> page_shift).clamp(1, MOST);
-        let pages = SLOTS + batch;
-        let size = (1 + pages) << page_shift;
+        let batch = batch(page_shift);
+        let size = value_size(page_shift);
         let map =
             bpf::create_array(u32::try_from(size).unwrap_or(u32::MAX)).map_err(open("BPF map"))?;
         let memory = Mapping::file(&map, 0, size, Protection::READ_WRITE, Sharing::Shared)
             .map_err(open("BPF map"))?;
-        let code = assemble(map.number(), page_shift, pages).ok_or(CopyError::Open {
+        let code = assemble(map.number(), page_shift, pages(batch)).ok_or(CopyError::Open {
             what: "BPF program",
             errno: Errno::E2BIG,
         })?;
         let program = bpf::load_raw_tracepoint(&code, &mut []).map_err(open("BPF program"))?;
         // The program has the map, and the mapping too.
         Ok(Self {
-            program,
+            processor: Loaded(program),
             memory,
             page_shift,
-            pages,
             batch,
         })
+    }
+}
+
+/// Most tables for one run.
+fn batch(page_shift: u32) -> usize {
+    (BATCH_BYTES >> page_shift).clamp(1, MOST)
+}
+
+/// Pages that the program writes to: copies, and the one of [`Kernel::read`].
+const fn pages(batch: usize) -> usize {
+    SLOTS + batch + 1
+}
+
+/// Bytes of the map's value.
+fn value_size(page_shift: u32) -> usize {
+    (1 + pages(batch(page_shift))) << page_shift
+}
+
+impl<P: Processor> Bpf<P> {
+    /// The program on a processor of a test, in memory of its own.
+    #[cfg(test)]
+    pub(super) fn on(processor: P, page_shift: u32) -> Self {
+        let size = value_size(page_shift);
+        Self {
+            processor,
+            memory: Mapping::reserve(size, Protection::READ_WRITE).unwrap(),
+            page_shift,
+            batch: batch(page_shift),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn processor_mut(&mut self) -> &mut P {
+        &mut self.processor
+    }
+
+    #[cfg(test)]
+    pub(super) const fn processor(&self) -> &P {
+        &self.processor
     }
 
     /// What is shared with the program.
@@ -92,6 +150,7 @@ impl Bpf {
         request.links = chain.len().min(LINKS) as u64;
         request.count = wanted.len().min(self.batch) as u64;
         request.page = page as u64;
+        request.copied = [0; MOST];
         for (entry, link) in request.chain.iter_mut().zip(chain) {
             *entry = entry_of(*link);
         }
@@ -99,12 +158,25 @@ impl Bpf {
             *table = Table {
                 entry: wanted.link.map_or(NOTHING, entry_of),
                 address: wanted.address,
+                bytes: wanted.bytes,
             };
         }
-        // SAFETY: it writes to the map, of which there are no references but to atomic words, which are
-        // looked at between runs.
-        let returned = unsafe { bpf::run_raw_tracepoint(&self.program) }?;
-        Ok(returned == UNCHANGED)
+        Ok(self.processor.run(&self.memory)? == UNCHANGED)
+    }
+
+    /// The words of a page that the program writes to.
+    fn page(&self, page: usize) -> &[AtomicU64] {
+        if page >= pages(self.batch) {
+            return &[];
+        }
+        let start = self
+            .memory
+            .as_ptr()
+            .wrapping_add((1 + page) << self.page_shift)
+            .cast_const();
+        // SAFETY: a page of the mapping, readable as long as it lives; atomic words, which the program
+        // writes in `run`.
+        unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
     }
 }
 
@@ -122,7 +194,7 @@ const fn entry_of(link: Link) -> Entry {
 }
 
 // SAFETY: the words are those of the mapping, which stays where it is.
-unsafe impl Kernel for Bpf {
+unsafe impl<P: Processor> Kernel for Bpf<P> {
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
         let error = |errno| CopyError::Open {
             what: "BPF program",
@@ -198,26 +270,29 @@ unsafe impl Kernel for Bpf {
     }
 
     fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError> {
-        let page_size = 1_u64 << self.page_shift;
-        let mut done = 0;
-        while done < words.len() {
-            let at = address + 8 * done as u64;
+        let scratch = self.pages();
+        let parts = words.chunks_mut(1 << (self.page_shift - 3));
+        let mut next = Some(address);
+        for part in parts {
+            let Some(address) = next else {
+                // Behind the last address.
+                return Ok(false);
+            };
+            let bytes = 8 * part.len() as u64;
             let wanted = Wanted {
                 link: None,
-                address: at & !(page_size - 1),
+                address,
+                bytes,
             };
             let error = |errno| CopyError::Read { address, errno };
-            self.run(&[], &[wanted], 0).map_err(error)?;
+            self.run(&[], &[wanted], scratch).map_err(error)?;
             if !self.is_copied(0) {
                 return Ok(false);
             }
-            let index = (at % page_size / 8) as usize;
-            let source = self.words(0).get(index..).unwrap_or_default();
-            let part = words.get_mut(done..).unwrap_or_default();
-            done += source.len().min(part.len());
-            for (word, source) in part.iter_mut().zip(source) {
+            for (word, source) in part.iter_mut().zip(self.page(scratch)) {
                 *word = source.load(Ordering::Relaxed);
             }
+            next = address.checked_add(bytes);
         }
         Ok(true)
     }
@@ -227,6 +302,9 @@ unsafe impl Kernel for Bpf {
             what: "BPF program",
             errno,
         };
+        // Not to the page behind those of copies.
+        let room = self.pages().saturating_sub(page).min(wanted.len());
+        let wanted = wanted.get(..room).unwrap_or_default();
         self.run(chain, wanted, page).map_err(error)
     }
 
@@ -237,7 +315,7 @@ unsafe impl Kernel for Bpf {
     }
 
     fn pages(&self) -> usize {
-        self.pages
+        SLOTS + self.batch
     }
 
     fn batch(&self) -> usize {
@@ -245,17 +323,10 @@ unsafe impl Kernel for Bpf {
     }
 
     fn words(&self, page: usize) -> &[AtomicU64] {
-        if page >= self.pages {
+        if page >= self.pages() {
             return &[];
         }
-        let start = self
-            .memory
-            .as_ptr()
-            .wrapping_add((1 + page) << self.page_shift)
-            .cast_const();
-        // SAFETY: a page of the mapping, readable as long as it lives; atomic words, which the program
-        // writes in `run`.
-        unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
+        self.page(page)
     }
 }
 
@@ -362,6 +433,7 @@ mod tests {
         let wanted = |link| Wanted {
             link: Some(link),
             address: page,
+            bytes: 1 << PAGE_SHIFT,
         };
         let all = [wanted(link), wanted(wrong), wanted(accessed)];
         assert_eq!(bpf.copy(&[link, accessed], &all, SLOTS), Ok(true));
@@ -376,6 +448,7 @@ mod tests {
         let nothing = Wanted {
             link: None,
             address: 8 << PAGE_SHIFT,
+            bytes: 1 << PAGE_SHIFT,
         };
         assert_eq!(bpf.copy(&[], &[nothing], 0), Ok(true));
         assert!(!bpf.is_copied(0));

@@ -95,7 +95,8 @@ impl Calibration {
         let mut task = [0; TASK_WORDS];
         let filled = kernel.own_task(&mut task)?;
         let task = task.get(..filled).unwrap_or_default();
-        let mm = find_mm(kernel, &geometry, task, &known)?;
+        let offsets = kernel.offsets(page_shift)?;
+        let mm = find_mm(kernel, &geometry, &offsets, task, &known)?;
         let file = open_proc(own, "mem", O_RDONLY)?;
         let ways = find_ways(kernel, task, mm.mm, &file)?;
         Ok(Self {
@@ -132,10 +133,10 @@ fn note<T: PartialEq, const N: usize>(answers: &mut Vec<T, N>, answer: T) {
 pub(super) fn find_mm<K: Kernel>(
     kernel: &mut K,
     geometry: &Geometry,
+    offsets: &[u64],
     task: &[u64],
     known: &[Known],
 ) -> Result<OwnMm, CopyError> {
-    let offsets = kernel.offsets(geometry.page_shift())?;
     let mut answers = Vec::<OwnMm, 4>::new();
     for (number, &mm) in task.iter().enumerate() {
         let seen = task.iter().take(number).any(|&before| before == mm);
@@ -147,7 +148,7 @@ pub(super) fn find_mm<K: Kernel>(
             if !is_pointer(root) || !root.is_multiple_of(64) {
                 continue;
             }
-            for &offset in &offsets {
+            for &offset in offsets {
                 if leads_to(kernel, geometry, root, offset, known)? {
                     note(&mut answers, OwnMm { mm, pgd, offset });
                 }

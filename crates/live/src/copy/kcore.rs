@@ -180,17 +180,17 @@ impl Kcore {
         Ok(there && (word[0] ^ link.descriptor) & !IGNORED == 0)
     }
 
-    /// Copies what is at `address` to page `page`; whether there was something.
-    fn copy_page(&mut self, address: u64, page: usize) -> Result<bool, CopyError> {
-        let size = 1 << self.page_shift;
-        let Some((offset, left)) = self.find(address) else {
+    /// Copies what is wanted to page `page`; whether there was something.
+    fn copy_page(&mut self, wanted: Wanted, page: usize) -> Result<bool, CopyError> {
+        let size = usize::try_from(wanted.bytes).unwrap_or(usize::MAX);
+        let Some((offset, left)) = self.find(wanted.address) else {
             return Ok(false);
         };
-        if page >= self.pages || left < size as u64 {
+        if page >= self.pages || size > 1 << self.page_shift || left < wanted.bytes {
             return Ok(false);
         }
         let start = self.memory.as_ptr().wrapping_add(page << self.page_shift);
-        // SAFETY: a page of the mapping; views of it borrow this value, which is borrowed alone.
+        // SAFETY: in a page of the mapping; views of it borrow this value, which is borrowed alone.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start, size) };
         self.read_bytes(offset, bytes)
     }
@@ -202,7 +202,7 @@ impl Kcore {
         {
             return Ok(false);
         }
-        if !self.copy_page(wanted.address, page)? {
+        if !self.copy_page(wanted, page)? {
             return Ok(false);
         }
         wanted.link.map_or(Ok(true), |link| self.holds(link))

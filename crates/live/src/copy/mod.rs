@@ -42,7 +42,7 @@ use core::sync::atomic::AtomicU64;
 
 use heapless::Vec;
 
-pub use self::bpf::Bpf;
+pub use self::bpf::{Bpf, Loaded, Processor};
 pub use self::calibration::Calibration;
 pub use self::either::Either;
 pub use self::error::CopyError;
@@ -72,6 +72,8 @@ pub struct Wanted {
     pub link: Option<Link>,
     /// Its address in the kernel's linear map.
     pub address: u64,
+    /// How many bytes of it: a multiple of eight, and no more than a page.
+    pub bytes: u64,
 }
 
 /// A way to read the memory of the kernel.
@@ -106,7 +108,8 @@ pub unsafe trait Kernel {
     /// [`CopyError`]: a kernel without `CONFIG_KEXEC_CORE` or `CONFIG_PROC_KCORE` has none.
     fn vmcoreinfo(&mut self, offset: u64, text: &mut [u8]) -> Result<usize, CopyError>;
 
-    /// Reads words from `address` on, a multiple of eight. `false` if there is no memory to be read.
+    /// Reads words from `address` on, a multiple of eight. `false` if there is no memory to be read. Changes
+    /// no page that [`Kernel::copy`] can name.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@
 
 use heapless::Vec;
 use tablewalk_walker::{
-    Batched, Descriptor, Format, FrameNumber, Kind, Level, Table, TableId, TableSource,
+    Batched, Descriptor, Format, FrameNumber, Geometry, Kind, Level, Table, TableId, TableSource,
     VirtualAddress,
 };
 
@@ -288,6 +288,7 @@ impl<K: Kernel> Copied<K> {
         let mut wanted = Wanted {
             link: None,
             address: self.root,
+            bytes: table_bytes(&geometry, level),
         };
         while level != id.level {
             let Some(lower) = level.next_lower() else {
@@ -301,7 +302,11 @@ impl<K: Kernel> Copied<K> {
             let Some(address) = link.and_then(|link| self.next(link, level)) else {
                 return Ok(None);
             };
-            wanted = Wanted { link, address };
+            wanted = Wanted {
+                link,
+                address,
+                bytes: table_bytes(&geometry, lower),
+            };
             level = lower;
         }
         Ok(Some((chain, wanted)))
@@ -412,6 +417,7 @@ impl<K: Kernel> Copied<K> {
                 let table = Wanted {
                     link: Some(link),
                     address: table,
+                    bytes: geometry.page_size(),
                 };
                 // Both have room for a batch.
                 let _room = wanted.push(table);
@@ -423,6 +429,11 @@ impl<K: Kernel> Copied<K> {
         }
         (wanted, batched)
     }
+}
+
+/// Bytes of a table of `level`: a root may be less than a page, and something else lies behind it.
+const fn table_bytes(geometry: &Geometry, level: Level) -> u64 {
+    8 * geometry.entries(level) as u64
 }
 
 /// Whether the tables that were found are those of the process.

@@ -2,12 +2,16 @@
 
 extern crate std;
 
-use tablewalk_walker::{FrameNumber, Geometry, Level, TableId, TableSource, VirtualAddress, Walk};
+use core::sync::atomic::Ordering;
+
+use tablewalk_walker::{
+    FrameNumber, Geometry, Level, TableId, TableSource, VirtualAddress, Visit, Walk, path,
+};
 
 use super::calibration::{Calibration, find_mm};
-use super::fake::{Fake, OFFSET};
+use super::fake::{Fake, Memory, OFFSET, fake};
 use super::source::Copied;
-use super::{CopyError, IGNORED};
+use super::{CopyError, IGNORED, Kernel, Wanted};
 
 // Physical addresses of tables, below each other.
 const ROOT: u64 = 0x4010_0000;
@@ -15,6 +19,9 @@ const MIDDLE: u64 = 0x4010_1000;
 const LEAVES: u64 = 0x4010_2000;
 /// Another table of level 3, beside that or in its place.
 const OTHER: u64 = 0x4010_3000;
+/// Tables of level 2 and 3 of another subtree.
+const OTHER_MIDDLE: u64 = 0x4010_4000;
+const OTHER_LEAVES: u64 = 0x4010_5000;
 /// A page of the process.
 const PAGE: u64 = 0x4020_0000;
 /// Where it is mapped: entries 1, 2 and 3.
@@ -25,6 +32,7 @@ const PGD: u64 = 104;
 
 const TABLE: u64 = 3;
 const LEAF: u64 = 3 | IGNORED;
+const BLOCK_LEAF: u64 = 1 | IGNORED;
 
 const fn linear(physical: u64) -> u64 {
     physical + OFFSET
@@ -35,14 +43,18 @@ fn geometry() -> Geometry {
 }
 
 /// Three levels that lead to one page.
-fn kernel() -> Fake {
-    let mut kernel = Fake::new();
+fn memory() -> Memory {
+    let mut kernel = Memory::default();
     kernel.write(linear(ROOT) + 8, MIDDLE | TABLE);
     kernel.write(linear(MIDDLE) + 2 * 8, LEAVES | TABLE);
     kernel.write(linear(LEAVES) + 3 * 8, PAGE | LEAF);
     kernel.write(linear(OTHER) + 3 * 8, PAGE | LEAF);
     kernel.write(linear(MM) + PGD, linear(ROOT));
     kernel
+}
+
+fn kernel() -> Fake {
+    fake(memory())
 }
 
 fn copied() -> Copied<Fake> {
@@ -54,6 +66,15 @@ fn copied() -> Copied<Fake> {
         ways: heapless::Vec::new(),
     };
     Copied::of_root(kernel(), calibration, linear(ROOT))
+}
+
+fn memory_of(copied: &mut Copied<Fake>) -> &mut Memory {
+    &mut copied.kernel_mut().processor_mut().memory
+}
+
+/// How often the program was run.
+fn runs(copied: &Copied<Fake>) -> usize {
+    copied.kernel().processor().runs
 }
 
 fn id(level: Level) -> TableId {
@@ -77,13 +98,16 @@ fn frame(physical: u64) -> Option<FrameNumber> {
     Some(FrameNumber(physical >> 12))
 }
 
+/// The right one is not the first.
+const OFFSETS: [u64; 2] = [OFFSET + (1 << 30), OFFSET];
+
 #[test]
 fn one_mm_leads_to_the_pages() {
     let mut kernel = kernel();
     // A pointer to something else, and one to nothing.
     let task = [7, linear(PAGE), linear(MM), linear(0x5000_0000), linear(MM)];
     let known = [(ADDRESS, PAGE >> 12)];
-    let found = find_mm(&mut kernel, &geometry(), &task, &known).unwrap();
+    let found = find_mm(&mut kernel, &geometry(), &OFFSETS, &task, &known).unwrap();
     assert_eq!(
         (found.mm, found.pgd, found.offset),
         (linear(MM), PGD, OFFSET)
@@ -94,7 +118,7 @@ fn one_mm_leads_to_the_pages() {
 fn no_mm_and_two_of_them_are_refused() {
     let refused = |kernel: &mut Fake, task: &[u64], known: &[(u64, u64)], answers| {
         assert_eq!(
-            find_mm(kernel, &geometry(), task, known),
+            find_mm(kernel, &geometry(), &OFFSETS, task, known),
             Err(CopyError::Calibration {
                 what: "mm_struct of this process",
                 answers
@@ -108,10 +132,14 @@ fn no_mm_and_two_of_them_are_refused() {
     // Nothing proves nothing.
     refused(&mut kernel(), &[linear(MM)], &[], 0);
     let mut two = kernel();
-    two.write(linear(MM) + PGD + 8, linear(ROOT));
+    two.processor_mut()
+        .memory
+        .write(linear(MM) + PGD + 8, linear(ROOT));
     refused(&mut two, &[linear(MM)], &known, 2);
     let mut two = kernel();
-    two.write(linear(OTHER) + PGD, linear(ROOT));
+    two.processor_mut()
+        .memory
+        .write(linear(OTHER) + PGD, linear(ROOT));
     refused(&mut two, &[linear(MM), linear(OTHER)], &known, 2);
 }
 
@@ -129,6 +157,97 @@ fn a_walk_comes_to_the_page() {
     assert_eq!(leaf.frame(&geometry()).0, PAGE >> 12);
 }
 
+/// The leaves that a walk comes to: address and frame.
+fn leaves(copied: &mut Copied<Fake>) -> std::vec::Vec<(u64, u64)> {
+    Walk::new(copied)
+        .filter_map(|visit| match visit.unwrap() {
+            Visit::Leaf(leaf) => Some((leaf.address.0, leaf.frame(&geometry()).0)),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_walk_beside_changes_finds_what_stays_and_invents_nothing() {
+    // A block above the other's leaf, and a second subtree, which is whole all the time.
+    const BLOCK: u64 = 0x4060_0000;
+    let stays = [
+        (1 << 30, BLOCK >> 12),
+        (ADDRESS, PAGE >> 12),
+        (3 << 30 | 2 << 21 | 3 << 12, PAGE >> 12),
+    ];
+    let goes = (1 << 30 | 5 << 21 | 3 << 12, PAGE >> 12);
+    for word in 0.. {
+        let mut copied = copied();
+        let memory = memory_of(&mut copied);
+        memory.write(linear(ROOT) + 3 * 8, OTHER_MIDDLE | TABLE);
+        memory.write(linear(OTHER_MIDDLE) + 2 * 8, OTHER | TABLE);
+        memory.write(linear(MIDDLE), BLOCK | BLOCK_LEAF);
+        memory.write(linear(MIDDLE) + 5 * 8, OTHER_LEAVES | TABLE);
+        memory.write(linear(OTHER_LEAVES) + 3 * 8, PAGE | LEAF);
+        memory.change_before(word, &[(linear(MIDDLE) + 5 * 8, 0)]);
+        let found = leaves(&mut copied);
+        for leaf in stays {
+            assert!(found.contains(&leaf), "{leaf:x?} of {found:x?}, {word}");
+        }
+        let allowed = |leaf| stays.contains(leaf) || *leaf == goes;
+        assert!(found.iter().all(allowed), "{found:x?}, {word}");
+        if memory_of(&mut copied).is_changing() {
+            assert!(word > 512, "{word} words");
+            break;
+        }
+    }
+}
+
+#[test]
+fn the_path_of_an_address_copies_each_table_once() {
+    let mut copied = copied();
+    let path = path(&mut copied, VirtualAddress(ADDRESS)).unwrap();
+    assert_eq!(path.steps().last().unwrap().descriptor.0, PAGE | LEAF);
+    assert_eq!(runs(&copied), 3);
+    // Two looks at each link, one at what is above.
+    let looks = 2 + (1 + 2);
+    assert_eq!(copied.kernel().processor().words, 3 * 512 + looks);
+}
+
+#[test]
+fn a_word_costs_a_word() {
+    let mut kernel = kernel();
+    assert_eq!(kernel.read(linear(ROOT) + 8, &mut [0]), Ok(true));
+    assert_eq!(kernel.processor().words, 1);
+    // More than a page, to the end of what there is.
+    let mut words = [0; 513];
+    assert_eq!(kernel.read(linear(ROOT), &mut words), Ok(true));
+    assert_eq!(words[1], MIDDLE | TABLE);
+    assert_eq!(kernel.read(linear(OTHER) + 8, &mut words), Ok(false));
+    // Nothing is behind the last address.
+    assert_eq!(kernel.read(!0 - 4095, &mut words), Ok(false));
+}
+
+#[test]
+fn a_read_changes_no_page_of_copies() {
+    let mut kernel = kernel();
+    let all = Wanted {
+        link: None,
+        address: linear(MIDDLE),
+        bytes: 4096,
+    };
+    for page in 0..kernel.pages() {
+        assert_eq!(kernel.copy(&[], &[all], page), Ok(true));
+    }
+    let mut words = [0; 512];
+    assert_eq!(kernel.read(linear(LEAVES), &mut words), Ok(true));
+    for page in 0..kernel.pages() {
+        assert_eq!(kernel.words(page)[3].load(Ordering::Relaxed), 0);
+    }
+    // Nor can a copy go to the page of reads, or behind it.
+    let pages = kernel.pages();
+    for page in [pages, pages + 1, usize::MAX] {
+        assert_eq!(kernel.copy(&[], &[all], page), Ok(true));
+        assert!(!kernel.is_copied(0) && kernel.words(page).is_empty());
+    }
+}
+
 #[test]
 fn a_slot_that_changes_during_the_copy_has_no_table() {
     let slot = linear(MIDDLE) + 2 * 8;
@@ -144,7 +263,8 @@ fn a_slot_that_changes_during_the_copy_has_no_table() {
         for (slot, level) in [Level::L1, Level::L2].into_iter().enumerate() {
             assert!(copied.map(slot, id(level)).unwrap().is_some());
         }
-        copied.kernel_mut().between = Some((slot, word));
+        // Behind the first look, which reads what is above too.
+        memory_of(&mut copied).change_before(2, &[(slot, word)]);
         assert_eq!(copied.map(2, id(Level::L3)), Ok(expected), "{word:#x}");
     }
 }
@@ -154,7 +274,7 @@ fn a_link_above_that_has_changed_is_noticed() {
     let mut copied = copied();
     assert_eq!(walk_down(&mut copied), frame(LEAVES));
     // The table of level 2 is out of the tree; the slot in it still leads to that of level 3.
-    copied.kernel_mut().write(linear(ROOT) + 8, 0);
+    memory_of(&mut copied).write(linear(ROOT) + 8, 0);
     assert_eq!(copied.map(2, id(Level::L3)), Ok(None));
     assert_eq!(copied.map(1, id(Level::L2)), Ok(None));
 }
@@ -173,7 +293,7 @@ fn another_frame_than_the_expected_one_is_no_table() {
 fn batch() -> Copied<Fake> {
     let mut copied = copied();
     let slot = linear(MIDDLE) + 5 * 8;
-    copied.kernel_mut().write(slot, OTHER | TABLE);
+    memory_of(&mut copied).write(slot, OTHER | TABLE);
     for (slot, level) in [Level::L1, Level::L2].into_iter().enumerate() {
         assert!(copied.map(slot, id(level)).unwrap().is_some());
     }
@@ -191,9 +311,9 @@ fn map_batch(copied: &mut Copied<Fake>) -> usize {
 #[test]
 fn a_batch_takes_one_copy_and_is_forgotten_by_the_next_walk() {
     let mut copied = batch();
-    let before = copied.kernel().copies;
+    let before = runs(&copied);
     assert_eq!(map_batch(&mut copied), 2);
-    assert_eq!(copied.kernel().copies, before + 1);
+    assert_eq!(runs(&copied), before + 1);
     assert_eq!(copied.batch_table(0).load(3).0, PAGE | LEAF);
     assert!(copied.batched(1).is_some() && copied.batched(2).is_none());
     assert!(copied.map(0, id(Level::L1)).unwrap().is_some());
@@ -205,10 +325,10 @@ fn a_batch_takes_one_copy_and_is_forgotten_by_the_next_walk() {
 fn a_batch_ends_where_a_slot_has_changed() {
     let mut copied = batch();
     // While the first is copied, the slot of the second changes.
-    copied.kernel_mut().between = Some((linear(MIDDLE) + 5 * 8, 0));
+    memory_of(&mut copied).change_before(2, &[(linear(MIDDLE) + 5 * 8, 0)]);
     assert_eq!(map_batch(&mut copied), 1);
     // And nothing is believed once what is above has changed.
     let mut copied = batch();
-    copied.kernel_mut().write(linear(ROOT) + 8, 0);
+    memory_of(&mut copied).write(linear(ROOT) + 8, 0);
     assert_eq!(map_batch(&mut copied), 0);
 }
