@@ -2,7 +2,8 @@
 //!
 //! The map is one value: a page of requests and answers, and behind it the pages for copies. In each run
 //! the program checks the descriptors of the chain, and then, for each table that is wanted, checks the
-//! descriptor that leads to it, copies the table, and checks the descriptor again.
+//! descriptor that leads to it, copies the table, and checks the descriptor again; at last the chain once
+//! more.
 
 use core::mem::offset_of;
 
@@ -57,7 +58,7 @@ pub(super) const COPIED: u64 = 1;
 pub(super) const UNCHANGED: u32 = 1;
 
 /// Instructions of the program.
-const LENGTH: usize = 84;
+const LENGTH: usize = 105;
 
 // Registers: the results of a call, its arguments, those that a call preserves, the stack.
 const R0: u8 = 0;
@@ -92,10 +93,12 @@ enum Label {
     Done,
     Store,
     Ready,
+    ChainAgain,
+    Unchanged,
     Failed,
 }
 
-const LABELS: usize = 8;
+const LABELS: usize = 10;
 
 /// Writes a program; jumps name labels, which are resolved at the end.
 struct Assembler {
@@ -234,6 +237,20 @@ impl Assembler {
         self.add(ELEMENT, R1);
     }
 
+    /// Goes to `unchanged` if each link of the chain holds its descriptor, to [`Label::Failed`] otherwise.
+    /// Numbers are known to the verifier, which follows every turn of the loop.
+    fn check_chain(&mut self, turn: Label, unchanged: Label) {
+        self.load(COUNT, SHARED, offset16(offset_of!(Shared, links)));
+        self.set(NUMBER, 0);
+        self.label(turn);
+        self.jump_if_equal(NUMBER, immediate(LINKS as u64), unchanged);
+        self.jump_if_not_below(NUMBER, COUNT, unchanged);
+        self.element(immediate(size_of::<Entry>() as u64));
+        self.check(offset16(offset_of!(Shared, chain)), Label::Failed);
+        self.add_value(NUMBER, 1);
+        self.jump(turn);
+    }
+
     fn finish(mut self) -> Option<heapless::Vec<Instruction, LENGTH>> {
         for &(at, label) in &self.jumps {
             let to = *self.labels.get(label as usize)?;
@@ -268,7 +285,6 @@ pub(super) fn assemble(
     page_shift: u32,
     pages: usize,
 ) -> Option<heapless::Vec<Instruction, LENGTH>> {
-    const CHAIN: i16 = offset16(offset_of!(Shared, chain));
     const TABLES: i16 = offset16(offset_of!(Shared, tables));
     let pages = i32::try_from(pages).ok()?;
     let size = 1_i32.checked_shl(page_shift)?;
@@ -279,16 +295,7 @@ pub(super) fn assemble(
     a.call(GET_CURRENT_TASK);
     a.store(SHARED, offset16(offset_of!(Shared, task)), R0);
 
-    // Each link of the chain. Numbers are known to the verifier, which follows every turn of the loop.
-    a.load(COUNT, SHARED, offset16(offset_of!(Shared, links)));
-    a.set(NUMBER, 0);
-    a.label(Label::Chain);
-    a.jump_if_equal(NUMBER, immediate(LINKS as u64), Label::Tables);
-    a.jump_if_not_below(NUMBER, COUNT, Label::Tables);
-    a.element(immediate(size_of::<Entry>() as u64));
-    a.check(CHAIN, Label::Failed);
-    a.add_value(NUMBER, 1);
-    a.jump(Label::Chain);
+    a.check_chain(Label::Chain, Label::Tables);
 
     // Each table.
     a.label(Label::Tables);
@@ -334,11 +341,13 @@ pub(super) fn assemble(
     a.add_value(NUMBER, 1);
     a.jump(Label::Next);
 
+    a.label(Label::Ready);
+    a.check_chain(Label::ChainAgain, Label::Unchanged);
+    a.label(Label::Unchanged);
+    a.set(R0, UNCHANGED.cast_signed());
+    a.exit();
     a.label(Label::Failed);
     a.set(R0, 0);
-    a.exit();
-    a.label(Label::Ready);
-    a.set(R0, UNCHANGED.cast_signed());
     a.exit();
     a.finish()
 }

@@ -157,6 +157,96 @@ fn a_walk_comes_to_the_page() {
     assert_eq!(leaf.frame(&geometry()).0, PAGE >> 12);
 }
 
+/// A word that was never in a table.
+const POISON: u64 = 0xbad0_bad0_bad0_bad0;
+
+/// Each word of the table at `table`, which has one entry.
+fn words_of(table: u64, entry: Option<u64>) -> std::vec::Vec<(u64, u64)> {
+    (0..512)
+        .map(|number| {
+            let word = match entry {
+                Some(entry) if number == 3 => entry,
+                Some(_) => 0,
+                None => POISON,
+            };
+            (linear(table) + 8 * number, word)
+        })
+        .collect()
+}
+
+/// Copies the table of level 3 by itself or in a batch; its words if it was copied.
+fn copy_leaves(copied: &mut Copied<Fake>, batch: bool) -> Option<std::vec::Vec<u64>> {
+    let table = if batch {
+        let (start, last) = (VirtualAddress(1 << 30), VirtualAddress((2 << 30) - 1));
+        let found = copied.map_batch(0, Level::L3, start, last).unwrap();
+        (found == 1).then(|| copied.batch_table(0))?
+    } else {
+        copied.map(2, id(Level::L3)).unwrap()?;
+        copied.table(2)
+    };
+    Some((0..512).map(|number| table.load(number).0).collect())
+}
+
+/// Lets what leads to the table of level 3 be cut, or come back, before each word that the program reads.
+/// What was copied has to be the table, and the copies of what is above it stay.
+fn cut_and_join(link: u64, descriptor: u64, batch: bool) {
+    for comes_back in [false, true] {
+        let mut copies = [0, 0];
+        for word in 0.. {
+            let mut copied = copied();
+            for (slot, level) in [Level::L1, Level::L2].into_iter().enumerate() {
+                assert!(copied.map(slot, id(level)).unwrap().is_some());
+            }
+            let cut: std::vec::Vec<_> = [(link, 0)]
+                .into_iter()
+                .chain(words_of(LEAVES, None))
+                .collect();
+            // The table is whole before it is in the tree.
+            let joined: std::vec::Vec<_> = words_of(LEAVES, Some(PAGE | LEAF))
+                .into_iter()
+                .chain([(link, descriptor)])
+                .collect();
+            let memory = memory_of(&mut copied);
+            if comes_back {
+                for (address, word) in cut {
+                    memory.write(address, word);
+                }
+                memory.change_before(word, &joined);
+            } else {
+                memory.change_before(word, &cut);
+            }
+            let words = copy_leaves(&mut copied, batch);
+            let is_table = |words: &std::vec::Vec<u64>| {
+                words
+                    .iter()
+                    .enumerate()
+                    .all(|(number, &word)| word == if number == 3 { PAGE | LEAF } else { 0 })
+            };
+            assert!(words.as_ref().is_none_or(is_table), "before word {word}");
+            copies[usize::from(words.is_some())] += 1;
+            for (slot, number, word) in [(0, 1, MIDDLE), (1, 2, LEAVES)] {
+                let entry = copied.table(slot).load(number).0;
+                // Copied again, from the root on, it may be gone.
+                assert!(entry == word | TABLE || entry == 0, "{entry:#x}");
+            }
+            if memory_of(&mut copied).is_changing() {
+                break;
+            }
+        }
+        // Only once the change is early enough, or late enough.
+        let [none, some] = copies;
+        assert!(some > 0 && (comes_back || none > 512), "{none} {some}");
+    }
+}
+
+#[test]
+fn what_was_copied_was_the_table() {
+    for batch in [false, true] {
+        cut_and_join(linear(MIDDLE) + 2 * 8, LEAVES | TABLE, batch);
+        cut_and_join(linear(ROOT) + 8, MIDDLE | TABLE, batch);
+    }
+}
+
 /// The leaves that a walk comes to: address and frame.
 fn leaves(copied: &mut Copied<Fake>) -> std::vec::Vec<(u64, u64)> {
     Walk::new(copied)
@@ -169,20 +259,20 @@ fn leaves(copied: &mut Copied<Fake>) -> std::vec::Vec<(u64, u64)> {
 
 #[test]
 fn a_walk_beside_changes_finds_what_stays_and_invents_nothing() {
-    // A block above the other's leaf, and a second subtree, which is whole all the time.
-    const BLOCK: u64 = 0x4060_0000;
+    // A block, which would be one of the root table too, and a second subtree.
+    const BLOCK: u64 = 0x4000_0000;
     let stays = [
-        (1 << 30, BLOCK >> 12),
+        (1 << 30 | 6 << 21, BLOCK >> 12),
         (ADDRESS, PAGE >> 12),
-        (3 << 30 | 2 << 21 | 3 << 12, PAGE >> 12),
+        (2 << 30 | 2 << 21 | 3 << 12, PAGE >> 12),
     ];
     let goes = (1 << 30 | 5 << 21 | 3 << 12, PAGE >> 12);
     for word in 0.. {
         let mut copied = copied();
         let memory = memory_of(&mut copied);
-        memory.write(linear(ROOT) + 3 * 8, OTHER_MIDDLE | TABLE);
+        memory.write(linear(ROOT) + 2 * 8, OTHER_MIDDLE | TABLE);
         memory.write(linear(OTHER_MIDDLE) + 2 * 8, OTHER | TABLE);
-        memory.write(linear(MIDDLE), BLOCK | BLOCK_LEAF);
+        memory.write(linear(MIDDLE) + 6 * 8, BLOCK | BLOCK_LEAF);
         memory.write(linear(MIDDLE) + 5 * 8, OTHER_LEAVES | TABLE);
         memory.write(linear(OTHER_LEAVES) + 3 * 8, PAGE | LEAF);
         memory.change_before(word, &[(linear(MIDDLE) + 5 * 8, 0)]);
@@ -205,8 +295,8 @@ fn the_path_of_an_address_copies_each_table_once() {
     let path = path(&mut copied, VirtualAddress(ADDRESS)).unwrap();
     assert_eq!(path.steps().last().unwrap().descriptor.0, PAGE | LEAF);
     assert_eq!(runs(&copied), 3);
-    // Two looks at each link, one at what is above.
-    let looks = 2 + (1 + 2);
+    // Two looks at each link on the way.
+    let looks = 2 + 4;
     assert_eq!(copied.kernel().processor().words, 3 * 512 + looks);
 }
 
