@@ -230,16 +230,19 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
         // arch/arm64/include/asm/kernel-pgtable.h: 1 GiB, and 512 MiB with 64K pages.
         let align = if page_shift == 16 { 1 << 29 } else { 1 << 30 };
         let mut offsets = Vec::new();
+        let mut room = true;
         for_each_ram(|start, end| {
             let mut physical = start / align * align + task % align;
-            while physical < end {
-                if physical >= start && offsets.push(task.wrapping_sub(physical)).is_err() {
-                    return;
-                }
+            while physical < end && room {
+                room = physical < start || offsets.push(task.wrapping_sub(physical)).is_ok();
                 physical += align;
             }
         })?;
-        Ok(offsets)
+        // Cut off, the right one might be missing.
+        room.then_some(offsets).ok_or(CopyError::Calibration {
+            what: "linear map",
+            answers: OFFSETS + 1,
+        })
     }
 
     /// `/sys/kernel/vmcoreinfo` says where it is: physical address and size of an ELF note.

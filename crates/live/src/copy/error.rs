@@ -49,8 +49,6 @@ pub enum CopyError {
         pid: i32,
         /// The address of the page.
         address: VirtualAddress,
-        /// Its frame by pagemap.
-        frame: u64,
     },
     /// A file of the process could not be opened or read.
     Process {
@@ -111,14 +109,9 @@ impl fmt::Display for CopyError {
             Self::Unproved { pid } => {
                 write!(f, "process {pid}: no page in memory to prove its tables by")
             }
-            Self::Refuted {
-                pid,
-                address,
-                frame,
-            } => write!(
+            Self::Refuted { pid, address } => write!(
                 f,
-                "process {pid}: the tables found do not lead from {address} to frame {frame:#x}, \
-                 where pagemap has it"
+                "process {pid}: the tables found do not lead from {address} to where pagemap has it"
             ),
             Self::Process { pid, file, errno } => write!(f, "/proc/{pid}/{file}: {errno}"),
             Self::Slot { slot, slots } => write!(f, "slot {slot} of {slots}"),

@@ -5,6 +5,7 @@
 
 extern crate std;
 
+use core::ops::Range;
 use std::collections::BTreeMap;
 use std::vec::Vec;
 
@@ -33,6 +34,8 @@ pub(super) struct Memory {
     pages: BTreeMap<u64, [u64; WORDS]>,
     /// Before so many more words are read, these are written.
     event: Option<(usize, Vec<(u64, u64)>)>,
+    /// Where a read does harm.
+    pub(super) devices: Option<Range<u64>>,
 }
 
 impl Memory {
@@ -54,6 +57,9 @@ impl Memory {
 
     /// One load. `None` where there is no memory.
     pub(super) fn read(&mut self, address: u64) -> Option<u64> {
+        let devices = self.devices.as_ref();
+        let is_device = devices.is_some_and(|devices| devices.contains(&address));
+        assert!(!is_device, "{address:#x} was read");
         if let Some((left, writes)) = self.event.take() {
             if left == 0 {
                 for (address, word) in writes {

@@ -8,7 +8,7 @@ use tablewalk_walker::{
     FrameNumber, Geometry, Level, TableId, TableSource, VirtualAddress, Visit, Walk, path,
 };
 
-use super::calibration::{Calibration, find_mm};
+use super::calibration::{Calibration, LinearMap, Search, Way};
 use super::fake::{Fake, Memory, OFFSET, fake};
 use super::source::Copied;
 use super::{CopyError, IGNORED, Kernel, Wanted};
@@ -59,13 +59,32 @@ fn kernel() -> Fake {
 
 fn copied() -> Copied<Fake> {
     let calibration = Calibration {
-        offset: OFFSET,
+        map: map(),
         geometry: geometry(),
         mm: linear(MM),
         pgd: PGD,
-        ways: heapless::Vec::new(),
+        way: Way {
+            files: 0,
+            fdtable: 0,
+            mm: 0,
+        },
     };
     Copied::of_root(kernel(), calibration, linear(ROOT))
+}
+
+fn map() -> LinearMap {
+    let mut map = LinearMap::new(&geometry());
+    map.offset = OFFSET;
+    map
+}
+
+/// Looks in memory, without the program.
+fn search<T>(kernel: &mut Fake, look: impl FnOnce(&mut Search<'_, Fake>) -> T) -> T {
+    look(&mut Search {
+        kernel,
+        map: &map(),
+        geometry: &geometry(),
+    })
 }
 
 fn memory_of(copied: &mut Copied<Fake>) -> &mut Memory {
@@ -107,7 +126,10 @@ fn one_mm_leads_to_the_pages() {
     // A pointer to something else, and one to nothing.
     let task = [7, linear(PAGE), linear(MM), linear(0x5000_0000), linear(MM)];
     let known = [(ADDRESS, PAGE >> 12)];
-    let found = find_mm(&mut kernel, &geometry(), &OFFSETS, &task, &known).unwrap();
+    let found = search(&mut kernel, |search| {
+        search.find_mm(&OFFSETS, &task, &known)
+    })
+    .unwrap();
     assert_eq!(
         (found.mm, found.pgd, found.offset),
         (linear(MM), PGD, OFFSET)
@@ -118,7 +140,7 @@ fn one_mm_leads_to_the_pages() {
 fn no_mm_and_two_of_them_are_refused() {
     let refused = |kernel: &mut Fake, task: &[u64], known: &[(u64, u64)], answers| {
         assert_eq!(
-            find_mm(kernel, &geometry(), &OFFSETS, task, known),
+            search(kernel, |search| search.find_mm(&OFFSETS, task, known)),
             Err(CopyError::Calibration {
                 what: "mm_struct of this process",
                 answers
@@ -141,6 +163,254 @@ fn no_mm_and_two_of_them_are_refused() {
         .memory
         .write(linear(OTHER) + PGD, linear(ROOT));
     refused(&mut two, &[linear(MM), linear(OTHER)], &known, 2);
+}
+
+#[test]
+fn nothing_but_the_linear_map_is_read() {
+    let mut kernel = kernel();
+    let memory = &mut kernel.processor_mut().memory;
+    // Devices are behind it. The task and the `mm` have words that would lead there.
+    let devices = 0xffff_ffc0_0000_0000;
+    memory.devices = Some(devices..u64::MAX);
+    memory.write(linear(MM), devices);
+    memory.write(linear(MM) + 8, devices - 8);
+    memory.write(linear(OTHER) + PGD, linear(PAGE));
+    // A table that leads there, and one whose last words would be there.
+    memory.write(linear(PAGE) + 8, 0x7f_0000_0000 | TABLE);
+    let known = [(ADDRESS, PAGE >> 12)];
+    let task = [
+        devices,
+        devices - 8,
+        u64::MAX - 7,
+        linear(OTHER),
+        linear(MM),
+    ];
+    let found = search(&mut kernel, |search| {
+        let way = Way {
+            files: devices - 8,
+            fdtable: 8,
+            mm: 0,
+        };
+        assert_eq!(search.follow(way, 3), Ok(None));
+        assert_eq!(search.word(devices), Ok(None));
+        search.find_mm(&OFFSETS, &task, &known)
+    });
+    assert_eq!(found.map(|found| found.mm), Ok(linear(MM)));
+}
+
+#[test]
+fn a_root_that_leads_to_no_table_costs_no_more_with_more_memory() {
+    let mut kernel = kernel();
+    let words = |kernel: &mut Fake, offsets: &[u64]| {
+        let before = kernel.processor().words;
+        let known = [(ADDRESS, PAGE >> 12)];
+        let task = [linear(OTHER)];
+        let _ = search(kernel, |search| search.find_mm(offsets, &task, &known));
+        kernel.processor().words - before
+    };
+    kernel
+        .processor_mut()
+        .memory
+        .write(linear(OTHER), linear(PAGE));
+    let few = words(&mut kernel, &OFFSETS);
+    let many: std::vec::Vec<u64> = (0..1024)
+        .map(|number| OFFSET.wrapping_add(number << 30))
+        .collect();
+    assert_eq!(words(&mut kernel, &many), few);
+}
+
+#[test]
+fn the_linear_map_is_what_a_kernel_of_that_shape_has() {
+    for (page_shift, bits, start, end) in [
+        (12, 39, 0xffff_ff80_0000_0000, 0xffff_ffc0_0000_0000),
+        (12, 48, 0xffff_0000_0000_0000, 0xffff_8000_0000_0000),
+        (12, 52, 0xfff0_0000_0000_0000, 0xffff_8000_0000_0000),
+        (14, 47, 0xffff_8000_0000_0000, 0xffff_c000_0000_0000),
+        (14, 52, 0xfff0_0000_0000_0000, 0xffff_c000_0000_0000),
+        (16, 52, 0xfff0_0000_0000_0000, 0xffff_8000_0000_0000),
+    ] {
+        let geometry = Geometry::new(page_shift, bits, 52).unwrap();
+        let map = LinearMap::new(&geometry);
+        assert!(map.address(start).is_some() && map.address(end - 8).is_some());
+        assert_eq!((map.address(start - 8), map.address(end)), (None, None));
+    }
+}
+
+/// Physical addresses of a `files_struct`, an `fdtable`, its array, and the first of its files.
+const FILES: u64 = 0x4050_0000;
+const FDTABLE: u64 = 0x4050_1000;
+const ARRAY: u64 = 0x4050_2000;
+const FILE: u64 = 0x4050_3000;
+/// Bytes from one file to the next, and to its `mm_struct`.
+const FILE_SIZE: u64 = 192;
+const FILE_MM: u64 = 32;
+/// Another process.
+const CHILD: u64 = 0x4030_1000;
+/// Its tables, as those of this one.
+const CHILD_TABLES: [u64; 3] = [0x4070_0000, 0x4070_1000, 0x4070_2000];
+const CHILD_PAGE: u64 = 0x4020_1000;
+const RIGHT: Way = Way {
+    files: linear(FILES),
+    fdtable: 32,
+    mm: FILE_MM,
+};
+
+/// Where the field of a file is whose descriptor has that number.
+const fn field(number: u64, at: u64) -> u64 {
+    linear(FILE) + (number - 3) * FILE_SIZE + at
+}
+
+/// Descriptors 3, 5 and 7 of the own memory, 4 and 6 of others, 8 of a child's.
+fn with_files() -> Fake {
+    let mut kernel = kernel();
+    let memory = &mut kernel.processor_mut().memory;
+    memory.write(linear(FILES) + 32, linear(FDTABLE));
+    memory.write(linear(FDTABLE) + 8, linear(ARRAY));
+    for number in 3..9 {
+        memory.write(linear(ARRAY) + 8 * number, field(number, 0));
+        let mm = match number {
+            4 | 6 => linear(PAGE),
+            8 => linear(CHILD),
+            _ => linear(MM),
+        };
+        memory.write(field(number, FILE_MM), mm);
+    }
+    let [root, middle, leaves] = CHILD_TABLES;
+    memory.write(linear(CHILD) + PGD, linear(root));
+    memory.write(linear(root) + 8, middle | TABLE);
+    memory.write(linear(middle) + 2 * 8, leaves | TABLE);
+    memory.write(linear(leaves) + 3 * 8, CHILD_PAGE | LEAF);
+    kernel
+}
+
+/// The ways by the own files, and the one that is left with the child's.
+fn find_way(kernel: &mut Fake) -> (usize, Result<Way, CopyError>) {
+    search(kernel, |search| {
+        let task = [7, linear(PAGE), linear(FILES)];
+        let ways = search.ways(&task, linear(MM), &[3, 5, 7], &[4, 6]).unwrap();
+        let found = search.follow_all(&ways, 8).unwrap();
+        let known = (ADDRESS, CHILD_PAGE >> 12);
+        (ways.len(), search.only_way(&found, PGD, known))
+    })
+}
+
+#[test]
+fn one_way_leads_from_a_descriptor_to_its_mm() {
+    assert_eq!(find_way(&mut with_files()), (1, Ok(RIGHT)));
+}
+
+#[test]
+fn what_is_beside_a_file_is_no_way() {
+    // Behind each file of memory there is one that has the `mm` too: the child's has not.
+    let mut kernel = with_files();
+    let memory = &mut kernel.processor_mut().memory;
+    for number in [4, 6, 8] {
+        memory.write(field(number, 8), linear(MM));
+    }
+    assert_eq!(find_way(&mut kernel), (2, Ok(RIGHT)));
+    // Files that are none of memory lead to it by the same word.
+    let mut kernel = with_files();
+    for number in 3..9 {
+        let memory = &mut kernel.processor_mut().memory;
+        memory.write(field(number, 16), linear(MM));
+    }
+    assert_eq!(find_way(&mut kernel), (1, Ok(RIGHT)));
+}
+
+#[test]
+fn a_way_that_leads_to_the_own_mm_from_a_child_is_wrong() {
+    let mut kernel = with_files();
+    for number in [3, 5, 7, 8] {
+        let memory = &mut kernel.processor_mut().memory;
+        memory.write(field(number, 16), linear(MM));
+    }
+    assert_eq!(find_way(&mut kernel), (2, Ok(RIGHT)));
+    // And so is one to a process that has not the page of the child.
+    let memory = &mut kernel.processor_mut().memory;
+    memory.write(field(8, 16), linear(0x4030_2000));
+    memory.write(linear(0x4030_2000) + PGD, linear(ROOT));
+    assert_eq!(find_way(&mut kernel), (2, Ok(RIGHT)));
+}
+
+#[test]
+fn two_ways_and_none_are_refused() {
+    let refused = |answers| {
+        Err(CopyError::Calibration {
+            what: "way from a descriptor to an mm_struct",
+            answers,
+        })
+    };
+    let mut kernel = with_files();
+    for number in [3, 5, 7, 8] {
+        let memory = &mut kernel.processor_mut().memory;
+        let mm = if number == 8 { CHILD } else { MM };
+        memory.write(field(number, 16), linear(mm));
+    }
+    assert_eq!(find_way(&mut kernel), (2, refused(2)));
+    let mut kernel = with_files();
+    kernel.processor_mut().memory.write(field(5, FILE_MM), 0);
+    assert_eq!(find_way(&mut kernel), (0, refused(0)));
+}
+
+/// Whether the tables of the fake process are believed, which has more pages, by what pagemap says of them.
+fn prove(
+    pagemap: impl Fn(&mut Memory, u64, usize) -> Option<u64> + 'static,
+    pages: u64,
+) -> Result<(), CopyError> {
+    let mut copied = copied();
+    for page in 0..pages {
+        let entry = linear(LEAVES) + (4 + page) * 8;
+        memory_of(&mut copied).write(entry, (PAGE + (page << 12)) | LEAF);
+    }
+    let asked = core::cell::Cell::new(0);
+    let mut nothing = Memory::default();
+    copied.prove(7, linear(ROOT), &mut |address| {
+        asked.set(asked.get() + 1);
+        Ok(pagemap(&mut nothing, address.0, asked.get()))
+    })
+}
+
+#[test]
+fn tables_are_believed_if_no_page_is_elsewhere() {
+    let frame = |address: u64| {
+        let page = (address - ADDRESS) >> 12;
+        Some((PAGE >> 12) + page.saturating_sub(1))
+    };
+    assert_eq!(prove(move |_, address, _| frame(address), 5), Ok(()));
+    // The last one is elsewhere, though the others agree: as in the tables of a parent.
+    let last = ADDRESS + (5 << 12);
+    let refuted = Err(CopyError::Refuted {
+        pid: 7,
+        address: VirtualAddress(last),
+    });
+    let elsewhere = move |_: &mut Memory, address, _| {
+        if address == last {
+            Some(1)
+        } else {
+            frame(address)
+        }
+    };
+    assert_eq!(prove(elsewhere, 5), refuted);
+    // It moves: that says nothing.
+    let moves = move |_: &mut Memory, address, asked| {
+        if address == last {
+            Some(asked as u64)
+        } else {
+            frame(address)
+        }
+    };
+    assert_eq!(prove(moves, 5), Ok(()));
+    // No page is in memory.
+    let unproved = Err(CopyError::Unproved { pid: 7 });
+    assert_eq!(prove(|_, _, _| None, 5), unproved);
+    // The first thousand tell nothing.
+    assert_eq!(
+        prove(
+            move |_, address, _| frame(address).filter(|_| address > ADDRESS + (400 << 12)),
+            500
+        ),
+        Ok(())
+    );
 }
 
 #[test]
