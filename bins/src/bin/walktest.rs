@@ -14,7 +14,7 @@ use tablewalk_live::copy::{Copied, Either};
 use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Fork;
-use tablewalk_rt::{Args, ExitCode, eprintln, println};
+use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};

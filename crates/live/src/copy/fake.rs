@@ -5,6 +5,7 @@
 
 extern crate std;
 
+use core::cell::RefCell;
 use core::ops::Range;
 use std::collections::BTreeMap;
 use std::vec::Vec;
@@ -12,9 +13,9 @@ use std::vec::Vec;
 use tablewalk_uapi::bpf::Instruction;
 use tablewalk_uapi::{Errno, Mapping};
 
-use super::Bpf;
 use super::bpf::Processor;
 use super::program::{MOST, assemble};
+use super::{Bpf, Kcore, Kernel, ReadAt};
 
 /// An address of the linear map minus the physical address behind it.
 pub(super) const OFFSET: u64 = 0xffff_ff80_0000_0000 - 0x4000_0000;
@@ -217,11 +218,124 @@ impl Processor for Machine {
     }
 }
 
-/// The real program, on such a kernel.
-pub(super) type Fake = Bpf<Machine>;
+/// A way to copy from such a kernel.
+pub(super) trait Fake: Kernel {
+    fn new(memory: Memory) -> Self;
 
-pub(super) fn fake(memory: Memory) -> Fake {
-    let mut machine = Machine::new();
-    machine.memory = memory;
-    Bpf::on(machine, 12)
+    fn memory<R>(&mut self, change: impl FnOnce(&mut Memory) -> R) -> R;
+}
+
+/// The real program.
+impl Fake for Bpf<Machine> {
+    fn new(memory: Memory) -> Self {
+        let mut machine = Machine::new();
+        machine.memory = memory;
+        Self::on(machine, 12)
+    }
+
+    fn memory<R>(&mut self, change: impl FnOnce(&mut Memory) -> R) -> R {
+        change(&mut self.processor_mut().memory)
+    }
+}
+
+/// Checked copies.
+impl Fake for Kcore<Core> {
+    fn new(memory: Memory) -> Self {
+        Self::of_file(Core::new(memory), 12).unwrap()
+    }
+
+    fn memory<R>(&mut self, change: impl FnOnce(&mut Memory) -> R) -> R {
+        change(&mut self.file().memory.borrow_mut())
+    }
+}
+
+/// A `/proc/kcore` of such memory: notes, the kernel's text, addresses without memory behind them, and two
+/// parts of the linear map with a hole between.
+pub(super) struct Core {
+    pub(super) memory: RefCell<Memory>,
+    headers: Vec<u8>,
+}
+
+/// Physical addresses of the kernel's image, whose first part is memory again once the kernel has started,
+/// and addresses of it.
+pub(super) const IMAGE: u64 = 0x4080_0000;
+const IMAGE_ADDRESS: u64 = 0xffff_ffc0_0800_0000;
+const IMAGE_SIZE: u64 = 0x10_0000;
+
+/// Address, physical address, size and place in the file of each segment.
+const SEGMENTS: [[u64; 4]; 4] = [
+    [IMAGE_ADDRESS, IMAGE, IMAGE_SIZE, 0x1_0000_0000],
+    [0xffff_ffc0_1000_0000, u64::MAX, 0x1000_0000, 0x2_0000_0000],
+    [OFFSET + 0x4000_0000, 0x4000_0000, 0x100_0000, 0x3_0000_0000],
+    [OFFSET + 0x4800_0000, 0x4800_0000, 0x100_0000, 0x4_0000_0000],
+];
+/// Where the notes are, and the words of the task.
+const NOTES: u64 = 0x1000;
+pub(super) const TASK: [u64; 3] = [7, OFFSET + 0x4010_0000, OFFSET + 0x4030_0000];
+
+impl Core {
+    pub(super) fn new(memory: Memory) -> Self {
+        let mut headers = std::vec![0; 0x2000];
+        let mut put =
+            |at: usize, bytes: &[u8]| headers[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"\x7fELF\x02\x01");
+        put(32, &64_u64.to_le_bytes());
+        put(54, &56_u16.to_le_bytes());
+        put(56, &5_u16.to_le_bytes());
+        // A note of the same kind and another name, then the task's.
+        let mut notes = Vec::new();
+        for (name, kind, contents) in [
+            (&b"LINUX\0\0\0"[..], 4_u32, &[1_u64][..]),
+            (&b"CORE\0\0\0\0"[..], 4, &TASK),
+        ] {
+            let length = name.iter().position(|&byte| byte == 0).unwrap() as u32 + 1;
+            let size = 8 * contents.len() as u32;
+            for word in [length, size, kind] {
+                notes.extend(word.to_le_bytes());
+            }
+            notes.extend(name);
+            notes.extend(contents.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        put(0x1000, &notes);
+        let note = [0, 0, notes.len() as u64, NOTES];
+        for (number, (kind, segment)) in [(4_u32, note)]
+            .into_iter()
+            .chain(SEGMENTS.map(|segment| (1, segment)))
+            .enumerate()
+        {
+            let [address, physical, size, offset] = segment;
+            put(64 + 56 * number, &kind.to_le_bytes());
+            for (field, word) in [offset, address, physical, size].into_iter().enumerate() {
+                put(64 + 56 * number + 8 + 8 * field, &word.to_le_bytes());
+            }
+        }
+        Self {
+            memory: RefCell::new(memory),
+            headers,
+        }
+    }
+}
+
+impl ReadAt for Core {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        if let Some(headers) = self.headers.get(usize::try_from(offset).unwrap()..) {
+            let part = headers.get(..bytes.len()).unwrap();
+            bytes.copy_from_slice(part);
+            return Ok(bytes.len());
+        }
+        let Some(&[address, _, size, start]) = SEGMENTS
+            .iter()
+            .find(|[_, _, size, start]| offset.wrapping_sub(*start) < *size)
+        else {
+            return Ok(0);
+        };
+        assert!(bytes.len() as u64 <= start + size - offset);
+        let address = address + (offset - start);
+        for (place, bytes) in (address..).step_by(8).zip(bytes.chunks_exact_mut(8)) {
+            // What is not there, or was given back by the kernel's text, reads as zeros.
+            let word = self.memory.borrow_mut().read(place).unwrap_or(0);
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(bytes.len())
+    }
 }

@@ -46,7 +46,7 @@ pub use self::bpf::{Bpf, Loaded, Processor};
 pub use self::calibration::Calibration;
 pub use self::either::Either;
 pub use self::error::CopyError;
-pub use self::kcore::Kcore;
+pub use self::kcore::{Kcore, ReadAt};
 pub use self::source::Copied;
 pub use self::target::Target;
 

@@ -9,9 +9,9 @@ use tablewalk_walker::{
 };
 
 use super::calibration::{Calibration, LinearMap, Search, Way};
-use super::fake::{Fake, Memory, OFFSET, fake};
+use super::fake::{Core, Fake, IMAGE, Machine, Memory, OFFSET, TASK};
 use super::source::Copied;
-use super::{CopyError, IGNORED, Kernel, Wanted};
+use super::{Bpf, CopyError, IGNORED, Kcore, Kernel, Wanted};
 
 // Physical addresses of tables, below each other.
 const ROOT: u64 = 0x4010_0000;
@@ -53,11 +53,15 @@ fn memory() -> Memory {
     kernel
 }
 
-fn kernel() -> Fake {
-    fake(memory())
+fn kernel() -> Bpf<Machine> {
+    Fake::new(memory())
 }
 
-fn copied() -> Copied<Fake> {
+fn copied() -> Copied<Bpf<Machine>> {
+    copied_by()
+}
+
+fn copied_by<K: Fake>() -> Copied<K> {
     let calibration = Calibration {
         map: map(),
         geometry: geometry(),
@@ -69,7 +73,7 @@ fn copied() -> Copied<Fake> {
             mm: 0,
         },
     };
-    Copied::of_root(kernel(), calibration, linear(ROOT))
+    Copied::of_root(K::new(memory()), calibration, linear(ROOT))
 }
 
 fn map() -> LinearMap {
@@ -79,7 +83,7 @@ fn map() -> LinearMap {
 }
 
 /// Looks in memory, without the program.
-fn search<T>(kernel: &mut Fake, look: impl FnOnce(&mut Search<'_, Fake>) -> T) -> T {
+fn search<K, T>(kernel: &mut K, look: impl FnOnce(&mut Search<'_, K>) -> T) -> T {
     look(&mut Search {
         kernel,
         map: &map(),
@@ -87,12 +91,25 @@ fn search<T>(kernel: &mut Fake, look: impl FnOnce(&mut Search<'_, Fake>) -> T) -
     })
 }
 
-fn memory_of(copied: &mut Copied<Fake>) -> &mut Memory {
-    &mut copied.kernel_mut().processor_mut().memory
+fn write(copied: &mut Copied<impl Fake>, address: u64, word: u64) {
+    copied
+        .kernel_mut()
+        .memory(|memory| memory.write(address, word));
+}
+
+/// As [`Memory::change_before`].
+fn change_before(copied: &mut Copied<impl Fake>, word: usize, writes: &[(u64, u64)]) {
+    let change = |memory: &mut Memory| memory.change_before(word, writes);
+    copied.kernel_mut().memory(change);
+}
+
+/// Whether a change is still to come.
+fn is_changing(copied: &mut Copied<impl Fake>) -> bool {
+    copied.kernel_mut().memory(|memory| memory.is_changing())
 }
 
 /// How often the program was run.
-fn runs(copied: &Copied<Fake>) -> usize {
+fn runs(copied: &Copied<Bpf<Machine>>) -> usize {
     copied.kernel().processor().runs
 }
 
@@ -105,7 +122,7 @@ fn id(level: Level) -> TableId {
 }
 
 /// Copies the tables on the way down to level 3.
-fn walk_down(copied: &mut Copied<Fake>) -> Option<FrameNumber> {
+fn walk_down(copied: &mut Copied<Bpf<Machine>>) -> Option<FrameNumber> {
     let mut frame = None;
     for (slot, level) in [Level::L1, Level::L2, Level::L3].into_iter().enumerate() {
         frame = copied.map(slot, id(level)).unwrap();
@@ -138,7 +155,7 @@ fn one_mm_leads_to_the_pages() {
 
 #[test]
 fn no_mm_and_two_of_them_are_refused() {
-    let refused = |kernel: &mut Fake, task: &[u64], known: &[(u64, u64)], answers| {
+    let refused = |kernel: &mut Bpf<Machine>, task: &[u64], known: &[(u64, u64)], answers| {
         assert_eq!(
             search(kernel, |search| search.find_mm(&OFFSETS, task, known)),
             Err(CopyError::Calibration {
@@ -201,7 +218,7 @@ fn nothing_but_the_linear_map_is_read() {
 #[test]
 fn a_root_that_leads_to_no_table_costs_no_more_with_more_memory() {
     let mut kernel = kernel();
-    let words = |kernel: &mut Fake, offsets: &[u64]| {
+    let words = |kernel: &mut Bpf<Machine>, offsets: &[u64]| {
         let before = kernel.processor().words;
         let known = [(ADDRESS, PAGE >> 12)];
         let task = [linear(OTHER)];
@@ -261,7 +278,7 @@ const fn field(number: u64, at: u64) -> u64 {
 }
 
 /// Descriptors 3, 5 and 7 of the own memory, 4 and 6 of others, 8 of a child's.
-fn with_files() -> Fake {
+fn with_files() -> Bpf<Machine> {
     let mut kernel = kernel();
     let memory = &mut kernel.processor_mut().memory;
     memory.write(linear(FILES) + 32, linear(FDTABLE));
@@ -284,7 +301,7 @@ fn with_files() -> Fake {
 }
 
 /// The ways by the own files, and the one that is left with the child's.
-fn find_way(kernel: &mut Fake) -> (usize, Result<Way, CopyError>) {
+fn find_way(kernel: &mut Bpf<Machine>) -> (usize, Result<Way, CopyError>) {
     search(kernel, |search| {
         let task = [7, linear(PAGE), linear(FILES)];
         let ways = search.ways(&task, linear(MM), &[3, 5, 7], &[4, 6]).unwrap();
@@ -360,7 +377,7 @@ fn prove(
     let mut copied = copied();
     for page in 0..pages {
         let entry = linear(LEAVES) + (4 + page) * 8;
-        memory_of(&mut copied).write(entry, (PAGE + (page << 12)) | LEAF);
+        write(&mut copied, entry, (PAGE + (page << 12)) | LEAF);
     }
     let asked = core::cell::Cell::new(0);
     let mut nothing = Memory::default();
@@ -445,7 +462,7 @@ fn words_of(table: u64, entry: Option<u64>) -> std::vec::Vec<(u64, u64)> {
 }
 
 /// Copies the table of level 3 by itself or in a batch; its words if it was copied.
-fn copy_leaves(copied: &mut Copied<Fake>, batch: bool) -> Option<std::vec::Vec<u64>> {
+fn copy_leaves(copied: &mut Copied<impl Fake>, batch: bool) -> Option<std::vec::Vec<u64>> {
     let table = if batch {
         let (start, last) = (VirtualAddress(1 << 30), VirtualAddress((2 << 30) - 1));
         let found = copied.map_batch(0, Level::L3, start, last).unwrap();
@@ -459,11 +476,11 @@ fn copy_leaves(copied: &mut Copied<Fake>, batch: bool) -> Option<std::vec::Vec<u
 
 /// Lets what leads to the table of level 3 be cut, or come back, before each word that the program reads.
 /// What was copied has to be the table, and the copies of what is above it stay.
-fn cut_and_join(link: u64, descriptor: u64, batch: bool) {
+fn cut_and_join<K: Fake>(link: u64, descriptor: u64, batch: bool) {
     for comes_back in [false, true] {
         let mut copies = [0, 0];
         for word in 0.. {
-            let mut copied = copied();
+            let mut copied = copied_by::<K>();
             for (slot, level) in [Level::L1, Level::L2].into_iter().enumerate() {
                 assert!(copied.map(slot, id(level)).unwrap().is_some());
             }
@@ -476,14 +493,13 @@ fn cut_and_join(link: u64, descriptor: u64, batch: bool) {
                 .into_iter()
                 .chain([(link, descriptor)])
                 .collect();
-            let memory = memory_of(&mut copied);
             if comes_back {
                 for (address, word) in cut {
-                    memory.write(address, word);
+                    write(&mut copied, address, word);
                 }
-                memory.change_before(word, &joined);
+                change_before(&mut copied, word, &joined);
             } else {
-                memory.change_before(word, &cut);
+                change_before(&mut copied, word, &cut);
             }
             let words = copy_leaves(&mut copied, batch);
             let is_table = |words: &std::vec::Vec<u64>| {
@@ -499,7 +515,7 @@ fn cut_and_join(link: u64, descriptor: u64, batch: bool) {
                 // Copied again, from the root on, it may be gone.
                 assert!(entry == word | TABLE || entry == 0, "{entry:#x}");
             }
-            if memory_of(&mut copied).is_changing() {
+            if is_changing(&mut copied) {
                 break;
             }
         }
@@ -512,13 +528,18 @@ fn cut_and_join(link: u64, descriptor: u64, batch: bool) {
 #[test]
 fn what_was_copied_was_the_table() {
     for batch in [false, true] {
-        cut_and_join(linear(MIDDLE) + 2 * 8, LEAVES | TABLE, batch);
-        cut_and_join(linear(ROOT) + 8, MIDDLE | TABLE, batch);
+        for (link, descriptor) in [
+            (linear(MIDDLE) + 2 * 8, LEAVES | TABLE),
+            (linear(ROOT) + 8, MIDDLE | TABLE),
+        ] {
+            cut_and_join::<Bpf<Machine>>(link, descriptor, batch);
+            cut_and_join::<Kcore<Core>>(link, descriptor, batch);
+        }
     }
 }
 
 /// The leaves that a walk comes to: address and frame.
-fn leaves(copied: &mut Copied<Fake>) -> std::vec::Vec<(u64, u64)> {
+fn leaves(copied: &mut Copied<impl Fake>) -> std::vec::Vec<(u64, u64)> {
     Walk::new(copied)
         .filter_map(|visit| match visit.unwrap() {
             Visit::Leaf(leaf) => Some((leaf.address.0, leaf.frame(&geometry()).0)),
@@ -529,6 +550,11 @@ fn leaves(copied: &mut Copied<Fake>) -> std::vec::Vec<(u64, u64)> {
 
 #[test]
 fn a_walk_beside_changes_finds_what_stays_and_invents_nothing() {
+    walk_beside_changes::<Bpf<Machine>>();
+    walk_beside_changes::<Kcore<Core>>();
+}
+
+fn walk_beside_changes<K: Fake>() {
     // A block, which would be one of the root table too, and a second subtree.
     const BLOCK: u64 = 0x4000_0000;
     let stays = [
@@ -538,21 +564,21 @@ fn a_walk_beside_changes_finds_what_stays_and_invents_nothing() {
     ];
     let goes = (1 << 30 | 5 << 21 | 3 << 12, PAGE >> 12);
     for word in 0.. {
-        let mut copied = copied();
-        let memory = memory_of(&mut copied);
-        memory.write(linear(ROOT) + 2 * 8, OTHER_MIDDLE | TABLE);
-        memory.write(linear(OTHER_MIDDLE) + 2 * 8, OTHER | TABLE);
-        memory.write(linear(MIDDLE) + 6 * 8, BLOCK | BLOCK_LEAF);
-        memory.write(linear(MIDDLE) + 5 * 8, OTHER_LEAVES | TABLE);
-        memory.write(linear(OTHER_LEAVES) + 3 * 8, PAGE | LEAF);
-        memory.change_before(word, &[(linear(MIDDLE) + 5 * 8, 0)]);
+        let mut copied = copied_by::<K>();
+        let mut write = |address, word| write(&mut copied, address, word);
+        write(linear(ROOT) + 2 * 8, OTHER_MIDDLE | TABLE);
+        write(linear(OTHER_MIDDLE) + 2 * 8, OTHER | TABLE);
+        write(linear(MIDDLE) + 6 * 8, BLOCK | BLOCK_LEAF);
+        write(linear(MIDDLE) + 5 * 8, OTHER_LEAVES | TABLE);
+        write(linear(OTHER_LEAVES) + 3 * 8, PAGE | LEAF);
+        change_before(&mut copied, word, &[(linear(MIDDLE) + 5 * 8, 0)]);
         let found = leaves(&mut copied);
         for leaf in stays {
             assert!(found.contains(&leaf), "{leaf:x?} of {found:x?}, {word}");
         }
         let allowed = |leaf| stays.contains(leaf) || *leaf == goes;
         assert!(found.iter().all(allowed), "{found:x?}, {word}");
-        if memory_of(&mut copied).is_changing() {
+        if is_changing(&mut copied) {
             assert!(word > 512, "{word} words");
             break;
         }
@@ -624,7 +650,7 @@ fn a_slot_that_changes_during_the_copy_has_no_table() {
             assert!(copied.map(slot, id(level)).unwrap().is_some());
         }
         // Behind the first look, which reads what is above too.
-        memory_of(&mut copied).change_before(2, &[(slot, word)]);
+        change_before(&mut copied, 2, &[(slot, word)]);
         assert_eq!(copied.map(2, id(Level::L3)), Ok(expected), "{word:#x}");
     }
 }
@@ -634,7 +660,7 @@ fn a_link_above_that_has_changed_is_noticed() {
     let mut copied = copied();
     assert_eq!(walk_down(&mut copied), frame(LEAVES));
     // The table of level 2 is out of the tree; the slot in it still leads to that of level 3.
-    memory_of(&mut copied).write(linear(ROOT) + 8, 0);
+    write(&mut copied, linear(ROOT) + 8, 0);
     assert_eq!(copied.map(2, id(Level::L3)), Ok(None));
     assert_eq!(copied.map(1, id(Level::L2)), Ok(None));
 }
@@ -650,10 +676,10 @@ fn another_frame_than_the_expected_one_is_no_table() {
 }
 
 /// Two tables of level 3, copied in one batch.
-fn batch() -> Copied<Fake> {
+fn batch() -> Copied<Bpf<Machine>> {
     let mut copied = copied();
     let slot = linear(MIDDLE) + 5 * 8;
-    memory_of(&mut copied).write(slot, OTHER | TABLE);
+    write(&mut copied, slot, OTHER | TABLE);
     for (slot, level) in [Level::L1, Level::L2].into_iter().enumerate() {
         assert!(copied.map(slot, id(level)).unwrap().is_some());
     }
@@ -661,7 +687,7 @@ fn batch() -> Copied<Fake> {
 }
 
 /// Asks for all tables of level 3 of the batch.
-fn map_batch(copied: &mut Copied<Fake>) -> usize {
+fn map_batch(copied: &mut Copied<Bpf<Machine>>) -> usize {
     let (start, last) = (1 << 30, (2 << 30) - 1);
     copied
         .map_batch(0, Level::L3, VirtualAddress(start), VirtualAddress(last))
@@ -685,10 +711,78 @@ fn a_batch_takes_one_copy_and_is_forgotten_by_the_next_walk() {
 fn a_batch_ends_where_a_slot_has_changed() {
     let mut copied = batch();
     // While the first is copied, the slot of the second changes.
-    memory_of(&mut copied).change_before(2, &[(linear(MIDDLE) + 5 * 8, 0)]);
+    change_before(&mut copied, 2, &[(linear(MIDDLE) + 5 * 8, 0)]);
     assert_eq!(map_batch(&mut copied), 1);
     // And nothing is believed once what is above has changed.
     let mut copied = batch();
-    memory_of(&mut copied).write(linear(ROOT) + 8, 0);
+    write(&mut copied, linear(ROOT) + 8, 0);
     assert_eq!(map_batch(&mut copied), 0);
+}
+
+#[test]
+fn memory_that_the_image_gave_back_is_read_by_the_linear_map() {
+    // All tables are there.
+    let [root, middle, leaves] = [0, 1, 2].map(|page| IMAGE + (page << 12));
+    let mut kernel = Kcore::<Core>::new(memory());
+    kernel.memory(|memory| {
+        memory.write(linear(MM) + PGD, linear(root));
+        memory.write(linear(root) + 8, middle | TABLE);
+        memory.write(linear(middle) + 2 * 8, leaves | TABLE);
+        memory.write(linear(leaves) + 3 * 8, PAGE | LEAF);
+    });
+    let mut task = [0; 8];
+    assert_eq!(kernel.own_task(&mut task), Ok(TASK.len()));
+    let offsets = kernel.offsets(12).unwrap();
+    assert_eq!(offsets.len(), 2);
+    let known = [(ADDRESS, PAGE >> 12)];
+    let found = search(&mut kernel, |search| {
+        search.find_mm(&offsets, &task, &known)
+    })
+    .unwrap();
+    assert_eq!((found.mm, found.offset), (linear(MM), OFFSET));
+    let table = Wanted {
+        link: None,
+        address: linear(leaves),
+        bytes: 4096,
+    };
+    assert_eq!(kernel.copy(&[], &[table], 0), Ok(true));
+    assert!(kernel.is_copied(0));
+    assert_eq!(kernel.words(0)[3].load(Ordering::Relaxed), PAGE | LEAF);
+    // There is nothing in the hole, and nothing that reaches into it.
+    for address in [linear(0x4100_0000), linear(0x4100_0000 - 8)] {
+        assert_eq!(kernel.read(address, &mut [0; 2]), Ok(false));
+    }
+    let hole = Wanted {
+        address: linear(0x4100_0000 - 8),
+        ..table
+    };
+    assert_eq!(kernel.copy(&[], &[hole], 0), Ok(true));
+    assert!(!kernel.is_copied(0));
+}
+
+#[test]
+fn a_small_root_is_copied_without_what_is_behind_it() {
+    small_root::<Bpf<Machine>>();
+    small_root::<Kcore<Core>>();
+}
+
+fn small_root<K: Fake>() {
+    let mut memory = memory();
+    let root = ROOT + 512;
+    memory.write(linear(root) + 15 * 8, MIDDLE | TABLE);
+    memory.write(linear(root) + 16 * 8, POISON);
+    let mut kernel = K::new(memory);
+    // What was there before.
+    let table = |address, bytes| Wanted {
+        link: None,
+        address: linear(address),
+        bytes,
+    };
+    assert_eq!(kernel.copy(&[], &[table(LEAVES, 4096)], 0), Ok(true));
+    assert_eq!(kernel.copy(&[], &[table(root, 16 * 8)], 0), Ok(true));
+    let word = |number: usize| kernel.words(0)[number].load(Ordering::Relaxed);
+    assert_eq!((word(15), word(16)), (MIDDLE | TABLE, 0));
+    // No more than a page.
+    assert_eq!(kernel.copy(&[], &[table(LEAVES, 4104)], 0), Ok(true));
+    assert!(!kernel.is_copied(0));
 }
