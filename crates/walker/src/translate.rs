@@ -3,8 +3,8 @@
 use heapless::Vec;
 
 use crate::{
-    Descriptor, Entry, EntryMut, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress,
-    TableId, TableSource, TableSourceMut, VirtualAddress,
+    Descriptor, Entry, EntryMut, FrameNumber, Geometry, Kind, Level, Limits, LiveSource,
+    PhysicalAddress, TableId, TableSource, TableSourceMut, VirtualAddress,
 };
 
 /// A descriptor on the way down to an address.
@@ -241,12 +241,13 @@ pub(crate) fn translate_in<S: TableSource>(
     Ok(Translation::Fault { level, descriptor })
 }
 
-/// The level-3 entry of an address; `None` where there is no table for it. Maps one table.
+/// The level-3 entry of an address; `None` where there is no table for it. Maps one table. Whoever keeps an
+/// entry wants to see it change, which it does not in a copy.
 ///
 /// # Errors
 ///
 /// The source's own.
-pub fn entry<S: TableSource>(
+pub fn entry<S: LiveSource>(
     source: &mut S,
     slot: usize,
     address: VirtualAddress,

@@ -117,12 +117,13 @@ struct Tally {
     changed: u64,
 }
 
+pub(crate) const NO_PAGEMAP: Error =
+    Error::Usage("verify: only a process has a pagemap to compare with");
+
 #[inline(never)]
 pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Error> {
     let Some(pid) = subject.live_pid() else {
-        return Err(Error::Usage(
-            "verify: only a process has a pagemap to compare with",
-        ));
+        return Err(NO_PAGEMAP);
     };
     let format = subject.format;
     let pagemap = Pagemap::open(pid, format.geometry.page_shift())

@@ -11,11 +11,12 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
-use tablewalk_uapi::bpf;
+use tablewalk_uapi::bpf::{self, Instruction};
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
-use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::memory::{Advice, Protection, set_locked_memory_limit};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
+use super::error::{BPF_MAP, BPF_PROGRAM};
 use super::program::{COPIED, Entry, MOST, Shared, Table, UNCHANGED, assemble};
 use super::vmcoreinfo::hexadecimal;
 use super::{CopyError, Kernel, LINKS, Link, OFFSETS, Wanted};
@@ -47,7 +48,7 @@ impl Processor for Loaded {
     }
 }
 
-/// A map with copies, and the program that writes them.
+/// A map with copies, and the program that writes them. A child does not inherit the map: it makes its own.
 ///
 /// # Invariants
 ///
@@ -66,22 +67,27 @@ impl Bpf {
     ///
     /// # Errors
     ///
-    /// [`CopyError::Open`]: `EPERM` without `CAP_BPF` and `CAP_PERFMON`, or where the kernel is locked
-    /// down for confidentiality; `ENOSYS` in a kernel without `CONFIG_BPF_SYSCALL`; `EINVAL` in one
-    /// without `CONFIG_BPF_EVENTS`.
+    /// [`CopyError::Open`]: `EPERM` without `CAP_BPF` and `CAP_PERFMON`, `EINVAL` where the kernel is locked
+    /// down for confidentiality; `ENOSYS` in a kernel without `CONFIG_BPF_SYSCALL` or `CONFIG_BPF_EVENTS`.
     pub fn new(page_shift: u32) -> Result<Self, CopyError> {
         let open = |what| move |errno| CopyError::Open { what, errno };
         let batch = batch(page_shift);
         let size = value_size(page_shift);
-        let map =
-            bpf::create_array(u32::try_from(size).unwrap_or(u32::MAX)).map_err(open("BPF map"))?;
+        let map = create_map(size).map_err(open(BPF_MAP))?;
         let memory = Mapping::file(&map, 0, size, Protection::READ_WRITE, Sharing::Shared)
-            .map_err(open("BPF map"))?;
+            .map_err(open(BPF_MAP))?;
+        // A child would change what this process reads.
+        memory
+            .advise(0..size, Advice::DontFork)
+            .map_err(open(BPF_MAP))?;
         let code = assemble(map.number(), page_shift, pages(batch)).ok_or(CopyError::Open {
-            what: "BPF program",
+            what: BPF_PROGRAM,
             errno: Errno::E2BIG,
         })?;
-        let program = bpf::load_raw_tracepoint(&code, &mut []).map_err(open("BPF program"))?;
+        let program = bpf::load_raw_tracepoint(&code, &mut []).map_err(|errno| match errno {
+            Errno::EINVAL if !has_raw_tracepoints() => open(BPF_PROGRAM)(Errno::ENOSYS),
+            errno => open(BPF_PROGRAM)(errno),
+        })?;
         // The program has the map, and the mapping too.
         Ok(Self {
             processor: Loaded(program),
@@ -90,6 +96,29 @@ impl Bpf {
             batch,
         })
     }
+}
+
+/// Before Linux 5.11 a map counts as locked memory.
+fn create_map(size: usize) -> Result<OwnedFd, Errno> {
+    let bytes = u32::try_from(size).unwrap_or(u32::MAX);
+    bpf::create_array(bytes).or_else(|errno| match errno {
+        Errno::EPERM => {
+            set_locked_memory_limit(u64::MAX)?;
+            bpf::create_array(bytes)
+        }
+        errno => Err(errno),
+    })
+}
+
+/// Whether there are such programs, by one that does nothing.
+fn has_raw_tracepoints() -> bool {
+    let [set, exit] = [0xb7, 0x95].map(|code| Instruction {
+        code,
+        registers: 0,
+        offset: 0,
+        immediate: 0,
+    });
+    bpf::load_raw_tracepoint(&[set, exit], &mut []).is_ok()
 }
 
 /// Most tables for one run.
@@ -197,7 +226,7 @@ const fn entry_of(link: Link) -> Entry {
 unsafe impl<P: Processor> Kernel for Bpf<P> {
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
         let error = |errno| CopyError::Open {
-            what: "BPF program",
+            what: BPF_PROGRAM,
             errno,
         };
         self.run(&[], &[], 0).map_err(error)?;
@@ -222,7 +251,7 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
     /// `ARM64_MEMSTART_ALIGN`; the System RAM of `/proc/iomem` says which physical addresses there are.
     fn offsets(&mut self, page_shift: u32) -> Result<Vec<u64, OFFSETS>, CopyError> {
         let error = |errno| CopyError::Open {
-            what: "BPF program",
+            what: BPF_PROGRAM,
             errno,
         };
         self.run(&[], &[], 0).map_err(error)?;
@@ -302,7 +331,7 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
 
     fn copy(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, CopyError> {
         let error = |errno| CopyError::Open {
-            what: "BPF program",
+            what: BPF_PROGRAM,
             errno,
         };
         // Not to the page behind those of copies.

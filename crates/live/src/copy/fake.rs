@@ -202,6 +202,14 @@ impl Processor for Machine {
                 // BPF_LDX and BPF_STX, BPF_MEM | BPF_DW
                 0x79 => registers[to] = room.load(from.wrapping_add(offset)),
                 0x7b => room.store(here.wrapping_add(offset), from),
+                // BPF_ATOMIC of BPF_ADD | BPF_FETCH
+                0xdb => {
+                    assert_eq!(instruction.immediate, 1);
+                    let address = here.wrapping_add(offset);
+                    let before = room.load(address);
+                    room.store(address, before.wrapping_add(from));
+                    registers[usize::from(instruction.registers >> 4)] = before;
+                }
                 // BPF_JMP
                 0x05 => jump(true),
                 0x15 => jump(here == value),
@@ -285,13 +293,13 @@ impl Core {
         // A note of the same kind and another name, then the task's.
         let mut notes = Vec::new();
         for (name, kind, contents) in [
-            (&b"LINUX\0\0\0"[..], 4_u32, &[1_u64][..]),
+            (&b"LINUX\0\0\0"[..], 4, &[1_u64][..]),
             (&b"CORE\0\0\0\0"[..], 4, &TASK),
         ] {
-            let length = name.iter().position(|&byte| byte == 0).unwrap() as u32 + 1;
-            let size = 8 * contents.len() as u32;
+            let length = name.iter().position(|&byte| byte == 0).unwrap() + 1;
+            let size = 8 * contents.len();
             for word in [length, size, kind] {
-                notes.extend(word.to_le_bytes());
+                notes.extend(u32::try_from(word).unwrap().to_le_bytes());
             }
             notes.extend(name);
             notes.extend(contents.iter().flat_map(|word| word.to_le_bytes()));

@@ -14,10 +14,10 @@ use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping};
 
+use super::error::KCORE;
 use super::program::MOST;
 use super::{CopyError, IGNORED, Kernel, Link, OFFSETS, Wanted};
 
-const FILE: &str = "/proc/kcore";
 /// Most segments that are looked at: one for each range of memory, and a few of the kernel's own.
 const SEGMENTS: usize = 512;
 /// Pages of copies for a walk, one for each level.
@@ -82,7 +82,7 @@ impl Kcore {
     /// [`CopyError::Open`]: `EPERM` without `CAP_SYS_RAWIO`, or where the kernel is locked down for
     /// confidentiality; `ENOENT` in a kernel without `CONFIG_PROC_KCORE`. [`CopyError::Format`].
     pub fn new(page_shift: u32) -> Result<Self, CopyError> {
-        let open = |errno| CopyError::Open { what: FILE, errno };
+        let open = |errno| CopyError::Open { what: KCORE, errno };
         let file = file::open(c"/proc/kcore", O_RDONLY).map_err(open)?;
         Self::of_file(file, page_shift)
     }
@@ -91,7 +91,7 @@ impl Kcore {
 impl<F: ReadAt> Kcore<F> {
     /// Reads the headers of a file.
     pub(super) fn of_file(file: F, page_shift: u32) -> Result<Self, CopyError> {
-        let open = |errno| CopyError::Open { what: FILE, errno };
+        let open = |errno| CopyError::Open { what: KCORE, errno };
         let pages = SLOTS + BATCH;
         let memory = Mapping::reserve(pages << page_shift, Protection::READ_WRITE).map_err(open)?;
         let mut kcore = Self {
@@ -114,7 +114,7 @@ impl<F: ReadAt> Kcore<F> {
 
     fn read_headers(&mut self) -> Result<(), CopyError> {
         let problem = |problem| CopyError::Format {
-            what: FILE,
+            what: KCORE,
             problem,
         };
         let mut header = [0; HEADER];
@@ -168,7 +168,7 @@ impl<F: ReadAt> Kcore<F> {
                 Ok(0) | Err(Errno::EFAULT) => return Ok(false),
                 Ok(read) => done += read,
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(CopyError::Open { what: FILE, errno }),
+                Err(errno) => return Err(CopyError::Open { what: KCORE, errno }),
             }
         }
         Ok(true)
@@ -194,7 +194,7 @@ impl<F: ReadAt> Kcore<F> {
     /// of its name.
     fn note(&self, kind: u32, name: usize) -> Result<(u64, usize), CopyError> {
         let problem = |problem| CopyError::Format {
-            what: FILE,
+            what: KCORE,
             problem,
         };
         let notes = self.notes.ok_or(problem("no notes"))?;

@@ -22,6 +22,25 @@
 //!     let _cache = Cache::<_, 16, 4>::new(copied);
 //! }
 //! ```
+//!
+//! ```compile_fail,E0277
+//! use tablewalk_live::copy::{Copied, Either};
+//! use tablewalk_walker::{VirtualAddress, entry};
+//!
+//! fn watched(mut copied: Copied<Either>) {
+//!     let entry = entry(&mut copied, 0, VirtualAddress(0x40_0000)).unwrap();
+//!     while entry.unwrap().load().0 == 0 {}
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! use tablewalk_live::copy::{Copied, Either};
+//! use tablewalk_walker::TableSourceMut;
+//!
+//! fn written<'c>(copied: &'c Copied<Either>) {
+//!     let _table = copied.table_mut(0);
+//! }
+//! ```
 
 mod bpf;
 mod calibration;

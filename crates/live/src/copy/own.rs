@@ -144,14 +144,20 @@ pub(super) fn open_proc(pid: i32, name: &'static str) -> Result<OwnedFd, CopyErr
     file::open(&path, O_RDONLY).map_err(error)
 }
 
-/// What an error of `/proc/PID/NAME` means. No such file: no such process.
+/// What an error of `/proc/PID/NAME` means. No such file: no such process, if this one has such a file.
 fn of_process(pid: i32, file: &'static str) -> impl Fn(Errno) -> CopyError {
     move |errno| CopyError::Process {
         pid,
         file,
         errno: match errno {
-            Errno::ENOENT => Errno::ESRCH,
+            Errno::ENOENT if has_own(file) => Errno::ESRCH,
             errno => errno,
         },
     }
+}
+
+/// Whether this process has a file of that name, and so all that there are.
+fn has_own(name: &str) -> bool {
+    let path = pagemap::proc_path(process::pid(), name);
+    path.and_then(|path| file::open(&path, O_RDONLY)).is_ok()
 }

@@ -20,6 +20,8 @@ pub(super) const MOST: usize = 64;
 pub(super) struct Shared {
     /// Out: the address of the `task_struct` of the thread that ran the program.
     pub(super) task: u64,
+    /// What loads are ordered by.
+    pub(super) fence: u64,
     /// In: how many elements of `chain` count.
     pub(super) links: u64,
     /// In: how many elements of `tables` count.
@@ -58,7 +60,7 @@ pub(super) const COPIED: u64 = 1;
 pub(super) const UNCHANGED: u32 = 1;
 
 /// Instructions of the program.
-const LENGTH: usize = 105;
+const LENGTH: usize = 121;
 
 // Registers: the results of a call, its arguments, those that a call preserves, the stack.
 const R0: u8 = 0;
@@ -209,8 +211,18 @@ impl Assembler {
         self.jump_to(label, 0x3d, register, other, 0);
     }
 
+    /// Loads before are done before those behind: an addition to memory that returns what was there is a full
+    /// barrier (`Documentation/atomic_t.txt`). Destroys r1.
+    fn fence(&mut self) {
+        let at = offset16(offset_of!(Shared, fence));
+        self.set(R1, 0);
+        // BPF_STX | BPF_ATOMIC | BPF_DW, BPF_ADD | BPF_FETCH
+        self.put(0xdb, SHARED, R1, at, 0x01);
+    }
+
     /// Goes to `changed` unless the entry at `offset` of [`ELEMENT`] holds its descriptor.
     fn check(&mut self, offset: i16, changed: Label) {
+        self.fence();
         self.copy(R1, STACK);
         self.add_value(R1, WORD.into());
         self.set(R2, 8);
@@ -227,6 +239,7 @@ impl Assembler {
         self.put(0xaf, R1, R2, 0, 0);
         self.put(0x57, R1, 0, 0, !immediate(IGNORED));
         self.jump_unless_equal(R1, 0, changed);
+        self.fence();
     }
 
     /// `ELEMENT = SHARED + NUMBER * size`.
