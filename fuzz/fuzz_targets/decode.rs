@@ -21,6 +21,7 @@ struct Input {
     masks: [u64; 8],
     swap: [u8; 4],
     types: [Option<u8>; 4],
+    untold: u8,
     mair: u64,
 }
 
@@ -60,6 +61,7 @@ fuzz_target!(|input: Input| {
             migration,
             device,
             marker,
+            untold: input.untold,
         },
     };
 

@@ -5,8 +5,8 @@
 use core::fmt;
 
 use heapless::{CString, String, format};
-use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
+use tablewalk_uapi::{Errno, process};
 
 use crate::lines::{for_each_line, parse_range};
 
@@ -180,14 +180,18 @@ pub fn for_each_mapping(
     )
 }
 
-/// `/proc/<pid>/<name>`.
+/// `/proc/<pid>/<name>`; `/proc/self/<name>` for the caller, whose number another `/proc` may not know.
 ///
 /// # Errors
 ///
 /// `ENAMETOOLONG` for more than 63 bytes.
 pub fn proc_path(pid: i32, name: &str) -> Result<CString<PATH>, Errno> {
-    let path: String<64> =
-        format!("/proc/{}/{name}", pid.cast_unsigned()).map_err(|_| Errno::ENAMETOOLONG)?;
+    let path: Result<String<64>, _> = if pid == process::pid() {
+        format!("/proc/self/{name}")
+    } else {
+        format!("/proc/{}/{name}", pid.cast_unsigned())
+    };
+    let path = path.map_err(|_| Errno::ENAMETOOLONG)?;
     let mut string = CString::new();
     string
         .extend_from_bytes(path.as_bytes())

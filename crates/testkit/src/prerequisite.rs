@@ -2,7 +2,7 @@
 
 use core::fmt::Display;
 
-use tablewalk_live::copy::Either;
+use tablewalk_live::copy::{Copied, Either};
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask};
@@ -35,8 +35,8 @@ const NO_CALL: &str = "this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TA
 pub enum Source {
     /// The call: tables are mapped, and live.
     Call,
-    /// Copies, by what is there.
-    Copies(Either),
+    /// Copies, by what is there and was calibrated.
+    Copies(Copied<Either>),
 }
 
 /// The first source that this kernel has: the call, or else copies by BPF or by `/proc/kcore`.
@@ -48,8 +48,10 @@ pub fn source(program: &str) -> Result<Source, ExitCode> {
     if ask() != Err(Errno::ENOSYS) {
         return info(program).map(|_| Source::Call);
     }
-    Either::bpf().map(Source::Copies).or_else(|bpf| {
+    let bpf = Either::bpf().and_then(Copied::calibrated);
+    bpf.map(Source::Copies).or_else(|bpf| {
         Either::kcore()
+            .and_then(Copied::calibrated)
             .map(Source::Copies)
             .map_err(|kcore| skip(&format_args!("{NO_CALL}; {bpf}; {kcore}")))
     })

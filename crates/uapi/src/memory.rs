@@ -267,6 +267,27 @@ pub fn munlock(address: *mut c_void, size: usize) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_munlock, address, size) }.map(drop)
 }
 
+/// setrlimit(2) of `RLIMIT_MEMLOCK`: the bytes that this process may lock.
+///
+/// # Errors
+///
+/// As setrlimit(2); `EPERM` above the hard limit without `CAP_SYS_RESOURCE`.
+pub fn set_locked_memory_limit(bytes: u64) -> Result<(), Errno> {
+    let limits = [bytes; 2];
+    let old: *mut u64 = core::ptr::null_mut();
+    // SAFETY: the kernel reads both limits, and writes none.
+    unsafe {
+        syscall!(
+            sys::__NR_prlimit64,
+            0_i32,
+            sys::RLIMIT_MEMLOCK,
+            limits.as_ptr(),
+            old
+        )
+    }
+    .map(drop)
+}
+
 /// log2 of the page size, as madvise(2) shows it, which takes whole pages alone: up to five system calls.
 /// Neither `/proc` nor the auxiliary vector is needed, which a library has no way to.
 ///

@@ -16,10 +16,11 @@
 //! | 28 | 4 | 0 |
 //! | 32 | 8 | `MAIR_EL1` |
 //! | 40 | 8 | numbers of the bits of [`Linux`], in its order; 255 where there is none |
-//! | 48 | 8 | the fields of [`SwapLayout`], in its order; 255 where there is none |
+//! | 48 | 8 | the first eight fields of [`SwapLayout`], in its order; 255 where there is none |
 //! | 56 | 8 | number of tables |
 //! | 64 | 8 | bytes of text |
-//! | 72 | 56 | 0 |
+//! | 72 | 1 | the last field of [`SwapLayout`] |
+//! | 73 | 55 | 0 |
 //!
 //! Then the tables, in the order of a [`Walk`], which is that of their addresses, and of levels where
 //! those are equal. Each is the first address that it translates, with its level in bits 2:0, where
@@ -492,7 +493,7 @@ impl Header {
         Ok(Self {
             format: Format {
                 geometry,
-                linux: linux(word(5), word(6)),
+                linux: linux(word(5), word(6), word(9)),
                 mair: u64::from_le_bytes(word(4)),
             },
             pid: high(1),
@@ -505,6 +506,7 @@ impl Header {
         let pair = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
         let geometry = &self.format.geometry;
         let (bits, swap) = linux_bytes(&self.format.linux);
+        let untold = self.format.linux.swap.untold;
         let words = [
             MAGIC,
             pair(version(geometry), self.pid),
@@ -515,6 +517,7 @@ impl Header {
             swap,
             self.tables.to_le_bytes(),
             self.text.to_le_bytes(),
+            u64::from(untold).to_le_bytes(),
         ];
         let mut bytes = [0; HEADER_SIZE];
         for (to, from) in bytes.iter_mut().zip(words.as_flattened()) {
@@ -524,7 +527,7 @@ impl Header {
     }
 }
 
-fn linux(bits: [u8; 8], swap: [u8; 8]) -> Linux {
+fn linux(bits: [u8; 8], swap: [u8; 8], [untold, ..]: [u8; 8]) -> Linux {
     let mask = |number: u8| 1_u64.checked_shl(number.into()).unwrap_or(0);
     let kind = |number: u8| (number != NONE).then_some(number);
     let [
@@ -565,6 +568,7 @@ fn linux(bits: [u8; 8], swap: [u8; 8]) -> Linux {
             migration: kind(migration),
             device: kind(device),
             marker: kind(marker),
+            untold,
         },
     }
 }

@@ -47,6 +47,8 @@ pub struct SwapLayout {
     pub device: Option<u8>,
     /// `SWP_PTE_MARKER`: nothing but a mark.
     pub marker: Option<u8>,
+    /// How many of the highest types may mean something else that nobody has told; 0 if all is told above.
+    pub untold: u8,
 }
 
 /// What an entry is that is not valid.
@@ -116,6 +118,7 @@ impl Linux {
             migration: Some(23),
             device: Some(26),
             marker: Some(30),
+            untold: 0,
         },
     };
 
@@ -135,19 +138,33 @@ impl Linux {
         ..Self::V6_1
     };
 
-    /// What the version of a kernel says, for one that does not tell more. Which types of swap entries
-    /// mean something else depends on its configuration, and is left out.
+    /// What the version of a kernel says, for one that does not tell more.
+    ///
+    /// Which of the highest types of swap entries mean something else depends on its configuration, but for
+    /// markers, which are the last type since 6.6 (`SWP_PTE_MARKER`, `include/linux/swap.h`). No kernel has
+    /// fewer than 22 for swap areas.
     #[must_use]
     pub const fn of_version(major: u32, minor: u32) -> Self {
-        let mut linux = if major > 6 || (major == 6 && minor >= 10) {
+        let version = major * 100 + minor;
+        let mut linux = if version >= 610 {
             Self::V6_12
         } else {
             Self::V6_1
         };
+        if version < 519 {
+            // Without `PTE_SWP_EXCLUSIVE`, and a type that is wider than the numbers of areas.
+            linux.swap_exclusive = 0;
+            linux.swap.type_shift = 2;
+            linux.swap.type_bits = 6;
+        }
+        if version >= 617 {
+            linux.devmap = 0;
+        }
         linux.swap.hardware_poison = None;
         linux.swap.migration = None;
         linux.swap.device = None;
-        linux.swap.marker = None;
+        linux.swap.marker = if version >= 606 { Some(31) } else { None };
+        linux.swap.untold = (1 << linux.swap.type_bits) - 22;
         linux
     }
 
@@ -243,7 +260,7 @@ impl Linux {
         if is(swap.hardware_poison, kind, 1) {
             return Absent::HardwarePoison { frame };
         }
-        if swap.is_behind_areas(kind) {
+        if swap.is_behind_areas(kind) || swap.is_untold(kind) {
             return Absent::Unknown;
         }
         Absent::Swap {
@@ -289,6 +306,11 @@ impl SwapLayout {
             || is_behind(self.migration, kind)
             || is_behind(self.device, kind)
             || is_behind(self.marker, kind)
+    }
+
+    /// Whether `kind` is one of those that may mean something else.
+    const fn is_untold(&self, kind: u8) -> bool {
+        low_bits(self.type_bits as u32) - (kind as u64) < self.untold as u64
     }
 
     /// The offset of a swap entry, of whatever type.
@@ -462,6 +484,41 @@ mod tests {
         let frame = FrameNumber(0x12bc3);
         let there = Absent::NoAccess { frame };
         assert_eq!(later.absent(word, &geometry, Level::L3), there);
+    }
+
+    #[test]
+    fn what_a_version_does_not_say_is_not_guessed() {
+        let geometry = Geometry::new(12, 48, 48).unwrap();
+        let of = |version: (u32, u32), word| {
+            Linux::of_version(version.0, version.1).absent(Descriptor(word), &geometry, Level::L3)
+        };
+        // A page that the kernel has given up, and a guard, as glibc 2.42 has in each stack.
+        assert_eq!(of((6, 13), 0x27c0), Absent::Marker { marks: 2 });
+        assert_eq!(of((6, 13), 0x47c0), Absent::Marker { marks: 4 });
+        assert_eq!(of((6, 6), entry(31, 2)), Absent::Marker { marks: 2 });
+        // In 6.1 it is `SWP_SWAPIN_ERROR`, and 30 is a marker where those are configured.
+        for kind in 22..32 {
+            assert_eq!(of((6, 1), entry(kind, 1)), Absent::Unknown, "{kind}");
+            if kind < 31 {
+                assert_eq!(of((6, 13), kind << 6 | 1 << 12), Absent::Unknown, "{kind}");
+            }
+        }
+        let swap = |area, exclusive| Absent::Swap {
+            area,
+            offset: 5,
+            exclusive,
+        };
+        assert_eq!(of((6, 1), entry(21, 5) | 1 << 2), swap(21, true));
+        assert_eq!(of((7, 3), 21 << 6 | 5 << 12), swap(21, false));
+        // `__SWP_TYPE_SHIFT` was 2 up to 5.18.
+        assert_eq!(of((5, 19), entry(1, 5)), swap(1, false));
+        assert_eq!(of((5, 18), 1 << 2 | 5 << 8), swap(1, false));
+        assert_eq!(of((5, 10), 22 << 2 | 5 << 8), Absent::Unknown);
+        let devmap = |major, minor| Linux::of_version(major, minor).devmap;
+        assert_eq!(
+            (devmap(6, 16), devmap(6, 17), devmap(7, 0)),
+            (1 << 57, 0, 0)
+        );
     }
 
     #[test]

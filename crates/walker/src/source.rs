@@ -136,7 +136,8 @@ pub unsafe trait TableSource {
 
     /// What is in batch slot `slot`, if anything.
     ///
-    /// While the entry of the parent holds the descriptor, the table is the one in the tree.
+    /// In a [`LiveSource`] the table is the one in the tree, while the entry of the parent holds the
+    /// descriptor: batches outlive a walk. Any other source forgets them when a table is mapped.
     fn batched(&self, slot: usize) -> Option<Batched> {
         let _ = slot;
         None

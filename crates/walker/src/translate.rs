@@ -3,8 +3,8 @@
 use heapless::Vec;
 
 use crate::{
-    Descriptor, Entry, EntryMut, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress,
-    TableId, TableSource, TableSourceMut, VirtualAddress,
+    Descriptor, Entry, EntryMut, FrameNumber, Geometry, Kind, Level, Limits, LiveSource,
+    PhysicalAddress, TableId, TableSource, TableSourceMut, VirtualAddress,
 };
 
 /// A descriptor on the way down to an address.
@@ -88,8 +88,9 @@ impl Path {
     }
 }
 
-/// The path of one address: maps and reads one table for each level. Where the tree changes meanwhile,
-/// the steps are from before and after; a table that has vanished reads as 0.
+/// The path of one address: maps and reads one table for each level, each into a slot of its own if there
+/// are so many. Where the tree changes meanwhile, the steps are from before and after; a table that has
+/// vanished reads as 0.
 ///
 /// # Errors
 ///
@@ -106,13 +107,15 @@ pub fn path<S: TableSource>(source: &mut S, address: VirtualAddress) -> Result<P
             address,
             frame,
         };
-        let Some(found) = source.map(0, id)? else {
+        // What is above stays where a source may want to look at it.
+        let slot = geometry.depth(level).min(source.slots().saturating_sub(1));
+        let Some(found) = source.map(slot, id)? else {
             break;
         };
         if level == geometry.root_level() {
             root = found;
         }
-        let descriptor = source.table(0).load(geometry.index(level, address));
+        let descriptor = source.table(slot).load(geometry.index(level, address));
         if let Some(place) = descriptors.get_mut(level.index()) {
             *place = descriptor;
         }
@@ -238,12 +241,13 @@ pub(crate) fn translate_in<S: TableSource>(
     Ok(Translation::Fault { level, descriptor })
 }
 
-/// The level-3 entry of an address; `None` where there is no table for it. Maps one table.
+/// The level-3 entry of an address; `None` where there is no table for it. Maps one table. Whoever keeps an
+/// entry wants to see it change, which it does not in a copy.
 ///
 /// # Errors
 ///
 /// The source's own.
-pub fn entry<S: TableSource>(
+pub fn entry<S: LiveSource>(
     source: &mut S,
     slot: usize,
     address: VirtualAddress,

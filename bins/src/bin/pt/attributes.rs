@@ -78,12 +78,12 @@ impl Attributes<'_> {
         flags.filter(move |(index, _)| bits >> index & 1 != 0)
     }
 
-    /// The names of what a marker has, as far as there are any. The layout of a swap entry tells the kernels
-    /// apart: its type moved from bit 3 to bit 6 in Linux 6.10.
+    /// The names of what a marker has, as far as there are any. Markers are the last type of swap entries
+    /// since Linux 6.6.
     fn marked(&self, marks: u64) -> impl Iterator<Item = &'static str> {
-        let names = match self.format.linux.swap.type_shift {
-            3 => &MARKS_6_1[..],
-            _ => &MARKS_6_12[..],
+        let names = match self.format.linux.swap.marker {
+            Some(31) => &MARKS_6_12[..],
+            _ => &MARKS_6_1[..],
         };
         let names = names.iter().enumerate();
         names.filter_map(move |(bit, &name)| (marks >> bit & 1 != 0).then_some(name))

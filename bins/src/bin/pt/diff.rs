@@ -5,7 +5,6 @@ use core::time::Duration;
 use tablewalk_rt::console::output_is_lost;
 use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::memory::room;
-use tablewalk_rt::memory::room;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::{Errno, time};
 use tablewalk_walker::dump::{Dump, SavedTable};

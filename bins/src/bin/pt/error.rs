@@ -82,23 +82,19 @@ impl<S: Into<Error>> From<WriteError<S, Error>> for Error {
 }
 
 impl Error {
-    /// Whether it is that a process has no tables, or has them no longer.
+    /// Whether it is that a process has no tables, or is gone.
     pub(crate) const fn is_gone(&self) -> bool {
         matches!(
             self,
             Self::NoTables(_)
-                | Self::Ended(_)
                 | Self::Live(LiveError::Map {
                     errno: Errno::ESRCH,
                     ..
                 })
-                | Self::Copy(
-                    CopyError::Unproved { .. }
-                        | CopyError::Process {
-                            errno: Errno::ESRCH,
-                            ..
-                        }
-                )
+                | Self::Copy(CopyError::Process {
+                    errno: Errno::ESRCH,
+                    ..
+                })
         )
     }
 }
@@ -125,13 +121,14 @@ impl fmt::Display for Error {
                 f,
                 "process {pid} ended or started another program meanwhile: do not rely on what was shown"
             ),
-            Self::NoSource(_) => f.write_str(
+            Self::NoSource(true) => f.write_str(
                 "no way to page tables; CONFIG_BPF_SYSCALL with CONFIG_BPF_EVENTS, or CONFIG_PROC_KCORE, \
                  would be one",
             ),
+            Self::NoSource(false) => f.write_str("no way to page tables is permitted"),
             Self::Call(command) => write!(
                 f,
-                "{command}: only remap_page_table tells what is written or used, and this kernel lacks it"
+                "{command}: asks remap_page_table what is written or used, and this kernel lacks it"
             ),
             Self::Live(error) => error.fmt(f),
             Self::Dirty(error) => error.fmt(f),

@@ -2,6 +2,7 @@
 
 use core::ops::ControlFlow;
 
+use tablewalk_live::copy::CopyError;
 use tablewalk_proc::pagemap::FrameFlags;
 use tablewalk_proc::processes::for_each_process;
 use tablewalk_rt::memory::words_room;
@@ -45,11 +46,14 @@ pub(crate) fn everywhere(frame: FrameNumber, options: &Options) -> Result<ExitCo
     let options = &options.fit(&subject.format.geometry)?;
     report::begin("find", &subject, options);
     let mut progress = Progress::start();
-    let (mut changed, mut status) = (0, ExitCode::SUCCESS);
+    let (mut changed, mut unproved, mut status) = (0, 0, ExitCode::SUCCESS);
     let processes = for_each_process(&mut |pid| {
         progress.at_process(pid);
         match find_in(&mut subject, pid, frame, options) {
             Ok(of_this) => changed += of_this,
+            Err(Error::Copy(CopyError::Unproved { .. })) => unproved += 1,
+            // What was shown of it is not to be relied on.
+            Err(error @ Error::Ended(_)) => eprintln!("pt: {error}"),
             Err(error) if error.is_gone() => {}
             Err(error) => {
                 eprintln!("pt: {error}");
@@ -59,7 +63,7 @@ pub(crate) fn everywhere(frame: FrameNumber, options: &Options) -> Result<ExitCo
         ControlFlow::Continue(())
     });
     processes.map_err(|errno| Error::File("/proc", errno))?;
-    report::end(options, changed);
+    report::end_of_all(options, changed, unproved);
     Ok(status)
 }
 

@@ -88,6 +88,7 @@ fn refuse(request: &Request, subject: &Subject) -> Result<(), Error> {
     let copied = matches!(subject.source, Source::Copied(_));
     match request.command {
         Command::Heat(_) if copied => Err(Error::Call(request.name)),
+        Command::Verify if subject.live_pid().is_none() => Err(verify::NO_PAGEMAP),
         Command::Diff(_) | Command::Save(_) if subject.format.geometry.is_kernel() => {
             Err(Error::Usage("a file has no room for tables of the kernel"))
         }

@@ -60,6 +60,22 @@ pub(crate) fn end(options: &Options, changed: u64) {
     }
 }
 
+/// The same for all processes, and of how many no page was in memory to prove their tables by.
+pub(crate) fn end_of_all(options: &Options, changed: u64, unproved: u64) {
+    if options.json {
+        Json::new("end")
+            .number("changed", changed)
+            .number("unproved", unproved);
+        return;
+    }
+    end(options, changed);
+    if unproved != 0 {
+        println!(
+            "{unproved} processes have no page in memory to prove their tables by, and are not shown"
+        );
+    }
+}
+
 /// A mapping of a process.
 pub(crate) struct Vma<'a> {
     pub(crate) start: u64,

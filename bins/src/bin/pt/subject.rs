@@ -175,10 +175,11 @@ impl Source {
         }
     }
 
-    /// Its name, and what it promises.
-    pub(crate) const fn promise(&self) -> (&'static str, &'static str) {
+    /// Its name, and what it promises. Tables of the kernel are freed without RCU.
+    pub(crate) fn promise(&self) -> (&'static str, &'static str) {
         match self.way() {
             Some(Way::Call) => ("call", "live"),
+            Some(Way::Bpf) if self.format().geometry.is_kernel() => ("bpf", "checked copy"),
             Some(Way::Bpf) => ("bpf", "copy under RCU"),
             Some(Way::Kcore) => ("kcore", "checked copy"),
             None => ("file", "saved"),

@@ -32,6 +32,8 @@ enum State {
     Swap(u64, u64),
     /// The same of a marker: no page, and none in swap.
     Marker(u64, u64),
+    /// Something else, with the type of a swap entry.
+    Unknown(u64),
 }
 
 impl fmt::Display for State {
@@ -42,6 +44,7 @@ impl fmt::Display for State {
             Self::Swap(kind, offset) | Self::Marker(kind, offset) => {
                 write!(f, "swap {kind} offset {offset:#x}")
             }
+            Self::Unknown(kind) => write!(f, "swap {kind}"),
         }
     }
 }
@@ -66,7 +69,8 @@ impl State {
         match absent {
             _ if valid => {}
             Absent::NoAccess { .. } => {}
-            Absent::Empty | Absent::Unknown => return Self::Nowhere,
+            Absent::Empty => return Self::Nowhere,
+            Absent::Unknown => return Self::Unknown(linux.swap.kind(descriptor).into()),
             Absent::Swap { offset, .. } => {
                 return Self::Swap(linux.swap.kind(descriptor).into(), offset + page);
             }
@@ -94,6 +98,7 @@ impl State {
             Self::Special(frame) => pagemap == Self::Nowhere || pagemap == Self::In(frame),
             // To pagemap it is as if it were swapped.
             Self::Marker(kind, marks) => pagemap == Self::Swap(kind, marks),
+            Self::Unknown(kind) => matches!(pagemap, Self::Swap(other, _) if other == kind),
             other => other == pagemap,
         }
     }
@@ -112,12 +117,13 @@ struct Tally {
     changed: u64,
 }
 
+pub(crate) const NO_PAGEMAP: Error =
+    Error::Usage("verify: only a process has a pagemap to compare with");
+
 #[inline(never)]
 pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Error> {
     let Some(pid) = subject.live_pid() else {
-        return Err(Error::Usage(
-            "verify: only a process has a pagemap to compare with",
-        ));
+        return Err(NO_PAGEMAP);
     };
     let format = subject.format;
     let pagemap = Pagemap::open(pid, format.geometry.page_shift())
@@ -309,7 +315,7 @@ impl Verifier<'_> {
         match state {
             State::In(_) => self.tally.pages += 1,
             State::Special(_) => self.tally.special += 1,
-            State::Swap(..) => self.tally.swapped += 1,
+            State::Swap(..) | State::Unknown(_) => self.tally.swapped += 1,
             State::Marker(..) => self.tally.markers += 1,
             State::Nowhere => {}
         }

@@ -11,11 +11,12 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
-use tablewalk_uapi::bpf;
+use tablewalk_uapi::bpf::{self, Instruction};
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
-use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::memory::{Advice, Protection, set_locked_memory_limit};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
+use super::error::{BPF_MAP, BPF_PROGRAM};
 use super::program::{COPIED, Entry, MOST, Shared, Table, UNCHANGED, assemble};
 use super::vmcoreinfo::hexadecimal;
 use super::{CopyError, Kernel, LINKS, Link, OFFSETS, Wanted};
@@ -25,18 +26,39 @@ const SLOTS: usize = 5;
 /// Most bytes of copies for one run.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// A map with copies, and the program that writes them.
+/// What runs the program: the kernel, or in tests a model of it.
+pub trait Processor {
+    /// Runs the program once; what it returns. `value` is the map's.
+    ///
+    /// # Errors
+    ///
+    /// As bpf(2).
+    fn run(&mut self, value: &Mapping) -> Result<u32, Errno>;
+}
+
+/// The program in the kernel, which has the map, too.
+#[derive(Debug)]
+pub struct Loaded(OwnedFd);
+
+impl Processor for Loaded {
+    fn run(&mut self, _: &Mapping) -> Result<u32, Errno> {
+        // SAFETY: it writes to the map, of which there are no references but to atomic words, which are
+        // looked at between runs.
+        unsafe { bpf::run_raw_tracepoint(&self.0) }
+    }
+}
+
+/// A map with copies, and the program that writes them. A child does not inherit the map: it makes its own.
 ///
 /// # Invariants
 ///
-/// The mapping is one page of `Shared` and `pages` pages of copies. The kernel writes to them inside
-/// `Bpf::run` only.
+/// The mapping is one page of `Shared`, `SLOTS + batch` pages of copies, and one page that
+/// [`Kernel::read`] has for itself. The program writes to them inside `Bpf::run` only.
 #[derive(Debug)]
-pub struct Bpf {
-    program: OwnedFd,
+pub struct Bpf<P = Loaded> {
+    processor: P,
     memory: Mapping,
     page_shift: u32,
-    pages: usize,
     batch: usize,
 }
 
@@ -45,31 +67,96 @@ impl Bpf {
     ///
     /// # Errors
     ///
-    /// [`CopyError::Open`]: `EPERM` without `CAP_BPF` and `CAP_PERFMON`, or where the kernel is locked
-    /// down for confidentiality; `ENOSYS` in a kernel without `CONFIG_BPF_SYSCALL`; `EINVAL` in one
-    /// without `CONFIG_BPF_EVENTS`.
+    /// [`CopyError::Open`]: `EPERM` without `CAP_BPF` and `CAP_PERFMON`, `EINVAL` where the kernel is locked
+    /// down for confidentiality; `ENOSYS` in a kernel without `CONFIG_BPF_SYSCALL` or `CONFIG_BPF_EVENTS`.
     pub fn new(page_shift: u32) -> Result<Self, CopyError> {
         let open = |what| move |errno| CopyError::Open { what, errno };
-        let batch = (BATCH_BYTES >> page_shift).clamp(1, MOST);
-        let pages = SLOTS + batch;
-        let size = (1 + pages) << page_shift;
-        let map =
-            bpf::create_array(u32::try_from(size).unwrap_or(u32::MAX)).map_err(open("BPF map"))?;
+        let batch = batch(page_shift);
+        let size = value_size(page_shift);
+        let map = create_map(size).map_err(open(BPF_MAP))?;
         let memory = Mapping::file(&map, 0, size, Protection::READ_WRITE, Sharing::Shared)
-            .map_err(open("BPF map"))?;
-        let code = assemble(map.number(), page_shift, pages).ok_or(CopyError::Open {
-            what: "BPF program",
+            .map_err(open(BPF_MAP))?;
+        // A child would change what this process reads.
+        memory
+            .advise(0..size, Advice::DontFork)
+            .map_err(open(BPF_MAP))?;
+        let code = assemble(map.number(), page_shift, pages(batch)).ok_or(CopyError::Open {
+            what: BPF_PROGRAM,
             errno: Errno::E2BIG,
         })?;
-        let program = bpf::load_raw_tracepoint(&code, &mut []).map_err(open("BPF program"))?;
+        let program = bpf::load_raw_tracepoint(&code, &mut []).map_err(|errno| match errno {
+            Errno::EINVAL if !has_raw_tracepoints() => open(BPF_PROGRAM)(Errno::ENOSYS),
+            errno => open(BPF_PROGRAM)(errno),
+        })?;
         // The program has the map, and the mapping too.
         Ok(Self {
-            program,
+            processor: Loaded(program),
             memory,
             page_shift,
-            pages,
             batch,
         })
+    }
+}
+
+/// Before Linux 5.11 a map counts as locked memory.
+fn create_map(size: usize) -> Result<OwnedFd, Errno> {
+    let bytes = u32::try_from(size).unwrap_or(u32::MAX);
+    bpf::create_array(bytes).or_else(|errno| match errno {
+        Errno::EPERM => {
+            set_locked_memory_limit(u64::MAX)?;
+            bpf::create_array(bytes)
+        }
+        errno => Err(errno),
+    })
+}
+
+/// Whether there are such programs, by one that does nothing.
+fn has_raw_tracepoints() -> bool {
+    let [set, exit] = [0xb7, 0x95].map(|code| Instruction {
+        code,
+        registers: 0,
+        offset: 0,
+        immediate: 0,
+    });
+    bpf::load_raw_tracepoint(&[set, exit], &mut []).is_ok()
+}
+
+/// Most tables for one run.
+fn batch(page_shift: u32) -> usize {
+    (BATCH_BYTES >> page_shift).clamp(1, MOST)
+}
+
+/// Pages that the program writes to: copies, and the one of [`Kernel::read`].
+const fn pages(batch: usize) -> usize {
+    SLOTS + batch + 1
+}
+
+/// Bytes of the map's value.
+fn value_size(page_shift: u32) -> usize {
+    (1 + pages(batch(page_shift))) << page_shift
+}
+
+impl<P: Processor> Bpf<P> {
+    /// The program on a processor of a test, in memory of its own.
+    #[cfg(test)]
+    pub(super) fn on(processor: P, page_shift: u32) -> Self {
+        let size = value_size(page_shift);
+        Self {
+            processor,
+            memory: Mapping::reserve(size, Protection::READ_WRITE).unwrap(),
+            page_shift,
+            batch: batch(page_shift),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn processor_mut(&mut self) -> &mut P {
+        &mut self.processor
+    }
+
+    #[cfg(test)]
+    pub(super) const fn processor(&self) -> &P {
+        &self.processor
     }
 
     /// What is shared with the program.
@@ -92,6 +179,7 @@ impl Bpf {
         request.links = chain.len().min(LINKS) as u64;
         request.count = wanted.len().min(self.batch) as u64;
         request.page = page as u64;
+        request.copied = [0; MOST];
         for (entry, link) in request.chain.iter_mut().zip(chain) {
             *entry = entry_of(*link);
         }
@@ -99,12 +187,25 @@ impl Bpf {
             *table = Table {
                 entry: wanted.link.map_or(NOTHING, entry_of),
                 address: wanted.address,
+                bytes: wanted.bytes,
             };
         }
-        // SAFETY: it writes to the map, of which there are no references but to atomic words, which are
-        // looked at between runs.
-        let returned = unsafe { bpf::run_raw_tracepoint(&self.program) }?;
-        Ok(returned == UNCHANGED)
+        Ok(self.processor.run(&self.memory)? == UNCHANGED)
+    }
+
+    /// The words of a page that the program writes to.
+    fn page(&self, page: usize) -> &[AtomicU64] {
+        if page >= pages(self.batch) {
+            return &[];
+        }
+        let start = self
+            .memory
+            .as_ptr()
+            .wrapping_add((1 + page) << self.page_shift)
+            .cast_const();
+        // SAFETY: a page of the mapping, readable as long as it lives; atomic words, which the program
+        // writes in `run`.
+        unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
     }
 }
 
@@ -122,10 +223,10 @@ const fn entry_of(link: Link) -> Entry {
 }
 
 // SAFETY: the words are those of the mapping, which stays where it is.
-unsafe impl Kernel for Bpf {
+unsafe impl<P: Processor> Kernel for Bpf<P> {
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
         let error = |errno| CopyError::Open {
-            what: "BPF program",
+            what: BPF_PROGRAM,
             errno,
         };
         self.run(&[], &[], 0).map_err(error)?;
@@ -150,7 +251,7 @@ unsafe impl Kernel for Bpf {
     /// `ARM64_MEMSTART_ALIGN`; the System RAM of `/proc/iomem` says which physical addresses there are.
     fn offsets(&mut self, page_shift: u32) -> Result<Vec<u64, OFFSETS>, CopyError> {
         let error = |errno| CopyError::Open {
-            what: "BPF program",
+            what: BPF_PROGRAM,
             errno,
         };
         self.run(&[], &[], 0).map_err(error)?;
@@ -158,16 +259,19 @@ unsafe impl Kernel for Bpf {
         // arch/arm64/include/asm/kernel-pgtable.h: 1 GiB, and 512 MiB with 64K pages.
         let align = if page_shift == 16 { 1 << 29 } else { 1 << 30 };
         let mut offsets = Vec::new();
+        let mut room = true;
         for_each_ram(|start, end| {
             let mut physical = start / align * align + task % align;
-            while physical < end {
-                if physical >= start && offsets.push(task.wrapping_sub(physical)).is_err() {
-                    return;
-                }
+            while physical < end && room {
+                room = physical < start || offsets.push(task.wrapping_sub(physical)).is_ok();
                 physical += align;
             }
         })?;
-        Ok(offsets)
+        // Cut off, the right one might be missing.
+        room.then_some(offsets).ok_or(CopyError::Calibration {
+            what: "linear map",
+            answers: OFFSETS + 1,
+        })
     }
 
     /// `/sys/kernel/vmcoreinfo` says where it is: physical address and size of an ELF note.
@@ -198,35 +302,41 @@ unsafe impl Kernel for Bpf {
     }
 
     fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError> {
-        let page_size = 1_u64 << self.page_shift;
-        let mut done = 0;
-        while done < words.len() {
-            let at = address + 8 * done as u64;
+        let scratch = self.pages();
+        let parts = words.chunks_mut(1 << (self.page_shift - 3));
+        let mut next = Some(address);
+        for part in parts {
+            let Some(address) = next else {
+                // Behind the last address.
+                return Ok(false);
+            };
+            let bytes = 8 * part.len() as u64;
             let wanted = Wanted {
                 link: None,
-                address: at & !(page_size - 1),
+                address,
+                bytes,
             };
             let error = |errno| CopyError::Read { address, errno };
-            self.run(&[], &[wanted], 0).map_err(error)?;
+            self.run(&[], &[wanted], scratch).map_err(error)?;
             if !self.is_copied(0) {
                 return Ok(false);
             }
-            let index = (at % page_size / 8) as usize;
-            let source = self.words(0).get(index..).unwrap_or_default();
-            let part = words.get_mut(done..).unwrap_or_default();
-            done += source.len().min(part.len());
-            for (word, source) in part.iter_mut().zip(source) {
+            for (word, source) in part.iter_mut().zip(self.page(scratch)) {
                 *word = source.load(Ordering::Relaxed);
             }
+            next = address.checked_add(bytes);
         }
         Ok(true)
     }
 
     fn copy(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, CopyError> {
         let error = |errno| CopyError::Open {
-            what: "BPF program",
+            what: BPF_PROGRAM,
             errno,
         };
+        // Not to the page behind those of copies.
+        let room = self.pages().saturating_sub(page).min(wanted.len());
+        let wanted = wanted.get(..room).unwrap_or_default();
         self.run(chain, wanted, page).map_err(error)
     }
 
@@ -237,7 +347,7 @@ unsafe impl Kernel for Bpf {
     }
 
     fn pages(&self) -> usize {
-        self.pages
+        SLOTS + self.batch
     }
 
     fn batch(&self) -> usize {
@@ -245,17 +355,10 @@ unsafe impl Kernel for Bpf {
     }
 
     fn words(&self, page: usize) -> &[AtomicU64] {
-        if page >= self.pages {
+        if page >= self.pages() {
             return &[];
         }
-        let start = self
-            .memory
-            .as_ptr()
-            .wrapping_add((1 + page) << self.page_shift)
-            .cast_const();
-        // SAFETY: a page of the mapping, readable as long as it lives; atomic words, which the program
-        // writes in `run`.
-        unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
+        self.page(page)
     }
 }
 
@@ -362,6 +465,7 @@ mod tests {
         let wanted = |link| Wanted {
             link: Some(link),
             address: page,
+            bytes: 1 << PAGE_SHIFT,
         };
         let all = [wanted(link), wanted(wrong), wanted(accessed)];
         assert_eq!(bpf.copy(&[link, accessed], &all, SLOTS), Ok(true));
@@ -376,6 +480,7 @@ mod tests {
         let nothing = Wanted {
             link: None,
             address: 8 << PAGE_SHIFT,
+            bytes: 1 << PAGE_SHIFT,
         };
         assert_eq!(bpf.copy(&[], &[nothing], 0), Ok(true));
         assert!(!bpf.is_copied(0));

@@ -49,8 +49,6 @@ pub enum CopyError {
         pid: i32,
         /// The address of the page.
         address: VirtualAddress,
-        /// Its frame by pagemap.
-        frame: u64,
     },
     /// A file of the process could not be opened or read.
     Process {
@@ -73,15 +71,42 @@ pub enum CopyError {
 }
 
 impl CopyError {
-    /// Whether the kernel was configured without what would be needed.
+    /// Whether the kernel was configured without what would be needed, or is too old for it.
     #[must_use]
-    pub const fn is_missing(&self) -> bool {
-        match self {
-            Self::Open { errno, .. } => {
-                matches!(*errno, Errno::ENOENT | Errno::ENOSYS | Errno::EINVAL)
-            }
+    pub fn is_missing(&self) -> bool {
+        match *self {
+            // Maps that can be mapped are unknown before Linux 5.5.
+            Self::Open { what, errno } => match errno {
+                Errno::ENOENT | Errno::ENOSYS => true,
+                _ => (what, errno) == (BPF_MAP, Errno::EINVAL),
+            },
+            Self::Process { errno, .. } => errno == Errno::ENOENT,
             _ => false,
         }
+    }
+}
+
+/// What cannot be opened or made.
+pub(super) const BPF_MAP: &str = "BPF map";
+pub(super) const BPF_PROGRAM: &str = "BPF program";
+pub(super) const KCORE: &str = "/proc/kcore";
+
+/// What would help.
+fn advice(what: &str, errno: Errno) -> &'static str {
+    match (what, errno) {
+        (BPF_MAP | BPF_PROGRAM, Errno::EPERM) => {
+            ": needs CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN"
+        }
+        (KCORE, Errno::EPERM) => {
+            ": needs CAP_SYS_RAWIO, and a kernel that is not locked down for confidentiality"
+        }
+        (_, Errno::EPERM | Errno::EACCES) => ": needs root",
+        (BPF_PROGRAM, Errno::EINVAL) => {
+            ": the kernel does not let it read memory: locked down for confidentiality?"
+        }
+        (BPF_PROGRAM, Errno::ENOSYS) => ": a kernel without CONFIG_BPF_EVENTS",
+        (_, Errno::ENOSYS | Errno::ENOENT) => ": this kernel has none",
+        _ => "",
     }
 }
 
@@ -89,17 +114,7 @@ impl fmt::Display for CopyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Open { what, errno } => {
-                write!(f, "{what}: {errno}")?;
-                f.write_str(match *errno {
-                    Errno::EPERM | Errno::EACCES => {
-                        ": needs root, and a kernel that is not locked down"
-                    }
-                    Errno::EINVAL => {
-                        ": a kernel without CONFIG_BPF_EVENTS, or locked down for confidentiality"
-                    }
-                    Errno::ENOSYS | Errno::ENOENT => ": this kernel has none",
-                    _ => "",
-                })
+                write!(f, "{what}: {errno}{}", advice(what, *errno))
             }
             Self::Format { what, problem } => write!(f, "{what}: {problem}"),
             Self::Read { address, errno } => write!(f, "kernel memory at {address:#x}: {errno}"),
@@ -111,16 +126,18 @@ impl fmt::Display for CopyError {
             Self::Unproved { pid } => {
                 write!(f, "process {pid}: no page in memory to prove its tables by")
             }
-            Self::Refuted {
-                pid,
-                address,
-                frame,
-            } => write!(
+            Self::Refuted { pid, address } => write!(
                 f,
-                "process {pid}: the tables found do not lead from {address} to frame {frame:#x}, \
-                 where pagemap has it"
+                "process {pid}: the tables found do not lead from {address} to where pagemap has it"
             ),
-            Self::Process { pid, file, errno } => write!(f, "/proc/{pid}/{file}: {errno}"),
+            Self::Process { pid, file, errno } => {
+                write!(f, "/proc/{pid}/{file}: {errno}")?;
+                f.write_str(match (*file, *errno) {
+                    ("pagemap", Errno::ENOENT) => ": no /proc, or no CONFIG_PROC_PAGE_MONITOR",
+                    ("pagemap", Errno::EPERM) => ": frames need CAP_SYS_ADMIN",
+                    _ => "",
+                })
+            }
             Self::Slot { slot, slots } => write!(f, "slot {slot} of {slots}"),
             Self::Level(level) => write!(f, "no tables of level {level}"),
         }
@@ -128,3 +145,38 @@ impl fmt::Display for CopyError {
 }
 
 impl core::error::Error for CopyError {}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn an_error_says_what_would_help_and_whether_the_kernel_lacks_it() {
+        let of = |what, errno| CopyError::Open { what, errno };
+        let pagemap = |pid, errno| CopyError::Process {
+            pid,
+            file: "pagemap",
+            errno,
+        };
+        for (error, missing, said) in [
+            (of(BPF_MAP, Errno::EPERM), false, "CAP_BPF and CAP_PERFMON"),
+            (of(BPF_MAP, Errno::EINVAL), true, "BPF map: EINVAL"),
+            (of(BPF_MAP, Errno::ENOSYS), true, "this kernel has none"),
+            (of(BPF_PROGRAM, Errno::ENOSYS), true, "CONFIG_BPF_EVENTS"),
+            // Not lacking: the kernel is locked down.
+            (of(BPF_PROGRAM, Errno::EINVAL), false, "locked down"),
+            (of(KCORE, Errno::EPERM), false, "CAP_SYS_RAWIO"),
+            (of(KCORE, Errno::ENOENT), true, "this kernel has none"),
+            (pagemap(7, Errno::ENOENT), true, "CONFIG_PROC_PAGE_MONITOR"),
+            (pagemap(7, Errno::EPERM), false, "CAP_SYS_ADMIN"),
+            (pagemap(7, Errno::ESRCH), false, "/proc/7/pagemap: ESRCH"),
+        ] {
+            assert_eq!(error.is_missing(), missing, "{error}");
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+}

@@ -1,135 +1,349 @@
-//! A kernel of a few pages, for tests of what copies.
+//! A kernel of a few pages, for tests of what copies: memory that changes at the worst moment, and a
+//! processor that runs the BPF program on it, one instruction after the other.
 
-#![expect(unsafe_code, reason = "stands in for the ways to a real kernel")]
+#![expect(unsafe_code, reason = "the program's loads and stores, at addresses")]
 
 extern crate std;
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::cell::RefCell;
+use core::ops::Range;
 use std::collections::BTreeMap;
-use std::vec;
+use std::vec::Vec;
 
-use super::program::MOST;
-use super::{CopyError, IGNORED, Kernel, Link, OFFSETS, Wanted};
+use tablewalk_uapi::bpf::Instruction;
+use tablewalk_uapi::{Errno, Mapping};
+
+use super::bpf::Processor;
+use super::program::{MOST, assemble};
+use super::{Bpf, Kcore, Kernel, ReadAt};
 
 /// An address of the linear map minus the physical address behind it.
 pub(super) const OFFSET: u64 = 0xffff_ff80_0000_0000 - 0x4000_0000;
 /// Words of a page.
 const WORDS: usize = 512;
-/// Pages for copies: one for each level, and a batch.
-const PAGES: usize = 5 + MOST;
+/// Pages that the program may write to: one for each level, a batch, and one for reads.
+const PAGES: usize = 5 + MOST + 1;
 
 /// The place of a word in its page.
 fn index(address: u64) -> usize {
     usize::try_from(address % 4096 / 8).unwrap()
 }
 
-/// Memory that is changed by hand.
-pub(super) struct Fake {
-    memory: BTreeMap<u64, [u64; WORDS]>,
-    pages: vec::Vec<AtomicU64>,
-    copied: vec::Vec<bool>,
-    /// A word that gets this value while the next table is copied, after the first look at its link.
-    pub(super) between: Option<(u64, u64)>,
-    /// Calls of [`Kernel::copy`].
-    pub(super) copies: usize,
+/// Memory of which words are read one after the other, and that is written to in between.
+#[derive(Debug, Default)]
+pub(super) struct Memory {
+    pages: BTreeMap<u64, [u64; WORDS]>,
+    /// Before so many more words are read, these are written.
+    event: Option<(usize, Vec<(u64, u64)>)>,
+    /// Where a read does harm.
+    pub(super) devices: Option<Range<u64>>,
 }
 
-impl Fake {
-    pub(super) fn new() -> Self {
-        Self {
-            memory: BTreeMap::new(),
-            pages: (0..PAGES * WORDS).map(|_| AtomicU64::new(0)).collect(),
-            copied: vec![],
-            between: None,
-            copies: 0,
-        }
-    }
-
+impl Memory {
     /// Writes the word at `address`, whose page is there from then on.
     pub(super) fn write(&mut self, address: u64, word: u64) {
-        let page = self.memory.entry(address & !0xfff).or_insert([0; WORDS]);
+        let page = self.pages.entry(address & !0xfff).or_insert([0; WORDS]);
         page[index(address)] = word;
     }
 
-    fn word(&self, address: u64) -> Option<u64> {
-        let page = self.memory.get(&(address & !0xfff))?;
-        Some(page[index(address)])
+    /// Has `writes` happen before the word of that number, counted from now on, is read.
+    pub(super) fn change_before(&mut self, word: usize, writes: &[(u64, u64)]) {
+        self.event = Some((word, writes.to_vec()));
     }
 
-    fn holds(&self, link: Link) -> bool {
-        let word = self.word(link.entry);
-        word.is_some_and(|word| (word ^ link.descriptor) & !IGNORED == 0)
+    /// Whether the change is still to come.
+    pub(super) const fn is_changing(&self) -> bool {
+        self.event.is_some()
     }
 
-    fn copy_one(&mut self, wanted: &Wanted, page: usize) -> bool {
-        if wanted.link.is_some_and(|link| !self.holds(link)) {
-            return false;
+    /// One load. `None` where there is no memory.
+    pub(super) fn read(&mut self, address: u64) -> Option<u64> {
+        let devices = self.devices.as_ref();
+        let is_device = devices.is_some_and(|devices| devices.contains(&address));
+        assert!(!is_device, "{address:#x} was read");
+        if let Some((left, writes)) = self.event.take() {
+            if left == 0 {
+                for (address, word) in writes {
+                    self.write(address, word);
+                }
+            } else {
+                self.event = Some((left - 1, writes));
+            }
         }
-        if let Some((address, word)) = self.between.take() {
-            self.write(address, word);
-        }
-        for number in 0..WORDS {
-            let Some(word) = self.word(wanted.address + 8 * number as u64) else {
-                return false;
-            };
-            self.pages[page * WORDS + number].store(word, Ordering::Relaxed);
-        }
-        wanted.link.is_none_or(|link| self.holds(link))
+        self.pages
+            .get(&(address & !0xfff))
+            .map(|page| page[index(address)])
     }
 }
 
-// SAFETY: the words are on the heap, and their number does not change.
-unsafe impl Kernel for Fake {
-    fn own_task(&mut self, _words: &mut [u64]) -> Result<usize, CopyError> {
-        Ok(0)
-    }
+/// Runs a program as the kernel does (`Documentation/bpf/standardization/instruction-set.rst`).
+#[derive(Debug)]
+pub(super) struct Machine {
+    code: Vec<Instruction>,
+    pub(super) memory: Memory,
+    /// What `bpf_get_current_task` returns.
+    task: u64,
+    /// How often the program was run, and how many words were read.
+    pub(super) runs: usize,
+    pub(super) words: usize,
+}
 
-    fn offsets(&mut self, _page_shift: u32) -> Result<heapless::Vec<u64, OFFSETS>, CopyError> {
-        // The right one is not the first.
-        Ok([OFFSET + (1 << 30), OFFSET].into_iter().collect())
-    }
+/// Where a program may load from and store to: addresses of this process.
+struct Room<'r> {
+    value: &'r Mapping,
+    stack: &'r mut [u64; 64],
+}
 
-    fn vmcoreinfo(&mut self, _offset: u64, _text: &mut [u8]) -> Result<usize, CopyError> {
-        Ok(0)
-    }
-
-    fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError> {
-        for (place, to) in (address..).step_by(8).zip(words) {
-            match self.word(place) {
-                Some(word) => *to = word,
-                None => return Ok(false),
+impl Room<'_> {
+    /// The `bytes` from `address` on, which the verifier would let a program use.
+    fn at(&mut self, address: u64, bytes: u64) -> *mut u64 {
+        let stack = self.stack.as_mut_ptr();
+        let value = self.value.as_ptr();
+        for (start, size) in [(stack.cast(), 512), (value, self.value.size())] {
+            let offset = address.wrapping_sub(start.expose_provenance() as u64);
+            if offset.saturating_add(bytes) <= size as u64 {
+                assert!(address.is_multiple_of(8), "{address:#x}");
+                return start.wrapping_add(usize::try_from(offset).unwrap()).cast();
             }
         }
-        Ok(true)
+        panic!("the program uses {bytes} bytes at {address:#x}");
     }
 
-    fn copy(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, CopyError> {
-        self.copies += 1;
-        self.copied.clear();
-        if !chain.iter().all(|&link| self.holds(link)) {
-            return Ok(false);
+    fn load(&mut self, address: u64) -> u64 {
+        // SAFETY: `at` gives a word of the stack or the value.
+        unsafe { *self.at(address, 8) }
+    }
+
+    fn store(&mut self, address: u64, word: u64) {
+        // SAFETY: `at` gives a word of the stack or the value.
+        unsafe { *self.at(address, 8) = word };
+    }
+}
+
+impl Machine {
+    pub(super) fn new() -> Self {
+        Self {
+            code: assemble(3, 12, PAGES).unwrap().to_vec(),
+            memory: Memory::default(),
+            task: OFFSET + 0x4040_0000,
+            runs: 0,
+            words: 0,
         }
-        for (number, wanted) in wanted.iter().enumerate() {
-            let copied = self.copy_one(wanted, page + number);
-            self.copied.push(copied);
+    }
+
+    /// `bpf_probe_read_kernel(to, size, from)`: word by word; on a fault all are 0.
+    fn probe_read(&mut self, room: &mut Room<'_>, to: u64, size: u64, from: u64) -> u64 {
+        // What the verifier insists on.
+        room.at(to, size);
+        for offset in (0..size).step_by(8) {
+            self.words += 1;
+            let Some(word) = self.memory.read(from.wrapping_add(offset)) else {
+                for offset in (0..size).step_by(8) {
+                    room.store(to + offset, 0);
+                }
+                return (-14_i64).cast_unsigned();
+            };
+            room.store(to + offset, word);
         }
-        Ok(true)
+        0
     }
 
-    fn is_copied(&self, number: usize) -> bool {
-        self.copied.get(number) == Some(&true)
+    fn call(&mut self, helper: i32, room: &mut Room<'_>, registers: &mut [u64; 11]) {
+        let [r0, r1, r2, r3, r4, r5, ..] = registers;
+        *r0 = match helper {
+            35 => self.task,
+            113 => self.probe_read(room, *r1, *r2, *r3),
+            _ => panic!("helper {helper}"),
+        };
+        // A call destroys its arguments.
+        (*r1, *r2, *r3, *r4, *r5) = (!0, !0, !0, !0, !0);
+    }
+}
+
+impl Processor for Machine {
+    fn run(&mut self, value: &Mapping) -> Result<u32, Errno> {
+        self.runs += 1;
+        let mut stack = [0xdead_beef; 64];
+        let top = stack.as_mut_ptr().wrapping_add(64).expose_provenance();
+        let mut room = Room {
+            value,
+            stack: &mut stack,
+        };
+        let mut registers = [0xbad_u64; 11];
+        registers[10] = top as u64;
+        let mut next = 0;
+        loop {
+            let instruction = self.code[next];
+            let to = usize::from(instruction.registers & 15);
+            let from = registers[usize::from(instruction.registers >> 4)];
+            let value = i64::from(instruction.immediate).cast_unsigned();
+            let offset = i64::from(instruction.offset).cast_unsigned();
+            let here = registers[to];
+            next += 1;
+            let mut jump = |taken: bool| {
+                if taken {
+                    next = next.checked_add_signed(instruction.offset.into()).unwrap();
+                }
+            };
+            match instruction.code {
+                // BPF_LD | BPF_IMM | BPF_DW of a map's value, which is two instructions.
+                0x18 => {
+                    registers[to] = room.value.address();
+                    next += 1;
+                }
+                // BPF_ALU64
+                0xb7 => registers[to] = value,
+                0xbf => registers[to] = from,
+                0x07 => registers[to] = here.wrapping_add(value),
+                0x0f => registers[to] = here.wrapping_add(from),
+                0x27 => registers[to] = here.wrapping_mul(value),
+                0x57 => registers[to] = here & value,
+                0xaf => registers[to] = here ^ from,
+                // BPF_LDX and BPF_STX, BPF_MEM | BPF_DW
+                0x79 => registers[to] = room.load(from.wrapping_add(offset)),
+                0x7b => room.store(here.wrapping_add(offset), from),
+                // BPF_ATOMIC of BPF_ADD | BPF_FETCH
+                0xdb => {
+                    assert_eq!(instruction.immediate, 1);
+                    let address = here.wrapping_add(offset);
+                    let before = room.load(address);
+                    room.store(address, before.wrapping_add(from));
+                    registers[usize::from(instruction.registers >> 4)] = before;
+                }
+                // BPF_JMP
+                0x05 => jump(true),
+                0x15 => jump(here == value),
+                0x55 => jump(here != value),
+                0x25 => jump(here > value),
+                0x35 => jump(here >= value),
+                0x3d => jump(here >= from),
+                0x85 => self.call(instruction.immediate, &mut room, &mut registers),
+                #[expect(clippy::cast_possible_truncation, reason = "as the kernel does")]
+                0x95 => return Ok(registers[0] as u32),
+                code => panic!("instruction {code:#x}"),
+            }
+        }
+    }
+}
+
+/// A way to copy from such a kernel.
+pub(super) trait Fake: Kernel {
+    fn new(memory: Memory) -> Self;
+
+    fn memory<R>(&mut self, change: impl FnOnce(&mut Memory) -> R) -> R;
+}
+
+/// The real program.
+impl Fake for Bpf<Machine> {
+    fn new(memory: Memory) -> Self {
+        let mut machine = Machine::new();
+        machine.memory = memory;
+        Self::on(machine, 12)
     }
 
-    fn pages(&self) -> usize {
-        PAGES
+    fn memory<R>(&mut self, change: impl FnOnce(&mut Memory) -> R) -> R {
+        change(&mut self.processor_mut().memory)
+    }
+}
+
+/// Checked copies.
+impl Fake for Kcore<Core> {
+    fn new(memory: Memory) -> Self {
+        Self::of_file(Core::new(memory), 12).unwrap()
     }
 
-    fn batch(&self) -> usize {
-        MOST
+    fn memory<R>(&mut self, change: impl FnOnce(&mut Memory) -> R) -> R {
+        change(&mut self.file().memory.borrow_mut())
     }
+}
 
-    fn words(&self, page: usize) -> &[AtomicU64] {
-        let words = self.pages.chunks_exact(WORDS).nth(page);
-        words.unwrap_or_default()
+/// A `/proc/kcore` of such memory: notes, the kernel's text, addresses without memory behind them, and two
+/// parts of the linear map with a hole between.
+pub(super) struct Core {
+    pub(super) memory: RefCell<Memory>,
+    headers: Vec<u8>,
+}
+
+/// Physical addresses of the kernel's image, whose first part is memory again once the kernel has started,
+/// and addresses of it.
+pub(super) const IMAGE: u64 = 0x4080_0000;
+const IMAGE_ADDRESS: u64 = 0xffff_ffc0_0800_0000;
+const IMAGE_SIZE: u64 = 0x10_0000;
+
+/// Address, physical address, size and place in the file of each segment.
+const SEGMENTS: [[u64; 4]; 4] = [
+    [IMAGE_ADDRESS, IMAGE, IMAGE_SIZE, 0x1_0000_0000],
+    [0xffff_ffc0_1000_0000, u64::MAX, 0x1000_0000, 0x2_0000_0000],
+    [OFFSET + 0x4000_0000, 0x4000_0000, 0x100_0000, 0x3_0000_0000],
+    [OFFSET + 0x4800_0000, 0x4800_0000, 0x100_0000, 0x4_0000_0000],
+];
+/// Where the notes are, and the words of the task.
+const NOTES: u64 = 0x1000;
+pub(super) const TASK: [u64; 3] = [7, OFFSET + 0x4010_0000, OFFSET + 0x4030_0000];
+
+impl Core {
+    pub(super) fn new(memory: Memory) -> Self {
+        let mut headers = std::vec![0; 0x2000];
+        let mut put =
+            |at: usize, bytes: &[u8]| headers[at..at + bytes.len()].copy_from_slice(bytes);
+        put(0, b"\x7fELF\x02\x01");
+        put(32, &64_u64.to_le_bytes());
+        put(54, &56_u16.to_le_bytes());
+        put(56, &5_u16.to_le_bytes());
+        // A note of the same kind and another name, then the task's.
+        let mut notes = Vec::new();
+        for (name, kind, contents) in [
+            (&b"LINUX\0\0\0"[..], 4, &[1_u64][..]),
+            (&b"CORE\0\0\0\0"[..], 4, &TASK),
+        ] {
+            let length = name.iter().position(|&byte| byte == 0).unwrap() + 1;
+            let size = 8 * contents.len();
+            for word in [length, size, kind] {
+                notes.extend(u32::try_from(word).unwrap().to_le_bytes());
+            }
+            notes.extend(name);
+            notes.extend(contents.iter().flat_map(|word| word.to_le_bytes()));
+        }
+        put(0x1000, &notes);
+        let note = [0, 0, notes.len() as u64, NOTES];
+        for (number, (kind, segment)) in [(4_u32, note)]
+            .into_iter()
+            .chain(SEGMENTS.map(|segment| (1, segment)))
+            .enumerate()
+        {
+            let [address, physical, size, offset] = segment;
+            put(64 + 56 * number, &kind.to_le_bytes());
+            for (field, word) in [offset, address, physical, size].into_iter().enumerate() {
+                put(64 + 56 * number + 8 + 8 * field, &word.to_le_bytes());
+            }
+        }
+        Self {
+            memory: RefCell::new(memory),
+            headers,
+        }
+    }
+}
+
+impl ReadAt for Core {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        if let Some(headers) = self.headers.get(usize::try_from(offset).unwrap()..) {
+            let part = headers.get(..bytes.len()).unwrap();
+            bytes.copy_from_slice(part);
+            return Ok(bytes.len());
+        }
+        let Some(&[address, _, size, start]) = SEGMENTS
+            .iter()
+            .find(|[_, _, size, start]| offset.wrapping_sub(*start) < *size)
+        else {
+            return Ok(0);
+        };
+        assert!(bytes.len() as u64 <= start + size - offset);
+        let address = address + (offset - start);
+        for (place, bytes) in (address..).step_by(8).zip(bytes.chunks_exact_mut(8)) {
+            // What is not there, or was given back by the kernel's text, reads as zeros.
+            let word = self.memory.borrow_mut().read(place).unwrap_or(0);
+            bytes.copy_from_slice(&word.to_le_bytes());
+        }
+        Ok(bytes.len())
     }
 }

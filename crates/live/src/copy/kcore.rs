@@ -14,10 +14,10 @@ use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping};
 
+use super::error::KCORE;
 use super::program::MOST;
 use super::{CopyError, IGNORED, Kernel, Link, OFFSETS, Wanted};
 
-const FILE: &str = "/proc/kcore";
 /// Most segments that are looked at: one for each range of memory, and a few of the kernel's own.
 const SEGMENTS: usize = 512;
 /// Pages of copies for a walk, one for each level.
@@ -42,14 +42,30 @@ struct Segment {
     size: u64,
 }
 
+/// A file that is read at an offset.
+pub trait ReadAt {
+    /// Reads up to as many bytes as `bytes` has; how many.
+    ///
+    /// # Errors
+    ///
+    /// As pread(2).
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Errno>;
+}
+
+impl ReadAt for OwnedFd {
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, Errno> {
+        file::pread(self, bytes, offset)
+    }
+}
+
 /// `/proc/kcore`, open.
 ///
 /// # Invariants
 ///
 /// The mapping is of `pages` pages, which only [`Kernel::copy`] writes to.
 #[derive(Debug)]
-pub struct Kcore {
-    fd: OwnedFd,
+pub struct Kcore<F = OwnedFd> {
+    file: F,
     segments: Vec<Segment, SEGMENTS>,
     notes: Option<Segment>,
     memory: Mapping,
@@ -66,12 +82,20 @@ impl Kcore {
     /// [`CopyError::Open`]: `EPERM` without `CAP_SYS_RAWIO`, or where the kernel is locked down for
     /// confidentiality; `ENOENT` in a kernel without `CONFIG_PROC_KCORE`. [`CopyError::Format`].
     pub fn new(page_shift: u32) -> Result<Self, CopyError> {
-        let open = |errno| CopyError::Open { what: FILE, errno };
-        let fd = file::open(c"/proc/kcore", O_RDONLY).map_err(open)?;
+        let open = |errno| CopyError::Open { what: KCORE, errno };
+        let file = file::open(c"/proc/kcore", O_RDONLY).map_err(open)?;
+        Self::of_file(file, page_shift)
+    }
+}
+
+impl<F: ReadAt> Kcore<F> {
+    /// Reads the headers of a file.
+    pub(super) fn of_file(file: F, page_shift: u32) -> Result<Self, CopyError> {
+        let open = |errno| CopyError::Open { what: KCORE, errno };
         let pages = SLOTS + BATCH;
         let memory = Mapping::reserve(pages << page_shift, Protection::READ_WRITE).map_err(open)?;
         let mut kcore = Self {
-            fd,
+            file,
             segments: Vec::new(),
             notes: None,
             memory,
@@ -83,9 +107,14 @@ impl Kcore {
         Ok(kcore)
     }
 
+    #[cfg(test)]
+    pub(super) const fn file(&self) -> &F {
+        &self.file
+    }
+
     fn read_headers(&mut self) -> Result<(), CopyError> {
         let problem = |problem| CopyError::Format {
-            what: FILE,
+            what: KCORE,
             problem,
         };
         let mut header = [0; HEADER];
@@ -118,9 +147,8 @@ impl Kcore {
         Ok(())
     }
 
-    /// Where in the file the bytes from `address` on are, and how many of them.
-    ///
-    /// The kernel's text comes first and is also in the linear map: later segments win.
+    /// Where in the file the bytes from `address` on are, and how many of them. The kernel's text comes first
+    /// and has addresses of its own; were some also those of memory, later segments would win.
     fn find(&self, address: u64) -> Option<(u64, u64)> {
         let segment = self
             .segments
@@ -136,12 +164,28 @@ impl Kcore {
         let mut done = 0;
         while done < bytes.len() {
             let rest = bytes.get_mut(done..).unwrap_or_default();
-            match file::pread(&self.fd, rest, offset + done as u64) {
+            match self.file.read_at(rest, offset + done as u64) {
                 Ok(0) | Err(Errno::EFAULT) => return Ok(false),
                 Ok(read) => done += read,
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(CopyError::Open { what: FILE, errno }),
+                Err(errno) => return Err(CopyError::Open { what: KCORE, errno }),
             }
+        }
+        Ok(true)
+    }
+
+    /// The same for words.
+    fn read_words(&self, mut offset: u64, words: &mut [u64]) -> Result<bool, CopyError> {
+        let mut bytes = [[0; 8]; 64];
+        for part in words.chunks_mut(bytes.len()) {
+            let bytes = bytes.get_mut(..part.len()).unwrap_or_default();
+            if !self.read_bytes(offset, bytes.as_flattened_mut())? {
+                return Ok(false);
+            }
+            for (word, bytes) in part.iter_mut().zip(&*bytes) {
+                *word = u64::from_le_bytes(*bytes);
+            }
+            offset += 8 * part.len() as u64;
         }
         Ok(true)
     }
@@ -150,7 +194,7 @@ impl Kcore {
     /// of its name.
     fn note(&self, kind: u32, name: usize) -> Result<(u64, usize), CopyError> {
         let problem = |problem| CopyError::Format {
-            what: FILE,
+            what: KCORE,
             problem,
         };
         let notes = self.notes.ok_or(problem("no notes"))?;
@@ -180,17 +224,17 @@ impl Kcore {
         Ok(there && (word[0] ^ link.descriptor) & !IGNORED == 0)
     }
 
-    /// Copies what is at `address` to page `page`; whether there was something.
-    fn copy_page(&mut self, address: u64, page: usize) -> Result<bool, CopyError> {
-        let size = 1 << self.page_shift;
-        let Some((offset, left)) = self.find(address) else {
+    /// Copies what is wanted to page `page`; whether there was something.
+    fn copy_page(&mut self, wanted: Wanted, page: usize) -> Result<bool, CopyError> {
+        let size = usize::try_from(wanted.bytes).unwrap_or(usize::MAX);
+        let Some((offset, left)) = self.find(wanted.address) else {
             return Ok(false);
         };
-        if page >= self.pages || left < size as u64 {
+        if page >= self.pages || size > 1 << self.page_shift || left < wanted.bytes {
             return Ok(false);
         }
         let start = self.memory.as_ptr().wrapping_add(page << self.page_shift);
-        // SAFETY: a page of the mapping; views of it borrow this value, which is borrowed alone.
+        // SAFETY: in a page of the mapping; views of it borrow this value, which is borrowed alone.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start, size) };
         self.read_bytes(offset, bytes)
     }
@@ -202,7 +246,7 @@ impl Kcore {
         {
             return Ok(false);
         }
-        if !self.copy_page(wanted.address, page)? {
+        if !self.copy_page(wanted, page)? {
             return Ok(false);
         }
         wanted.link.map_or(Ok(true), |link| self.holds(link))
@@ -225,19 +269,14 @@ fn short(bytes: &[u8], at: usize) -> u16 {
 }
 
 // SAFETY: the words are those of the mapping, which stays where it is.
-unsafe impl Kernel for Kcore {
+unsafe impl<F: ReadAt> Kernel for Kcore<F> {
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
         // Its name is CORE; others are of a kind of the same number too.
         let (at, size) = self.note(NT_TASKSTRUCT, 5)?;
         let count = words.len().min(size / 8);
-        for (word, at) in words.iter_mut().take(count).zip((at..).step_by(8)) {
-            let mut bytes = [0; 8];
-            if !self.read_bytes(at, &mut bytes)? {
-                return Ok(0);
-            }
-            *word = u64::from_le_bytes(bytes);
-        }
-        Ok(count)
+        let words = words.get_mut(..count).unwrap_or_default();
+        let read = self.read_words(at, words)?;
+        Ok(if read { count } else { 0 })
     }
 
     fn vmcoreinfo(&mut self, _: u64, text: &mut [u8]) -> Result<usize, CopyError> {
@@ -267,19 +306,7 @@ unsafe impl Kernel for Kcore {
         if left < 8 * words.len() as u64 {
             return Ok(false);
         }
-        let mut bytes = [[0_u8; 8]; 64];
-        let mut at = offset;
-        for part in words.chunks_mut(bytes.len()) {
-            let bytes = bytes.get_mut(..part.len()).unwrap_or_default();
-            if !self.read_bytes(at, bytes.as_flattened_mut())? {
-                return Ok(false);
-            }
-            for (word, bytes) in part.iter_mut().zip(&*bytes) {
-                *word = u64::from_le_bytes(*bytes);
-            }
-            at += 8 * part.len() as u64;
-        }
-        Ok(true)
+        self.read_words(offset, words)
     }
 
     fn copy(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, CopyError> {

@@ -22,6 +22,25 @@
 //!     let _cache = Cache::<_, 16, 4>::new(copied);
 //! }
 //! ```
+//!
+//! ```compile_fail,E0277
+//! use tablewalk_live::copy::{Copied, Either};
+//! use tablewalk_walker::{VirtualAddress, entry};
+//!
+//! fn watched(mut copied: Copied<Either>) {
+//!     let entry = entry(&mut copied, 0, VirtualAddress(0x40_0000)).unwrap();
+//!     while entry.unwrap().load().0 == 0 {}
+//! }
+//! ```
+//!
+//! ```compile_fail,E0599
+//! use tablewalk_live::copy::{Copied, Either};
+//! use tablewalk_walker::TableSourceMut;
+//!
+//! fn written<'c>(copied: &'c Copied<Either>) {
+//!     let _table = copied.table_mut(0);
+//! }
+//! ```
 
 mod bpf;
 mod calibration;
@@ -42,11 +61,11 @@ use core::sync::atomic::AtomicU64;
 
 use heapless::Vec;
 
-pub use self::bpf::Bpf;
+pub use self::bpf::{Bpf, Loaded, Processor};
 pub use self::calibration::Calibration;
 pub use self::either::Either;
 pub use self::error::CopyError;
-pub use self::kcore::Kcore;
+pub use self::kcore::{Kcore, ReadAt};
 pub use self::source::Copied;
 pub use self::target::Target;
 
@@ -72,6 +91,8 @@ pub struct Wanted {
     pub link: Option<Link>,
     /// Its address in the kernel's linear map.
     pub address: u64,
+    /// How many bytes of it: a multiple of eight, and no more than a page.
+    pub bytes: u64,
 }
 
 /// A way to read the memory of the kernel.
@@ -106,7 +127,8 @@ pub unsafe trait Kernel {
     /// [`CopyError`]: a kernel without `CONFIG_KEXEC_CORE` or `CONFIG_PROC_KCORE` has none.
     fn vmcoreinfo(&mut self, offset: u64, text: &mut [u8]) -> Result<usize, CopyError>;
 
-    /// Reads words from `address` on, a multiple of eight. `false` if there is no memory to be read.
+    /// Reads words from `address` on, a multiple of eight. `false` if there is no memory to be read. Changes
+    /// no page that [`Kernel::copy`] can name.
     ///
     /// # Errors
     ///

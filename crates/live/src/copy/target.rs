@@ -3,9 +3,8 @@
 //! The kernel checks at the open of `/proc/PID/mem` that the caller may look at the process, and the open
 //! file keeps its `mm_struct`, and with that its PGD, until it is closed, whatever the process does.
 
-use heapless::Vec;
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::file::{O_RDONLY, OwnedFd};
+use tablewalk_uapi::file::OwnedFd;
 
 use super::calibration::Calibration;
 use super::own::open_proc;
@@ -17,8 +16,14 @@ pub struct Target {
     pid: i32,
     /// Keeps the PGD.
     _file: OwnedFd,
-    /// The `mm_struct` and the PGD, both in the linear map, by each way; one after it was proved.
-    roots: Vec<(u64, u64), 4>,
+    tables: Tables,
+}
+
+/// Where the tables of a process are, in the linear map.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Tables {
+    mm: u64,
+    root: u64,
 }
 
 impl Target {
@@ -27,22 +32,19 @@ impl Target {
     /// # Errors
     ///
     /// [`CopyError::Process`]: `ESRCH` if there is no such process or it has no user tables, `EACCES` or
-    /// `EPERM` if the caller may not look at it. [`CopyError::Calibration`] if no way, or too many, lead
-    /// to its tables.
+    /// `EPERM` if the caller may not look at it. [`CopyError::Calibration`] if the way does not lead to
+    /// tables.
     pub fn open<K: Kernel>(
         kernel: &mut K,
         calibration: &Calibration,
         pid: i32,
     ) -> Result<Self, CopyError> {
-        let file = open_proc(pid, "mem", O_RDONLY)?;
-        let mut roots = roots(kernel, calibration, &file, pid)?;
-        // Ways that are wrong lead to the `mm` of this process, and a child that it has forked has pages in
-        // the same frames: that one is believed if nothing else can be proved.
-        roots.sort_unstable_by_key(|&(mm, _)| mm == calibration.mm);
+        let file = open_proc(pid, "mem")?;
+        let tables = tables(kernel, calibration, pid, file.number())?;
         Ok(Self {
             pid,
             _file: file,
-            roots,
+            tables,
         })
     }
 
@@ -52,15 +54,9 @@ impl Target {
         self.pid
     }
 
-    /// Addresses of what may be the PGD, one for each way that led somewhere.
-    pub(super) fn roots(&self) -> impl Iterator<Item = u64> {
-        self.roots.iter().map(|&(_, root)| root)
-    }
-
-    /// Takes note that `root` is the right one. Those that other ways led to were words that happened to be
-    /// in this file, and another open of the same process need not have them.
-    pub(super) fn keep(&mut self, root: u64) {
-        self.roots.retain(|&(_, found)| found == root);
+    /// The address of the PGD.
+    pub(super) const fn root(&self) -> u64 {
+        self.tables.root
     }
 
     /// Whether the process still has the tables that it had when it was opened: it has not ended, and not
@@ -74,12 +70,10 @@ impl Target {
         kernel: &mut K,
         calibration: &Calibration,
     ) -> Result<bool, CopyError> {
-        let now = match open_proc(self.pid, "mem", O_RDONLY) {
-            Ok(file) => roots(kernel, calibration, &file, self.pid),
-            Err(error) => Err(error),
-        };
+        let now = open_proc(self.pid, "mem")
+            .and_then(|file| tables(kernel, calibration, self.pid, file.number()));
         match now {
-            Ok(now) => Ok(self.roots.iter().all(|proved| now.contains(proved))),
+            Ok(now) => Ok(now == self.tables),
             Err(CopyError::Process {
                 errno: Errno::ESRCH,
                 ..
@@ -89,45 +83,31 @@ impl Target {
     }
 }
 
-/// The `mm_struct` and the PGD behind `file`, by each way that leads to one.
-fn roots<K: Kernel>(
+/// What is behind descriptor `number` of the memory of process `pid`.
+fn tables<K: Kernel>(
     kernel: &mut K,
     calibration: &Calibration,
-    file: &OwnedFd,
     pid: i32,
-) -> Result<Vec<(u64, u64), 4>, CopyError> {
-    let mut roots = Vec::new();
-    let mut without = 0;
-    for way in &calibration.ways {
-        let Some(mm) = way.follow(kernel, file)? else {
-            continue;
-        };
-        if mm == 0 {
-            without += 1;
-            continue;
-        }
-        let mut word = [0];
-        if !kernel.read(mm + calibration.pgd, &mut word)? || word[0] >> 52 != 0xfff {
-            continue;
-        }
-        if !roots.contains(&(mm, word[0])) && roots.push((mm, word[0])).is_err() {
-            return Err(CopyError::Calibration {
-                what: "mm_struct of the process",
-                answers: roots.len() + 1,
-            });
-        }
-    }
-    match (roots.is_empty(), without) {
-        (false, _) => Ok(roots),
-        (true, 0) => Err(CopyError::Calibration {
-            what: "mm_struct of the process",
-            answers: 0,
-        }),
+    number: i32,
+) -> Result<Tables, CopyError> {
+    let mut search = calibration.search(kernel);
+    let mm = search.follow(calibration.way, number)?;
+    if mm == Some(0) {
         // A kernel thread, or a process that has ended.
-        (true, _) => Err(CopyError::Process {
+        return Err(CopyError::Process {
             pid,
             file: "mem",
             errno: Errno::ESRCH,
-        }),
+        });
     }
+    let root = match mm {
+        Some(mm) => search.word(mm.wrapping_add(calibration.pgd))?,
+        None => None,
+    };
+    mm.zip(root)
+        .map(|(mm, root)| Tables { mm, root })
+        .ok_or(CopyError::Calibration {
+            what: "mm_struct of the process",
+            answers: 0,
+        })
 }

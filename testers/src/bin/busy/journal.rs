@@ -2,7 +2,9 @@
 //!
 //! The target writes, the walker reads, both by memory that they share. A moment is a number that grows with
 //! each change. An interval begins before its page is made and ends after it is gone, so that it is never
-//! shorter than the truth.
+//! shorter than the truth: what a walk finds has to be in one. Since when a page is surely there is kept
+//! beside: that ends before any change of its address begins, and what is there all the time a walk takes has
+//! to be found.
 
 #![expect(unsafe_code, reason = "memory that two processes share")]
 
@@ -54,6 +56,10 @@ pub(crate) struct Journal {
     changes: AtomicU64,
     /// What that change is about.
     touched: AtomicU64,
+    /// Not 0 once the target goes about its end, which takes its pages without a change.
+    ending: AtomicU64,
+    /// For each address the moment since when its page is there; 0 if that is not sure.
+    since: [AtomicU64; ADDRESSES],
     logs: [Log; ADDRESSES],
 }
 
@@ -72,6 +78,10 @@ impl Journal {
     pub(crate) fn clear(&self) {
         self.changes.store(0, Ordering::SeqCst);
         self.touched.store(0, Ordering::SeqCst);
+        self.ending.store(0, Ordering::SeqCst);
+        for since in &self.since {
+            since.store(0, Ordering::SeqCst);
+        }
         for log in &self.logs {
             log.written.store(0, Ordering::SeqCst);
             for interval in &log.intervals {
@@ -94,14 +104,39 @@ impl Journal {
     pub(crate) fn begin(&self, set: Set) -> u64 {
         self.touched.store(set, Ordering::SeqCst);
         self.changes.fetch_add(1, Ordering::SeqCst);
+        for (number, since) in self.since.iter().enumerate() {
+            if set >> number & 1 != 0 {
+                since.store(0, Ordering::SeqCst);
+            }
+        }
         self.moment()
+    }
+
+    /// The target goes about its end: no page is sure any more.
+    pub(crate) fn begin_to_end(&self) {
+        self.ending.store(1, Ordering::SeqCst);
+    }
+
+    /// Since when each address has had the page that it has; 0 if that is not sure.
+    pub(crate) fn sure(&self) -> [u64; ADDRESSES] {
+        let sure = self
+            .since
+            .each_ref()
+            .map(|since| since.load(Ordering::SeqCst));
+        match self.ending.load(Ordering::SeqCst) {
+            0 => sure,
+            _ => [0; ADDRESSES],
+        }
     }
 
     /// The target notes what is at an address after a change that began at `from`.
     pub(crate) fn note(&self, number: usize, frame: Option<u64>, from: u64) {
-        let Some(log) = self.logs.get(number) else {
+        let (Some(log), Some(since)) = (self.logs.get(number), self.since.get(number)) else {
             return;
         };
+        if frame.is_some() {
+            since.store(self.moment(), Ordering::SeqCst);
+        }
         let written = log.written.load(Ordering::SeqCst);
         let last = written.checked_sub(1).and_then(|last| log.interval(last));
         let open = last.filter(|last| last.until.load(Ordering::SeqCst) == STILL);

@@ -20,6 +20,7 @@ use crate::journal::{ADDRESSES, Journal, MOST_CHANGES, Set};
 
 /// Addresses below one table of level 2, each in a table of level 3 of its own.
 const OF_A_TABLE: usize = 8;
+const TABLES: usize = ADDRESSES / OF_A_TABLE;
 /// Changes in a life, at least.
 const CHANGES: u64 = 40;
 /// Walks in a life that waits for the walker.
@@ -43,16 +44,28 @@ impl Places {
 
     /// The last address that any page can have.
     pub(crate) const fn last(&self) -> VirtualAddress {
-        let tables = ADDRESSES.div_ceil(OF_A_TABLE) as u64;
-        VirtualAddress(self.first().0 + tables * self.geometry.entry_size(Level::L1) - 1)
+        let start = self.table(TABLES - 1);
+        VirtualAddress(start + self.geometry.entry_size(Level::L1) - 1)
+    }
+
+    /// The first address below a table of level 2. The second half of them is below another entry of the
+    /// root.
+    const fn table(&self, table: usize) -> u64 {
+        let of_root = self.geometry.entry_size(self.geometry.root_level());
+        let half = (table / (TABLES / 2)) as u64;
+        self.first().0 + table as u64 * self.geometry.entry_size(Level::L1) + half * of_root
     }
 
     /// The address of this number.
-    const fn address(&self, number: usize) -> u64 {
+    pub(crate) const fn address(&self, number: usize) -> u64 {
         let (table, entry) = (number / OF_A_TABLE, number % OF_A_TABLE);
-        self.first().0
-            + table as u64 * self.geometry.entry_size(Level::L1)
-            + entry as u64 * self.geometry.entry_size(Level::L2)
+        self.table(table) + entry as u64 * self.geometry.entry_size(Level::L2)
+    }
+
+    /// Whether no other page is where this address is. Between the first and the last there may be some.
+    pub(crate) fn is_here(&self, address: VirtualAddress) -> bool {
+        let size = self.geometry.entry_size(Level::L1);
+        (0..TABLES).any(|table| address.0.wrapping_sub(self.table(table)) < size)
     }
 
     /// The number of an address.
@@ -85,7 +98,12 @@ struct Target {
     random: Random,
     pagemap: Pagemap,
     pages: [Option<Mapping>; ADDRESSES],
+    /// Addresses that are left alone for now: a walk has to find what is there.
+    calm: Set,
 }
+
+/// All addresses.
+const ALL: Set = u64::MAX >> (64 - ADDRESSES);
 
 /// Lives. Something is written to `ready` when the first pages are there.
 pub(crate) fn live(
@@ -103,6 +121,7 @@ pub(crate) fn live(
         let walks = journal.walks();
         if walks != seen {
             (seen, changes) = (walks, 0);
+            target.calm_down(walks);
         }
         // Without a walker nobody looks, and a hasty life goes on.
         if changes < MOST_CHANGES {
@@ -130,6 +149,11 @@ pub(crate) fn work(
     }
 }
 
+/// The addresses of a set.
+fn numbers(set: Set) -> impl Iterator<Item = usize> {
+    (0..ADDRESSES).filter(move |number| set >> number & 1 != 0)
+}
+
 impl Target {
     /// A target that has all of its pages.
     fn new(journal: &'static Journal, places: Places, number: u32) -> Result<Self, Errno> {
@@ -139,6 +163,7 @@ impl Target {
             random: Random::new(0, number.into()),
             pagemap: Pagemap::open(process::pid(), places.geometry.page_shift())?,
             pages: [const { None }; ADDRESSES],
+            calm: 0,
         };
         for number in 0..ADDRESSES {
             target.change(1 << number, |target| target.fill(number))?;
@@ -154,7 +179,7 @@ impl Target {
     ) -> Result<(), Errno> {
         let from = self.journal.begin(set);
         make(self)?;
-        for number in (0..ADDRESSES).filter(|number| set >> number & 1 != 0) {
+        for number in numbers(set) {
             let entry = self.pagemap.entry(self.places.address(number))?;
             let frame = entry.is_present().then(|| entry.frame());
             self.journal.note(number, frame, from);
@@ -180,18 +205,28 @@ impl Target {
             13..15 => {
                 // With the table of level 2 above them.
                 let first = number / OF_A_TABLE * OF_A_TABLE;
-                let set = ((1 << OF_A_TABLE) - 1) << first;
+                let set = ((1 << OF_A_TABLE) - 1) << first & !self.calm;
                 self.change(set, |target| {
-                    (first..first + OF_A_TABLE).for_each(|number| target.unmap(number));
+                    numbers(set).for_each(|number| target.unmap(number));
                     Ok(())
                 })
             }
-            _ => self.change(u64::MAX >> (64 - ADDRESSES), Self::fork),
+            _ => self.change(ALL & !self.calm, Self::fork),
         }
     }
 
+    /// Leaves a quarter of all addresses alone in every other walk.
+    fn calm_down(&mut self, walks: u64) {
+        let quarter = self.random.below(ALL) & self.random.below(ALL);
+        self.calm = if walks.is_multiple_of(2) { 0 } else { quarter };
+    }
+
+    /// An address that is not left alone.
     fn any(&mut self) -> usize {
-        usize::try_from(self.random.below(ADDRESSES as u64)).unwrap_or(0)
+        let first = usize::try_from(self.random.below(ADDRESSES as u64)).unwrap_or(0);
+        let mut all = (first..ADDRESSES).chain(0..first);
+        all.find(|number| self.calm >> number & 1 == 0)
+            .unwrap_or(first)
     }
 
     fn unmap(&mut self, number: usize) {
@@ -270,6 +305,7 @@ impl Target {
     }
 
     fn end(mut self, end: End, mut seen: u64, mut changes: u64) -> Result<ExitCode, Errno> {
+        self.journal.begin_to_end();
         match end {
             End::Exits => Ok(ExitCode::SUCCESS),
             End::Executes => Err(execute(c"/bin/busy", &[c"busy", c"--pause"])),

@@ -9,7 +9,7 @@ use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_testkit::error::Error;
 use tablewalk_uapi::{Errno, file, process, time};
-use tablewalk_walker::{Level, VirtualAddress, Visit};
+use tablewalk_walker::{Level, TableId, VirtualAddress, Visit};
 
 use crate::journal::{ADDRESSES, Journal};
 use crate::source::Source;
@@ -25,7 +25,7 @@ const SLOW: u64 = 4;
 /// them to somebody else meanwhile, so that what led to the tables below is old. Nothing depends on it.
 const WAIT: Duration = Duration::from_millis(60);
 /// Tables above the lowest: one of them, in turn, is where a slow walk waits.
-const UPPER_TABLES: u64 = 6;
+const UPPER_TABLES: u64 = 9;
 /// Differences that are printed.
 const SHOWN: u64 = 10;
 
@@ -41,7 +41,14 @@ struct Tally {
     gone: u64,
     /// What was never true.
     false_ones: u64,
+    /// Pages that were there all the time of a walk.
+    sure: u64,
+    /// Those of them that were not found, though no table above them was reported.
+    lost: u64,
 }
+
+/// Most tables whose change is noted in a walk.
+const CHANGED: usize = 256;
 
 /// Follows so many targets; whether all that was found was true, and anything was found.
 pub(crate) fn follow(source: &mut Source, rounds: u32) -> Result<bool, Error> {
@@ -69,10 +76,17 @@ pub(crate) fn follow(source: &mut Source, rounds: u32) -> Result<bool, Error> {
     let tally = &walker.tally;
     println!(
         "# {rounds} processes, {} gone at once; {} walks, {} pages, {} tables changed meanwhile, {} not noted any \
-         more, {} never true",
-        tally.gone, tally.walks, tally.pages, tally.changed, tally.unfinished, tally.false_ones
+         more, {} never true; {} pages that stayed, {} of them not found",
+        tally.gone,
+        tally.walks,
+        tally.pages,
+        tally.changed,
+        tally.unfinished,
+        tally.false_ones,
+        tally.sure,
+        tally.lost
     );
-    Ok(tally.pages > 0 && tally.false_ones == 0)
+    Ok(tally.pages > 0 && tally.sure > 0 && tally.false_ones == 0 && tally.lost == 0)
 }
 
 struct Walker<'s> {
@@ -142,16 +156,22 @@ impl Walker<'_> {
         let mut missed = 0;
         let slow = self.tally.walks.is_multiple_of(SLOW);
         let mut place = slow.then_some(self.tally.walks / SLOW % UPPER_TABLES);
+        let sure = self.journal.sure();
         let start = self.journal.begin_walk();
-        let geometry = self.places.geometry;
-        let changed = &mut self.tally.changed;
+        let (places, geometry) = (self.places, self.places.geometry);
+        // Of what Linux moves to another frame the entry is not valid for a moment.
+        let mut moving = Vec::<VirtualAddress, { 2 * ADDRESSES }>::new();
+        let mut changed = Vec::<TableId, CHANGED>::new();
         let range = (self.places.first(), self.places.last());
         self.source.walk(range, |visit| match visit {
-            Visit::Leaf(leaf) => {
+            Visit::Leaf(leaf) if places.is_here(leaf.address) => {
                 let page = (leaf.address, leaf.frame(&geometry).0);
                 missed += u64::from(found.push(page).is_err());
             }
-            Visit::Changed(_) => *changed += 1,
+            Visit::Changed(id) => missed += u64::from(changed.push(id).is_err()),
+            Visit::NotValid(entry) if places.is_here(entry.address) => {
+                missed += u64::from(moving.push(entry.address).is_err())
+            }
             Visit::Table(table) if table.level < Level::L3 => {
                 if place == Some(0) {
                     // Not woken before: there is no signal handler.
@@ -159,8 +179,9 @@ impl Walker<'_> {
                 }
                 place = place.and_then(|place| place.checked_sub(1));
             }
-            Visit::Table(_) | Visit::NotValid(_) => {}
+            Visit::Table(_) | Visit::Leaf(_) | Visit::NotValid(_) => {}
         })?;
+        let still_sure = self.journal.sure();
         let moments = (start, self.journal.now());
         let unfinished = self.journal.settle(|| {
             process::yield_now();
@@ -168,7 +189,28 @@ impl Walker<'_> {
         })?;
         self.tally.walks += 1;
         self.tally.pages += found.len() as u64;
+        self.tally.changed += changed.len() as u64;
         self.tally.false_ones += missed;
+        for (number, (before, after)) in sure.into_iter().zip(still_sure).enumerate() {
+            if before == 0 || before != after {
+                continue;
+            }
+            let address = VirtualAddress(self.places.address(number));
+            let is_below = |id: &TableId| {
+                let shift = geometry.span_shift(id.level);
+                id.address.align_down(shift) == address.align_down(shift)
+            };
+            self.tally.sure += 1;
+            if !found.iter().any(|&(found, _)| found == address)
+                && !moving.contains(&address)
+                && !changed.iter().any(is_below)
+            {
+                self.tally.lost += 1;
+                if self.tally.lost <= SHOWN {
+                    println!("# {address}: not found, though it stayed");
+                }
+            }
+        }
         for &(address, frame) in &found {
             self.judge(address, frame, moments, unfinished);
         }
