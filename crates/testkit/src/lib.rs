@@ -4,10 +4,8 @@
 #![no_std]
 
 pub mod compare;
-pub mod donors;
 pub mod error;
 pub mod expect;
-pub mod handler;
 pub mod page;
 pub mod paging;
 pub mod prerequisite;

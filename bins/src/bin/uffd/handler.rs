@@ -14,7 +14,7 @@ use tablewalk_uapi::{Errno, Mapping};
 use tablewalk_walker::{Cache, Descriptor, Geometry, PhysicalAddress, VirtualAddress};
 
 use crate::donors::{Donors, flush_mapping};
-use crate::error::Error;
+use tablewalk_testkit::error::Error;
 
 /// Leaf tables and level-2 tables that stay mapped: 32 MiB of memory with 4K pages.
 type Tables = Cache<LiveMut, 16, 4>;
@@ -23,7 +23,7 @@ type Tables = Cache<LiveMut, 16, 4>;
 ///
 /// Dropping it undoes what must not outlive it: before that, nothing may be unmapped.
 #[derive(Debug)]
-pub struct Handler<'a> {
+pub(crate) struct Handler<'a> {
     tables: Tables,
     region: &'a Mapping,
     donors: &'a Donors,
@@ -43,7 +43,11 @@ impl<'a> Handler<'a> {
     ///
     /// It is dropped, not forgotten, while both mappings are as they were, and nobody discards or moves
     /// their pages before: a frame would be given to somebody else while one entry still maps it.
-    pub unsafe fn new(region: &'a Mapping, donors: &'a Donors, print: bool) -> Result<Self, Error> {
+    pub(crate) unsafe fn new(
+        region: &'a Mapping,
+        donors: &'a Donors,
+        print: bool,
+    ) -> Result<Self, Error> {
         let live = LiveMut::new(0, Tables::SLOTS)?;
         // The source was made with the slots that the cache asks for.
         let tables = Cache::new(live).map_err(|_| Error::Call("cache", Errno::ENOMEM))?;
@@ -59,7 +63,7 @@ impl<'a> Handler<'a> {
 
     /// Faults seen, and those resolved by an entry.
     #[must_use]
-    pub const fn counts(&self) -> (usize, usize) {
+    pub(crate) const fn counts(&self) -> (usize, usize) {
         (self.faults, self.entries)
     }
 
@@ -68,7 +72,7 @@ impl<'a> Handler<'a> {
     /// # Errors
     ///
     /// Those of the userfaultfd and of mapping tables. The faults that are left wait until the region is unregistered.
-    pub fn run(&mut self, uffd: &Userfault, stop: &OwnedFd) -> Result<(), Error> {
+    pub(crate) fn run(&mut self, uffd: &Userfault, stop: &OwnedFd) -> Result<(), Error> {
         loop {
             let mut fds = [
                 PollFd::new(uffd.fd(), Events::READABLE),

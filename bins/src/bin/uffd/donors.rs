@@ -5,21 +5,21 @@ use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Mapping, Sharing};
 use tablewalk_walker::{Geometry, VirtualAddress};
 
-use crate::error::Error;
 use tablewalk_rt::memory::write;
+use tablewalk_testkit::error::Error;
 
 /// Where in a donor page its mark is.
-pub const MARK_OFFSET: usize = 8;
+pub(crate) const MARK_OFFSET: usize = 8;
 
 /// What donor `page` holds: it shows that the page came from there.
 #[must_use]
-pub const fn mark(page: usize) -> u64 {
+pub(crate) const fn mark(page: usize) -> u64 {
     0xd0_0000_0000 | page as u64
 }
 
 /// One donor page for each page of the region: private anonymous memory, as the region is.
 #[derive(Debug)]
-pub struct Donors {
+pub(crate) struct Donors {
     mapping: Mapping,
 }
 
@@ -29,7 +29,7 @@ impl Donors {
     /// # Errors
     ///
     /// As mmap(2) and madvise(2).
-    pub fn new(pages: usize, page_size: usize) -> Result<Self, Error> {
+    pub(crate) fn new(pages: usize, page_size: usize) -> Result<Self, Error> {
         let mapping =
             Mapping::anonymous(pages * page_size, Protection::READ_WRITE, Sharing::Private)
                 .map_err(Error::call("mmap"))?;
@@ -42,7 +42,7 @@ impl Donors {
 
     /// The mapping that the pages come from.
     #[must_use]
-    pub const fn mapping(&self) -> &Mapping {
+    pub(crate) const fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 }
@@ -52,7 +52,7 @@ impl Donors {
 /// # Errors
 ///
 /// As [`flush`].
-pub fn flush_mapping(geometry: &Geometry, mapping: &Mapping) -> Result<(), LiveError> {
+pub(crate) fn flush_mapping(geometry: &Geometry, mapping: &Mapping) -> Result<(), LiveError> {
     let start = VirtualAddress(mapping.address());
     flush(
         0,

@@ -7,8 +7,13 @@
 #![cfg_attr(not(test), no_main)]
 #![expect(unsafe_code, reason = "a second entry for a frame must not outlive it")]
 
+mod donors;
+mod handler;
+
 use core::ops::Range;
 
+use crate::donors::{Donors, MARK_OFFSET, mark};
+use crate::handler::Handler;
 use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy, Refusal};
 use tablewalk_proc::frames;
 use tablewalk_proc::pagemap::Pagemap;
@@ -16,9 +21,7 @@ use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::memory::{read, words_room, write};
 use tablewalk_rt::{Args, ExitCode, println, thread};
-use tablewalk_testkit::donors::{Donors, MARK_OFFSET, mark};
 use tablewalk_testkit::error::Error;
-use tablewalk_testkit::handler::Handler;
 use tablewalk_testkit::paging::{self, THREADS};
 use tablewalk_testkit::prerequisite;
 use tablewalk_uapi::file::{self, O_NONBLOCK};
