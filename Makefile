@@ -46,6 +46,9 @@ endif
 # Words for recipes, which reach them as data: nothing in them is for the shell.
 export RUN IMAGE PARTS CONFIG SECONDS_EACH
 
+# These do all set-up that they need.
+PACKAGES := $(if $(filter run test dist dist-again,$(MAKECMDGOALS)),setup,packages)
+
 RUST_PATH := $(shell scripts/rust-path)
 CARGO := PATH=$(RUST_PATH):$$PATH cargo
 # Source paths inside the programs do not depend on the machine.
@@ -54,7 +57,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench stock clean
-.PHONY: setup-6.12 small keys dist dist-again boards
+.PHONY: packages packages-6.12 small keys dist dist-again boards
 .PHONY: series-check check-config headers examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests loom miri package judge-tests output-tests
 
@@ -90,7 +93,8 @@ help:
 	@echo '              tests; kernel-6.12 is a later one'
 	@echo '  programs    the programs, and what is promised of their ELF files'
 	@echo '  initramfs   build/initramfs.cpio.gz'
-	@echo '  setup       install missing Debian packages, or say how to'
+	@echo '  setup       install missing Debian packages, or say how to; FOR=6.12, dist or pictures: those of'
+	@echo '              kernel-6.12, of boards, of pictures. run, test and dist do that themselves'
 	@echo '  clean       remove build/ and target/; kernels stay in the cache'
 	@echo 'Variables, for make or from the environment'
 	@echo '  KERNEL_SRC  kernel source, a folder or a tar archive [Debian linux-source-6.1]'
@@ -117,15 +121,20 @@ help:
 
 setup:
 	@scripts/variables
-	@scripts/setup
+	@scripts/setup $(FOR)
 
-programs: setup
+# Others look whether packages are there, and install none.
+packages:
+	@scripts/variables
+	@scripts/setup --check
+
+programs: $(PACKAGES)
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins -p tablewalk-testers $(REMAP)
 	tests/check-elf $(addprefix $(BIN)/,$(PROGRAMS) $(EXAMPLES) $(TESTERS))
 
 # As fast as the crates can be, not as small.
 SPEED := $(CURDIR)/target/$(TARGET)/speed
-bench-program: setup
+bench-program: $(PACKAGES)
 	$(CARGO) build --quiet --locked --profile speed --target $(TARGET) -p tablewalk-bench $(REMAP)
 	tests/check-elf $(SPEED)/bench
 
@@ -133,7 +142,7 @@ kernel: $(addprefix kernel-,$(VARIANTS))
 
 # The cache of kernel/build knows whether there is anything to do. The first variant is the default
 # one, and brings what comes with a kernel.
-kernel-%: setup
+kernel-%: $(PACKAGES)
 	@mkdir -p build
 	@kernel=$$($(if $(SOURCE_$*),KERNEL_SRC=$(SOURCE_$*)) kernel/build $(FRAGMENTS_$*)) && \
 	cp "$$kernel/Image" build/Image.$*.new && mv build/Image.$*.new build/Image-$* && \
@@ -148,9 +157,9 @@ kernel-%: setup
 	fi
 
 # Its selftest and KTAP parser are its own; the latter wants to stand in tools/testing/kunit.
-kernel-6.12: setup-6.12
-setup-6.12: setup
-	@scripts/setup 6.12
+kernel-6.12: packages-6.12
+packages-6.12: packages
+	@scripts/setup --check 6.12
 
 initramfs: programs
 	@mkdir -p build
@@ -164,7 +173,7 @@ small: programs
 
 # Before anything is built: are there keys?
 keys:
-	@scripts/variables && scripts/setup dist && images/keys >/dev/null
+	@scripts/variables && scripts/setup $(if $(filter setup,$(PACKAGES)),,--check) dist && images/keys >/dev/null
 
 dist: keys programs
 	@boards=$$(kernel/build $(FRAGMENTS_boards)) && small=$$(kernel/build $(FRAGMENTS_small)) && \
@@ -184,30 +193,30 @@ run: $(if $(IMAGE),,kernel-thp) initramfs
 
 check: format lint documentation host-tests loom package judge-tests output-tests
 
-format: setup
+format: $(PACKAGES)
 	$(CARGO) fmt --check
 
-lint: setup
+lint: $(PACKAGES)
 	$(CARGO) clippy --quiet --locked --all-targets -- -D warnings
 	$(CARGO) clippy --quiet --locked --workspace --exclude ptview --target $(TARGET) -- -D warnings
 
 documentation: export RUSTDOCFLAGS := -D warnings
-documentation: setup
+documentation: $(PACKAGES)
 	$(CARGO) doc --quiet --locked --no-deps
 	$(CARGO) doc --quiet --locked --no-deps --workspace --exclude ptview --target $(TARGET)
 	@! mandoc -Tlint -W warning docs/man/* 2>&1 | grep .
 
-host-tests: setup
+host-tests: $(PACKAGES)
 	$(CARGO) test --quiet --locked
 
 # Can be published: everything that they need is in them, and they build alone.
-package: setup
+package: $(PACKAGES)
 	$(CARGO) package --quiet --locked --allow-dirty -p tablewalk-uapi -p tablewalk-walker
 
-fuzz: setup
+fuzz: $(PACKAGES)
 	@PATH=$(RUST_PATH):$$PATH tests/fuzz "$${SECONDS_EACH:-60}"
 
-judge-tests: setup
+judge-tests: $(PACKAGES)
 	python3 -B -m unittest --quiet tests/test_judge.py tests/test_kernel_messages.py tests/test_boot.py \
 		tests/test_check_config.py tests/test_make.py
 
@@ -216,7 +225,7 @@ output-tests: programs
 	python3 -B -m unittest --quiet tests/test_output.py
 
 # A folder of its own: the flags are for every crate.
-loom: setup
+loom: $(PACKAGES)
 	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CURDIR)/target/loom \
 		$(CARGO) test --quiet --locked --profile loom -p tablewalk-pager --lib models::
 
@@ -230,14 +239,14 @@ miri:
 test:
 	@MAKE='$(MAKE)' tests/all $(BIN)
 
-matrix: setup programs
+matrix: $(PACKAGES) programs
 	@tests/matrix $(BIN) $(foreach g,$(GEOMETRIES),$g=$g,thp,hostile)
 
 sanitize: export ROUNDS ?= 1000
 sanitize: export CALLS ?= 200000
 sanitize: export KILLS ?= 10000
 sanitize: export SMP ?= 2 4
-sanitize: setup programs
+sanitize: $(PACKAGES) programs
 	@tests/matrix $(BIN) $(SANITIZERS)
 
 # What the default set-up does not install is named by the scripts.
@@ -256,7 +265,7 @@ headers:
 	@mkdir build/include/linux && mv build/include/*.h build/include/linux/
 	@echo headers: build/include/linux/remap_page_table.h
 
-examples: setup headers
+examples: $(PACKAGES) headers
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p own-init $(REMAP)
 	tests/check-elf $(BIN)/own-init && cp $(BIN)/own-init build/
 	aarch64-linux-gnu-gcc -static -O2 -Wall -Wextra -Werror -Ibuild/include -o build/c-init \
@@ -278,13 +287,13 @@ bench: kernel-speed programs bench-program
 	@read -ra parts <<<"$$PARTS"; tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench "$${parts[@]}"
 
 # For the machine that builds, as fast as it can be.
-ptview: setup
+ptview: $(PACKAGES)
 	@mkdir -p build
 	$(CARGO) build --quiet --locked --profile speed -p ptview
 	cp $(CARGO_TARGET_DIR)/speed/ptview build/ptview
 
 pictures: kernel-kinds programs ptview
-	@scripts/setup pictures
+	@scripts/setup --check pictures
 	@tests/pictures build/Image-kinds $(BIN)
 
 clean:

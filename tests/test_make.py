@@ -110,6 +110,20 @@ class Variables(WithFolder):
                     self.refuses("checkout", "make", "--no-print-directory", target, cwd=checkout)
             self.assertFalse({"build", "target"} & set(os.listdir(checkout)))
 
+    def test_packages(self):
+        """Targets whose job is another one install nothing; run, test and dist do all set-up."""
+        checkout = self.checkout()
+        self.stub(f"{checkout}/bin/dpkg-query", "exit 1")
+        self.stub(f"{checkout}/bin/bash", 'echo "$@" >>installed; exec /bin/bash -c true')
+        self.stub(f"{checkout}/scripts/rust-path", f"echo {checkout}/bin")
+        for target, missing in (("lint", "make setup"), ("boards", "make setup FOR=dist"), ("kernel-6.12", "make setup")):
+            self.refuses(missing, "make", "--no-print-directory", target, cwd=checkout,
+                         PATH=f"{checkout}/bin:{os.environ['PATH']}", KERNEL_SRC=checkout)
+        for target in ("run", "dist"):
+            status, output = run("make", "--no-print-directory", target, cwd=checkout,
+                                 PATH=f"{checkout}/bin:{os.environ['PATH']}", KERNEL_SRC=checkout)
+            self.assertIn("setup: installing", output, target)
+
     def test_words_are_data(self):
         checkout = self.checkout()
         for stub in ("scripts/setup", "tests/check-elf", "initramfs/pack"):
