@@ -27,8 +27,8 @@ FRAGMENTS_speed := base 4k48 thp speed
 FRAGMENTS_boards := base 4k48 thp embed virt versal raspi3b zcu102
 FRAGMENTS_small := base 4k39 embed small
 # Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
-GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
-SANITIZERS := kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
+GEOMETRIES ?= 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
+SANITIZERS ?= kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
 export INITRAMFS_LIMIT := 180224
@@ -44,7 +44,10 @@ ifeq ($(HOME),)
 export HOME := $(shell unset HOME; echo ~)
 endif
 # Words for recipes, which reach them as data: nothing in them is for the shell.
+$(foreach name,RUN IMAGE PARTS CONFIG SECONDS_EACH,$(if $(filter-out undefined,$(origin $(name))), \
+	$(eval override $(name) := $$(value $(name)))))
 export RUN IMAGE PARTS CONFIG SECONDS_EACH
+unexport CDPATH
 
 # These do all set-up that they need.
 PACKAGES := $(if $(filter run test dist dist-again,$(MAKECMDGOALS)),setup,packages)
@@ -181,7 +184,7 @@ dist: keys programs
 		$(addprefix $(BIN)/,$(PROGRAMS))
 
 dist-again: dist
-	@MAKE='$(MAKE)' tests/dist-again
+	@MAKE='$(MAKE_PROGRAM)' tests/dist-again
 
 boards: dist
 	@boards=$$(kernel/build $(FRAGMENTS_boards)) && tests/boards build/dist "$$boards"
@@ -236,8 +239,10 @@ miri:
 	MIRIFLAGS=-Zmiri-many-seeds=0..16 cargo +nightly miri test --locked -p tablewalk-pager --lib \
 		pool::tests layout::tests
 
+# A variable, since make runs a line with $(MAKE) in it even where it should only show it.
+MAKE_PROGRAM := $(MAKE)
 test:
-	@MAKE='$(MAKE)' tests/all $(BIN)
+	@MAKE='$(MAKE_PROGRAM)' tests/all $(BIN)
 
 matrix: $(PACKAGES) programs
 	@tests/matrix $(BIN) $(foreach g,$(GEOMETRIES),$g=$g,thp,hostile)

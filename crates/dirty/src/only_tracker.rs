@@ -30,6 +30,8 @@ pub struct OnlyTracker {
     before: [u8; 16],
     /// The number of the caller in `/proc`, which need not be of its own namespace.
     own: u64,
+    pid: i32,
+    what: What,
 }
 
 impl OnlyTracker {
@@ -37,35 +39,42 @@ impl OnlyTracker {
     ///
     /// # Errors
     ///
-    /// `ESRCH` if the process has no tables; as remap_page_table(2) and open(2) of `/proc/self/stat`.
+    /// `ESRCH` if the process has no tables; as [`OnlyTracker::check`], and open(2) of `/proc/self/stat`.
     pub fn announce(pid: i32, what: What) -> Result<Self, Errno> {
-        let what = match what {
-            What::Written => "dirty",
-            What::Accessed => "idle",
-        };
-        // Nine digits are all but the uppermost bits of a frame of 4 KiB with 52-bit addresses.
-        let frame = remap::path(pid, 0)?.root_pfn & 0xf_ffff_ffff;
-        let text: String<64> = format!("{what}@{frame:x}").map_err(|_| Errno::ENAMETOOLONG)?;
-        let mut name = [0; 16];
-        for (to, from) in name.iter_mut().zip(text.bytes()) {
-            *to = from;
-        }
         let mut buffer = [0; CHUNK];
         let stat = read_stat(c"/proc/self/stat", &mut buffer)?;
         let own = stat.split(|&byte| byte == b' ').next();
         let own = own.and_then(|digits| parse_number(digits, 10));
-        let own = own.ok_or(Errno::EINVAL)?;
         let before = process::thread_name();
-        process::set_thread_name(&name)?;
-        Ok(Self { name, before, own })
+        let mut tracker = Self {
+            name: before,
+            before,
+            own: own.ok_or(Errno::EINVAL)?,
+            pid,
+            what,
+        };
+        tracker.check()?;
+        Ok(tracker)
     }
 
-    /// Checks that no other process has the name. Three system calls for each process.
+    /// Checks that no other process has the name. After execve(2) the tables of the process are others, and so is
+    /// the name. Three system calls for each process.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if there is one; as open(2) and getdents(2) of `/proc`.
-    pub fn check(&self) -> Result<(), Errno> {
+    /// `EBUSY` if there is one; as remap_page_table(2), and open(2) and getdents(2) of `/proc`.
+    pub fn check(&mut self) -> Result<(), Errno> {
+        let name = name(self.pid, self.what)?;
+        if name != self.name {
+            // One that is to be refused does not show itself: the other would take it for a second one.
+            self.name = name;
+            self.check_others()?;
+            process::set_thread_name(&name)?;
+        }
+        self.check_others()
+    }
+
+    fn check_others(&self) -> Result<(), Errno> {
         let mut found = Ok(());
         for_each_process(&mut |pid| {
             if u64::from(pid.unsigned_abs()) == self.own || !self.is_name_of(pid) {
@@ -100,6 +109,22 @@ impl Drop for OnlyTracker {
         // Nothing can be wrong with a name that the kernel gave.
         let _ = process::set_thread_name(&self.before);
     }
+}
+
+/// The name of a tracker.
+fn name(pid: i32, what: What) -> Result<[u8; 16], Errno> {
+    let what = match what {
+        What::Written => "dirty",
+        What::Accessed => "idle",
+    };
+    // Nine digits are all but the uppermost bits of a frame of 4 KiB with 52-bit addresses.
+    let frame = remap::path(pid, 0)?.root_pfn & 0xf_ffff_ffff;
+    let text: String<64> = format!("{what}@{frame:x}").map_err(|_| Errno::ENAMETOOLONG)?;
+    let mut name = [0; 16];
+    for (to, from) in name.iter_mut().zip(text.bytes()) {
+        *to = from;
+    }
+    Ok(name)
 }
 
 /// The beginning of `/proc/PROCESS/stat`.

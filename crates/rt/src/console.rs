@@ -149,7 +149,7 @@ pub fn output_is_lost() -> bool {
     STDOUT.is_lost()
 }
 
-/// Whether descriptor 1 was closed when the program was started; it is `/dev/null` since then, if there is one.
+/// Whether descriptor 1 was closed when the program was started; it is `/dev/null` since then, or a folder.
 #[must_use]
 pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
@@ -161,7 +161,7 @@ pub fn never_give_up() {
     ENDLESS.store(true, Ordering::Relaxed);
 }
 
-/// Opens those of descriptors 0 to 2 that are closed on `/dev/null`, so that no file of the program gets
+/// Opens those of descriptors 0 to 2 that are closed on `/dev/null`, or the root folder where there is none, so that no file of the program gets
 /// such a number and the program's messages with it.
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn fill_descriptors() {
@@ -172,8 +172,10 @@ pub(crate) fn fill_descriptors() {
         if fd == STDOUT.fd.number() {
             STDOUT_WAS_CLOSED.store(true, Ordering::Relaxed);
         }
-        // The lowest number that is free is this one. Without the device there is nothing to do.
-        let _ = file::open_for_good(c"/dev/null", file::O_RDWR);
+        // The lowest number that is free is this one. Without the device, a folder: nothing can be written to it, but
+        // it keeps the number.
+        let _ = file::open_for_good(c"/dev/null", file::O_RDWR)
+            .or_else(|_| file::open_for_good(c"/", file::O_RDONLY));
     }
 }
 

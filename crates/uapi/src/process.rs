@@ -155,6 +155,19 @@ pub fn first_ended() -> Result<Option<i32>, Errno> {
     wait_for(sys::P_ALL, 0, options).map(|what| (what.pid != 0).then_some(what.pid))
 }
 
+/// ptrace(2), `PTRACE_TRACEME`: the parent traces the caller from now on.
+///
+/// # Errors
+///
+/// As ptrace(2).
+pub fn trace_me() -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_ptrace, PTRACE_TRACEME, 0_usize, 0_usize, 0_usize) }.map(drop)
+}
+
+/// `include/uapi/linux/ptrace.h`.
+const PTRACE_TRACEME: u32 = 0;
+
 /// waitid(2): waits until child `pid` is stopped; false if it ended, and stays a zombie.
 ///
 /// # Errors
