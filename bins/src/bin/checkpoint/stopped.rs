@@ -7,8 +7,6 @@ use tablewalk_proc::pagemap::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_testkit::error::Error;
-use tablewalk_uapi::Errno;
-use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::file::{self, OwnedFd};
 use tablewalk_uapi::poll::{Events, PollFd, poll};
 use tablewalk_uapi::process::{self, kill};
