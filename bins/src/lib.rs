@@ -13,6 +13,7 @@ pub mod only_tracker;
 pub mod page;
 pub mod paging;
 pub mod prerequisite;
+pub mod pt;
 pub mod random;
 pub mod sparse;
 pub mod swap;
