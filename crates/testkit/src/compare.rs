@@ -23,27 +23,14 @@ struct Tally {
     differences: u64,
 }
 
-/// Compares the tables of process `pid`, mapped by the call: see [`compare_tree`].
+/// Walks the tables of process `pid`, prints them if `print` says so, and compares them with pagemap in both
+/// directions: each page that the walk comes to, and their number with that of all pages that pagemap has.
 ///
 /// # Errors
 ///
 /// Those of mapping tables and of reading pagemap.
 pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
-    compare_tree(&mut Live::with_batch(pid, SLOTS, BATCH_SLOTS)?, pid, print)
-}
-
-/// Walks the tables of process `pid`, which `source` has, prints them if `print` says so, and compares them with
-/// pagemap in both directions: each page that the walk comes to, and their number with that of all pages
-/// that pagemap has.
-///
-/// # Errors
-///
-/// Those of the source and of reading pagemap.
-pub fn compare_tree<S>(source: &mut S, pid: i32, print: bool) -> Result<bool, Error>
-where
-    S: TableSource,
-    Error: From<S::Error>,
-{
+    let source = &mut Live::with_batch(pid, SLOTS, BATCH_SLOTS)?;
     let geometry = source.geometry();
     let pagemap = Pagemap::open(pid, geometry.page_shift()).map_err(Error::call("pagemap"))?;
     // First without a word: when a process walks itself, the first walk and the first look at
@@ -70,11 +57,7 @@ where
 
 /// Compares at the moment that the walk passes by: a process that walks itself changes the entries of
 /// its own slots as it goes.
-fn visit<S>(source: &mut S, pagemap: &Pagemap, print: bool) -> Result<Tally, Error>
-where
-    S: TableSource,
-    Error: From<S::Error>,
-{
+fn visit(source: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error> {
     let format = source.format();
     let mut tally = Tally::default();
     for visit in Walk::new(source) {

@@ -2,11 +2,12 @@
 
 use core::fmt::Display;
 
-use tablewalk_live::copy::{Copied, Either};
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask};
 use tablewalk_uapi::userfault::Userfault;
+
+use crate::pt;
 
 /// The geometry of the page tables of this kernel; proof that the call is there and permitted.
 ///
@@ -29,32 +30,16 @@ pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
 
 const NO_CALL: &str = "this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)";
 
-/// A source of tables that this kernel has.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a program")]
-pub enum Source {
-    /// The call: tables are mapped, and live.
-    Call,
-    /// Copies, by what is there and was calibrated.
-    Copies(Copied<Either>),
-}
-
-/// The first source that this kernel has: the call, or else copies by BPF or by `/proc/kcore`.
+/// Whether there is the call, and permitted; false if the kernel lacks it, but `pt` is there, which copies.
 ///
 /// # Errors
 ///
-/// As [`info`]; skipped if there is none, with the reason of each.
-pub fn source(program: &str) -> Result<Source, ExitCode> {
-    if ask() != Err(Errno::ENOSYS) {
-        return info(program).map(|_| Source::Call);
+/// As [`info`]; skipped if there is neither.
+pub fn call_or_pt(program: &str) -> Result<bool, ExitCode> {
+    if ask() == Err(Errno::ENOSYS) && pt::is_there() {
+        return Ok(false);
     }
-    let bpf = Either::bpf().and_then(Copied::calibrated);
-    bpf.map(Source::Copies).or_else(|bpf| {
-        Either::kcore()
-            .and_then(Copied::calibrated)
-            .map(Source::Copies)
-            .map_err(|kcore| skip(&format_args!("{NO_CALL}; {bpf}; {kcore}")))
-    })
+    info(program).map(|_| true)
 }
 
 /// A KTAP plan of no tests, with the reason.
