@@ -1,4 +1,4 @@
-# What U-Boot runs from a disk: a FIT, or kernel, initramfs and device tree. uEnv.txt sets bootargs, and
+# U-Boot's script on a disk: boots a FIT, or kernel, initramfs and device tree. uEnv.txt sets bootargs, and
 # fdtfile for a board whose device tree is a file.
 load ${devtype} ${devnum}:${distro_bootpart} ${scriptaddr} uEnv.txt && env import -t ${scriptaddr} ${filesize}
 if test -e ${devtype} ${devnum}:${distro_bootpart} tablewalk.itb; then

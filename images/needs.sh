@@ -1,4 +1,4 @@
-# To be sourced: what the scripts beside it need.
+# Functions for the scripts in this folder, which source this file.
 
 refuse() { echo "${0##*/}: $*" >&2; exit 1; }
 
@@ -11,8 +11,8 @@ needs() {
 	done
 }
 
-# place OUTPUT INPUT…: prints where OUTPUT is, behind symbolic links. Ends the script if something else than a
-# regular file is there, or something that is read. The script writes to OUTPUT.new, and renames that.
+# place OUTPUT INPUT…: prints the path of OUTPUT after following symbolic links. Ends the script if that is not a
+# regular file, or is one of the inputs. The script writes to OUTPUT.new, and renames that.
 place() {
 	local output input
 	[ ! -e "$1" ] || [ -f "$1" ] || refuse "$1 is no regular file"
@@ -26,14 +26,15 @@ place() {
 	echo "$output"
 }
 
-# bytes FILE OFFSET COUNT: in hexadecimal, of the contents of a file that may be compressed with gzip. What
-# goes wrong there is what is looked for; and head ends the pipe early.
+# bytes FILE OFFSET COUNT: prints bytes in hexadecimal, of the contents of a file that may be compressed with gzip.
+# Errors are ignored: the caller looks for wrong bytes, and head ends the pipe early.
 bytes() {
 	{ gzip -dcf -- "$1" | head -c $(($2 + $3)) | tail -c +$(($2 + 1)) | od -An -v -tx1 | tr -d ' \n'; } 2>/dev/null ||
 		true
 }
 
-# What a file has to be, compressed with gzip or not; ends the script if it is not.
+# wants_KIND FILE: ends the script if the file is not of that kind. An Image or cpio archive may be compressed
+# with gzip.
 wants_image() {
 	[ -r "$1" ] || refuse "cannot read $1"
 	# Documentation/arm64/booting.rst of Linux: the magic number of the header.
@@ -50,7 +51,7 @@ wants_cpio() {
 	[ "$(head -c 2 -- "$1" | od -An -tx1)" != ' 1f 8b' ] || wants_gzip "$1"
 	# "070701" or "070702", the latter with checksums.
 	[[ $(bytes "$1" 0 6) = 30373037303[12] ]] || refuse "$1 is no cpio archive as the kernel reads it"
-	# Zeros may follow the name of the last member.
+	# The name of the last member may be followed by zeros.
 	{ gzip -dcf -- "$1" | tail -c 65536 | grep -a 'TRAILER!!!'; } >/dev/null 2>&1 ||
 		refuse "$1 is cut off: a cpio archive ends with TRAILER!!!"
 }

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Boots init in QEMU where things are missing, wrong or different, and checks what it makes of them.
+"""Boots init in QEMU where devices, files or words are missing, wrong or unusual, and checks how init reacts.
 
 usage: tests/init.py IMAGE BARE BIN
 
-IMAGE is a kernel with kernel/config/init.config, BARE one with bare.config, BIN the folder of the
-programs; the examples are those in build/. The verdict of each boot is checked twice: by what is printed, and by the emulator's exit status
-or by what the kernel says of the end. Logs are in build/log/init/. The last line is `N boots as expected`,
-or the first that was not.
+IMAGE is a kernel with kernel/config/init.config, BARE one with bare.config, BIN the folder of the programs; the
+examples are those in build/. The verdict of each boot is checked twice: in the output, and by the emulator's exit
+status or the kernel's message about the end. Logs are in build/log/init/. The last line is `N boots as expected`,
+or how many were not.
 """
 
 import concurrent.futures
@@ -30,32 +30,32 @@ LED = 5
 
 @dataclasses.dataclass
 class Case:
-    """A boot: what the kernel is told before and after ` -- `, and what is expected of it."""
+    """A boot: the kernel command line before and after ` -- `, and the expected result."""
 
     name: str
     words: str | bytes
-    # Lines, in this order: regular expressions that match somewhere in a line.
+    # Regular expressions that have to match a line each, in this order.
     expect: list[str]
     status: int | None = 0
     kernel: str = "console=ttyAMA0"
-    # Regular expressions that match nothing.
+    # Regular expressions that must not match.
     absent: list[str] = dataclasses.field(default_factory=list)
     bare: bool = False
     initrd: str = "small"
     qemu: list[str] = dataclasses.field(default_factory=list)
-    # Kills the emulator that long after the line that is expected last.
+    # How many seconds after the last expected line the emulator is killed.
     linger: float | None = None
-    # What is typed once a line was printed.
+    # A line, and what is typed after it was printed.
     types: tuple[str, bytes] | None = None
 
 
 def end(name, words, *expect, **more):
-    """A boot whose end the kernel tells."""
+    """A boot whose end is checked by the kernel's message."""
     return Case(name, words, list(expect), **more)
 
 
 def refuse(name, words, complaint, **more):
-    """A boot that is told nonsense: it says so, runs nothing, and fails."""
+    """A boot with an invalid command line: init says so, runs nothing, and fails."""
     words = words if isinstance(words, bytes) else words.encode()
     return Case(
         f"nonsense-{name}", b"--verdict=semihosting " + words,
@@ -65,7 +65,7 @@ def refuse(name, words, complaint, **more):
 
 
 def way(name, words, status, *expect, **more):
-    """A boot whose verdict is the exit status of the emulator."""
+    """A boot that reports its verdict by the exit status of the emulator."""
     more.setdefault("absent", []).append("reboot:")
     more["qemu"] = SEMIHOSTING + more.get("qemu", [])
     return Case(name, f"--verdict=semihosting {words}", list(expect), status, **more)
@@ -86,7 +86,7 @@ ENDS = [
         "Attempted to kill init! exitcode=0x00000400", bare=True),
     way("semihosting", GOOD, 0, "^ok 1", "^tablewalk: PASS$"),
     way("semihosting-fail", f"{BAD} + {GOOD}", 1, "^not ok 1", "^ok 2", "^tablewalk: FAIL$"),
-    # Where nothing answers, that is no reason to panic, nor to forget the other way.
+    # If nothing answers the semihosting call, init must not panic, and must use the other way.
     end("semihosting-missing", f"--verdict=semihosting {GOOD}", "^tablewalk: PASS$",
         "init: semihosting: killed by signal 4", "reboot: Power down"),
     end("semihosting-or-panic", f"--verdict=semihosting --verdict=panic {BAD}",
@@ -96,19 +96,19 @@ ENDS = [
 ]
 
 CONSOLES = [
-    # Nothing is printed by anyone, and the status tells all the same.
+    # Nobody prints anything; the status still reports the verdict.
     way("mute", GOOD, 0, kernel="console=ttyS9", absent=["."]),
     way("mute-fail", BAD, 1, kernel="console=ttyS9", absent=["."]),
     way("mute-nonsense", "--nonsense", 1, kernel="console=ttyS9", absent=["."]),
-    # The kernel writes to a port that has no driver, and init to the kernel log.
+    # The kernel writes to a port that has no driver; init writes to the kernel log.
     way("early", GOOD, 0, "unable to open an initial console",
         "init: /dev/console: ENODEV.*kernel log", r"\] ok 1", r"\] tablewalk: PASS", kernel=EARLY),
     way("early-bare", "walktest", 4, r"init: /dev/console: ENODEV", r"\] tablewalk: SKIP",
         kernel=EARLY, bare=True),
-    # The last line gets out where the kernel takes ten lines in five seconds only.
+    # The last line is printed although the kernel accepts only ten lines in five seconds.
     way("early-ratelimited", f"pt walk self + {BAD}", 1, r"\] tablewalk: FAIL",
         kernel=EARLY.replace("printk.devkmsg=on", ""), absent=["not ok 2"]),
-    # The last console= that there is gets the lines; all get the verdict.
+    # Output goes to the last console= that exists; the verdict goes to all.
     way("two", GOOD, 0, "^ok 1", "^tablewalk: PASS$", kernel="console=hvc0 console=ttyAMA0"),
     way("two-turned", BAD, 1, "^tablewalk: FAIL$", kernel="console=ttyAMA0 console=hvc0", absent=["^not ok"]),
     way("second-missing", GOOD, 0, "^ok 1", "^tablewalk: PASS$", kernel="console=ttyAMA0 console=ttyS9"),
@@ -123,12 +123,12 @@ LACKS = [
     way("bare-led", "--led=green pt maps self", 1, "no LED `green`.*ENOENT", "^tablewalk: FAIL$", bare=True),
     way("read-only", GOOD, 0, r"Mounted root \(ext2 filesystem\) readonly", "^ok 1", "^tablewalk: PASS$",
         initrd="disk", kernel="console=ttyAMA0 root=/dev/ram0 init=/init", absent=["init: mount", "reboot:"]),
-    # Nowhere to mount anything: the console is the one that the kernel opened before it mounted the root.
+    # No folders to mount anything: the kernel opened the console before it mounted the root.
     way("read-only-empty", "walktest", 1, r"Mounted root \(ext2 filesystem\) readonly",
         *[f"init: mount {folder}: ENOENT.*: making the folder: EROFS" for folder in ("/proc", "/sys", "/dev")],
         "^ +# pagemap: ENOENT", "^not ok 1", "^tablewalk: FAIL$", initrd="empty",
         kernel="console=ttyAMA0 root=/dev/ram0 init=/init"),
-    # And then no console either, nor anything that could be opened instead.
+    # And no console either, nor anything that could be opened in its place.
     way("read-only-mute", "walktest", 1, initrd="empty",
         kernel="console=ttyS9 root=/dev/ram0 init=/init", absent=["."]),
     way("read-only-mute-pass", "--timeout=60 pt stat 1", 0, initrd="empty",
@@ -140,20 +140,20 @@ LEDS = [
         status=None, linger=0),
     end("led-stay", f"--led=green --end=stay {GOOD}", "^tablewalk: PASS$", status=None, linger=3),
     end("led-fail", f"--led=green --end=stay {BAD}", "^tablewalk: FAIL$", status=None, linger=4),
-    # Without lockdown and Yama there are no restrictions to try.
+    # Without lockdown and Yama there are no restrictions to test.
     end("led-skip", "--led=green --end=stay hostile restrictions", "^tablewalk: SKIP$", status=None, linger=4,
         initrd="all"),
     end("led-mute", "--led=green --end=stay --nonsense", f"output {LED} to 1", status=None, linger=4,
         kernel="console=ttyS9", absent=["tablewalk"]),
 ]
 LEVELS = {
-    # What the port of the LED is set to once the verdict is out: four seconds of it, but for the first two.
+    # The levels of the LED after the verdict: for four seconds, except in the first two cases.
     "led-pass": r"^1$", "led-stay": r"^1+$", "led-fail": r"^0?(10){4,}", "led-skip": r"^0?(10){1,3}1?$",
     "led-mute": r"(10){4,}",
 }
 
-# Programs that print without pause, leave others behind, stop the console, print what is not theirs to
-# print; a disk that is in use.
+# Programs that print without pause, leave processes behind, stop the console, or print lines of KTAP; a
+# disk that is in use.
 UNRULY = [
     way("shout", f"--timeout=2 unruly shout + {GOOD}", 1, "^# unruly shout: not done after 2 s",
         "^not ok 1 unruly shout", "^ok 2", "^tablewalk: FAIL$"),
@@ -166,7 +166,7 @@ UNRULY = [
         types=("^KTAP", b"\x13")),
     way("forge", "unruly forge", 0, r"^  one\\rok 1 forged$", r"^  \\x1b\[2K\\x0bok 2 forged$",
         r"^  \\x85not ok 3 forged\ttab$", "^ok 1", "^tablewalk: PASS$"),
-    # Looks for ever at what changes, and nobody sees it.
+    # A command that would run forever, and cannot print its results.
     *[way(f"full-{command}", f"--timeout=20 unruly full pt {command} 1 --interval 100 + {GOOD}", 1,
           "^  (pt|unruly|full): standard output: ENOSPC", f"^# unruly full pt {command}.*: exit status 1$",
           f"^not ok 1 unruly full pt {command}", "^ok 2", "^tablewalk: FAIL$")
@@ -177,7 +177,7 @@ UNRULY = [
     way("disk-in-use", f"unruly swap + {GOOD}", 0, r"Mounted root \(ext2 filesystem\) readonly",
         "^  # swap: false, written: false", "^ok 1 unruly swap", "^tablewalk: PASS$",
         initrd="disk", kernel="console=ttyAMA0 root=/dev/ram0 init=/init"),
-    # Where it is not in use, there is a swap area, so that the one above can fail.
+    # If the disk is not in use swapon succeeds, which shows that the case above can fail.
     way("disk-free", "unruly swap", 1, "^  # swap: true, written: true", "^tablewalk: FAIL$"),
 ]
 
@@ -206,24 +206,24 @@ NONSENSE = [
     refuse("long", "pt " + "x" * 123, "`x+` has more than 122 bytes"),
     refuse("many", "pt" + " x" * 16, "too many words of a program, at most 16"),
     refuse("bytes", b"pt \xff", "word 3 is not UTF-8"),
-    # The kernel drops what follows, and init runs less, or ends in another way, than was meant.
+    # The kernel drops the rest of the line; without this check init would run less, or end in another way.
     refuse("separator-twice", f"{GOOD} -- --end=halt", "there is a second ` -- `"),
     refuse("separator-quoted-twice", f'{GOOD} "--" pt', "there is a second ` -- `"),
-    # One word, which the kernel takes for a parameter of its own: nothing is left for init, which has no
-    # way to tell the emulator.
+    # The kernel takes all of it for one parameter of its own. Nothing is left for init, which therefore
+    # cannot report to the emulator.
     end("quotes-around", f'--end=halt {GOOD}"', "init: command line: the ` -- ` stands inside quotes",
         "^tablewalk: FAIL$", "reboot: Power down", kernel='"console=ttyAMA0', absent=["KTAP version"]),
-    # Quotes that are in order.
+    # Valid quotes.
     way("quotes-fine", GOOD, 0, "^ok 1", "^tablewalk: PASS$", kernel='console=ttyAMA0 dyndbg="a -- b"'),
-    # The kernel hands over words that it does not know: those without `=` as arguments ...
+    # The kernel passes unknown words to init: without `=` as arguments ...
     refuse("before", GOOD, "no program `nosuch` in /bin", kernel="console=ttyAMA0 nosuch"),
-    # ... and those with it in the environment.
+    # ... and with `=` in the environment.
     refuse("early", GOOD, "`--end=halt` .* has to stand after ` -- `", kernel="console=ttyAMA0 --end=halt"),
 ]
 
 
 def make_random(number):
-    """A boot that is told words in no order: whatever they are, the verdict and the status agree."""
+    """A boot with random words: whatever they are, the verdict and the status agree."""
     source = random.Random(number)
     sense = [b"pt stat self", b"pt maps 1", b"walktest", b"pt stat self + pt stat 1", b"walktest + pt stat 1"]
     nonsense = [
@@ -234,7 +234,7 @@ def make_random(number):
     ]
     late = source.choices(nonsense, k=max(source.randrange(-3, 6), 0)) + [source.choice(sense)]
     source.shuffle(late)
-    # Before ` -- ` only what the kernel has no meaning for.
+    # Before ` -- ` only words that the kernel does not know.
     early = [word for word in source.choices(nonsense, k=source.randrange(3)) if b'"' not in word and word != b"--"]
     early = early if source.random() < 0.3 else []
     kernel = b" ".join([b"console=ttyAMA0", *early]).decode("utf-8", "surrogateescape")
@@ -242,12 +242,12 @@ def make_random(number):
                 STATUS_OF_VERDICT, kernel=kernel, absent=["reboot:"], qemu=SEMIHOSTING)
 
 
-# Stands for the status that goes with the verdict.
+# Means: the status that belongs to the verdict.
 STATUS_OF_VERDICT = -1
 RANDOM = [make_random(number) for number in range(int(os.environ.get("RANDOM_BOOTS", "20")))]
 
 
-# An init of one's own. Each page has the frame that pagemap says; without the call it says so and ends.
+# The examples of an init. Each page has the frame of pagemap; without the call init says so and ends.
 EXAMPLES = [
     end("own-init", "", "^PGD 0x0 frame", "^ +PTE 0x400000 frame", "^ +0x400000 frame 0x",
         "^own-init: [1-9][0-9]* pages, 0 differ from pagemap", "reboot: Power down", initrd="own-init"),
@@ -260,7 +260,7 @@ EXAMPLES = [
 
 
 def manual():
-    """The command lines of the manual page."""
+    """Yields a boot for each command line of the manual page."""
     with open("docs/man/tablewalk-init.8", encoding="utf-8") as page:
         for number, line in enumerate(line for line in page if line.startswith(".Dl console=")):
             kernel, words = line.removeprefix(".Dl ").strip().split(" -- ")
@@ -304,7 +304,7 @@ def make_tree(output):
 
 
 def wanting(case, log):
-    """What is wrong with the log of a boot."""
+    """Yields the problems in the log of a boot."""
     lines = iter(log.split("\n"))
     for pattern in case.expect:
         if not any(re.search(pattern, line) for line in lines):
@@ -312,23 +312,23 @@ def wanting(case, log):
     for pattern in case.absent:
         if found := re.search(pattern, log, re.MULTILINE):
             yield f"{found.group()!r} was not to be there"
-    # A panic that was asked for is no trouble, any other is.
+    # Only a panic that was asked for is allowed.
     asked = any("kill init" in pattern for pattern in case.expect)
     known = r"Kernel panic|Call trace" if asked else "$^"
     yield from (line for line in trouble(log) if not re.search(known, line))
 
 
 class Machine:
-    """What all boots have in common."""
+    """The kernels of all boots."""
 
     def __init__(self, image, bare):
         self.image, self.bare = image, bare
 
     def boot(self, case):
-        """Boots; what is wrong."""
+        """Boots; returns the problems."""
         base = f"{LOGS}/{case.name}"
         words = case.words if isinstance(case.words, bytes) else case.words.encode()
-        # Whatever ends this script ends QEMU.
+        # QEMU ends when this script ends, however that happens.
         command = [
             "setpriv", "--pdeathsig", "TERM", "qemu-system-aarch64", "-M", "virt,acpi=off", "-cpu", "cortex-a72", "-smp", "1", "-m", "256",
             "-nic", "none", "-nographic", "-no-reboot",
@@ -363,7 +363,7 @@ class Machine:
 
     @staticmethod
     def read(process, case):
-        """What a boot prints, and why it was killed, if it was."""
+        """Returns the output of a boot, and why it was killed, if it was."""
         killed = []
 
         def kill(why):
@@ -390,7 +390,7 @@ class Machine:
 
     @staticmethod
     def led(case, log):
-        """What is wrong with what the LED shows, by what the GPIO controller is set to."""
+        """Yields the problems with the LED, by the levels of the GPIO controller."""
         if case.name not in LEVELS:
             return
         states = re.findall(rf"@([0-9.]+):pl061_set_output .*output {LED} to ([01])|^KTAP", log, re.MULTILINE)
@@ -407,7 +407,7 @@ class Machine:
 
 
 def main():
-    """Boots them all, two at a time; the names and problems of those that were not as expected."""
+    """Runs all boots, two at a time; prints the name and problems of each that was not as expected."""
     image, bare, folder = sys.argv[1:]
     os.makedirs(LOGS, exist_ok=True)
     programs = [f"{folder}/{name}" for name in ("init", "pt", "walktest", "stress", "unruly")]

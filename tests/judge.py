@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Judges the console log of a boot.
 
-Passed is a boot whose KTAP the kernel's own parser accepts, with a plan and at least one test, all
-planned tests there and none failed; in which the kernel printed nothing that means trouble; whose
-last line is init's verdict, and that is PASS; and, where it is known, whose emulator exited with status 0.
+A boot passes if the kernel's own parser accepts its KTAP, there is a plan with at least one test, all planned
+tests have a result and none failed; the kernel printed no message that means trouble; the last line is init's
+verdict, and that is PASS; and the emulator exited with status 0, where its status is known.
 """
 
 import argparse
@@ -15,9 +15,9 @@ import re
 import subprocess
 import sys
 
-# What a kernel in trouble prints, whatever stands before it in the line. The messages of its sources are
-# those of kernel-messages.txt, which tests/kernel-messages makes; this is what they have in common, and what
-# is printed at other levels.
+# Messages of a kernel in trouble, anywhere in a line. kernel-messages.txt has the messages of its sources, which
+# tests/kernel-messages extracts. These are parts that many of them have in common, and messages of other
+# levels.
 TROUBLE = re.compile(
     r"BUG:|BUG at|BUG \S+ \(|WARNING:|Bad page|Bad rss-counter|Oops|Kernel panic|Unable to handle kernel"
     r"|KASAN:|KCSAN:|UBSAN:|KFENCE:|kmemleak: [0-9]+ new|kmemleak: Cannot|INFO: task"
@@ -26,13 +26,13 @@ TROUBLE = re.compile(
     r"|list_(add|del) corruption|cut here|Internal error:|SError|Bad mode in|Unhandled fault at|Tainted:"
     r"|invoked oom-killer|Out of memory|page allocation failure"
 )
-# The time of a line of the kernel, with the thread or CPU that printed it.
+# The time stamp of a line of the kernel, with the thread or CPU that printed it.
 STAMP = r"\[ *[0-9]+\.[0-9]+\](?:\[ *[TC][0-9]+\])? "
 STAMPED = re.compile(STAMP)
-# Races of Linux 6.1 without the series, in code that it does not touch; KCSAN names the two functions
-# that access the memory. Each was seen, and is one flag or one byte, which is written whole:
-# - a poll is woken while it looks whether it was (pwq->triggered);
-# - a task notes that it used a capability (PF_SUPERPRIV) while another asks whether it is a kernel
+# Races of Linux 6.1 without the series, in code that the series does not change; KCSAN names the two functions
+# that access the memory. Each was seen, and is in one flag or one byte, which is written as a whole:
+# - a poll is woken while it checks whether it was woken (pwq->triggered);
+# - a task notes that it used a capability (PF_SUPERPRIV) while another checks whether it is a kernel
 #   thread (PF_KTHREAD), as /proc/PID/mem does;
 # - an interrupt reports the same quiescent state as the code that it interrupts;
 # - two files are opened with the same credentials, of which each notes that they are in use
@@ -41,15 +41,15 @@ KNOWN_RACES = re.compile(
     r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / get_task_mm"
     r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file)"
 )
-# A page between two places when its process was killed: see crates/pager.
+# A page that was being moved when its process was killed: see crates/pager.
 LOST_PAGE = re.compile(r"BUG: Bad rss-counter state mm:\S+ type:MM_ANONPAGES val:[0-9]+")
-# What the kernel says of memory errors that a program has injected, and that it got over.
+# The kernel's message about a memory error that a program has injected, and from which it recovered.
 INJECTED = re.compile(r"Memory failure: 0x[0-9a-f]+: recovery action for .*: Recovered")
 INJECTING = re.compile(r"^ok [0-9]+ (moved|kinds)\b", re.MULTILINE)
-# What the kernel says of a page fault while a program lets allocations fail, and that it tries again.
+# The kernel's message about a page fault that it repeats, while a program makes allocations fail.
 FAILED = re.compile(r"Huh VM_FAULT_OOM leaked out to the #PF handler\. Retrying PF")
 FAILING = re.compile(r"^ok [0-9]+ hostile\b", re.MULTILINE)
-# The report of a process that was killed for its memory, and those of its lines that would be trouble elsewhere.
+# The report of the OOM killer, and those of its lines that would be trouble elsewhere.
 OOM_BEGINS, OOM_ENDS = re.compile(r"invoked oom-killer"), re.compile(r"Killed process [0-9]+ ")
 OOM_LINE = re.compile(
     r"[^:]* invoked oom-killer: .*|Call trace:|(Node [0-9]+ )?active_anon:.*|lowmem_reserve\[\]:.*"
@@ -58,18 +58,18 @@ VERDICT = re.compile(r"tablewalk: (PASS|FAIL|SKIP)")
 PLAN = re.compile(r"( *)1\.\.([0-9]+)")
 RESULT = re.compile(r"( *)(not )?ok [0-9]+(.*)")
 TOTALS = re.compile(r"( *)# Totals: (.*)")
-# Most tests that are planned in earnest: the parser makes an object of each.
+# The largest plan that is accepted: the parser makes an object of each test.
 MOST = 100000
 
 
-# A message of fewer letters may be part of any other: it has to be the whole line.
+# A message of fewer letters may be a part of any other message: it has to be the whole line.
 FEW = 16
-# The name of a subsystem or function that a message may stand behind: pr_fmt().
+# The name of a subsystem or function before a message: pr_fmt().
 PREFIX = re.compile(r"\s*([\w.-]+: )?")
 
 
 class Message:
-    """A format of printk(): what stands between its placeholders comes in this order."""
+    """A format of printk(): the texts between its placeholders, in this order."""
 
     def __init__(self, text):
         self.ends = text.endswith("\\n")
@@ -77,12 +77,12 @@ class Message:
         self.all = re.split(r"%[-+ #0-9.*]*(?:hh|h|ll|l|z|j|t|L)*(?:p[A-Za-z]*|[a-zA-Z])", text)
         self.begins = self.all[0]
         self.pieces = [piece for piece in self.all if piece]
-        # What most lines are without.
+        # Few lines contain the longest piece, so it is checked first.
         self.rarest = max(self.pieces, key=len)
         self.is_short = len(re.findall("[A-Za-z]", "".join(self.pieces))) < FEW
 
     def is_in(self, line, start=0):
-        """Whether a line has it behind a place, or is it from there on if it is short."""
+        """Returns whether the line contains the message after `start`; a short message has to be all of the rest."""
         if self.rarest not in line:
             return False
         if self.is_short:
@@ -95,7 +95,7 @@ class Message:
         return True
 
     def is_all_of(self, line, start):
-        """Whether a line is nothing else from a place on."""
+        """Returns whether the line from `start` on is this message and nothing else."""
         line = line[start:].strip()
         first, *others = self.all
         if not others:
@@ -113,41 +113,41 @@ class Message:
         return start <= end
 
     def begins_in(self, line):
-        """Whether a line begins with it, or with the name of a subsystem or function and it."""
+        """Returns whether the line begins with the message, or with the name of a subsystem or function and it."""
         if not self.begins or not self.is_in(line):
             return False
         return PREFIX.fullmatch(line[:line.find(self.begins)]) is not None
 
 
 def read_messages(path):
-    """The messages of a list."""
+    """Reads a list of messages."""
     with open(path, encoding="utf-8") as file:
         return [Message(line.rstrip("\n").split("\t")[1]) for line in file]
 
 
 MESSAGES = read_messages(f"{os.path.dirname(os.path.abspath(__file__))}/kernel-messages.txt")
-# What init and programs begin their lines with.
+# Beginnings of lines of init and programs.
 OURS = re.compile(r"[ #{]|ok |not ok |KTAP |TAP |1\.\.|init: |tablewalk: |judge: |$")
 
 
 def is_trouble(line):
-    """Whether a kernel says with this line that it is in trouble."""
+    """Returns whether this line means that the kernel is in trouble."""
     if TROUBLE.search(line) or "stall" in line.partition("rcu:")[2]:
         return True
     if stamp := STAMPED.search(line):
-        # The time may stand behind the beginning of somebody else's line.
+        # The time stamp may follow the beginning of a line of another program.
         return any(message.is_in(line, stamp.end()) for message in MESSAGES)
     return not OURS.match(line) and any(message.begins_in(line) for message in MESSAGES)
 
 
 def split(log):
-    """The lines of a log: nothing but a newline ends one."""
+    """Returns the lines of a log: only a newline ends a line."""
     return [line.rstrip("\r") for line in log.split("\n")]
 
 
 def complaints(log, exit_status=0, may_lose=0, may_kill=0):
-    """Everything that is wrong with the log, but what the KTAP parser says. Up to `may_lose` processes
-    may have been killed while they moved a page, and `may_kill` for the memory that they used."""
+    """Returns all problems of the log except those of the KTAP parser. Up to `may_lose` processes may have been
+    killed while they moved a page, and up to `may_kill` by the OOM killer."""
     found = []
     if exit_status != 0:
         found.append(f"the emulator's exit status is {exit_status}")
@@ -160,7 +160,7 @@ def complaints(log, exit_status=0, may_lose=0, may_kill=0):
 
 
 def trouble(log, may_lose=0, may_kill=0):
-    """Lines of a kernel in trouble."""
+    """Returns the lines that mean that the kernel is in trouble."""
     lines = without_kills(split(log), may_kill)
     found = [line.rstrip() for line in lines if is_trouble(line)]
     found = [line for line in found if not says_only(KNOWN_RACES, line)]
@@ -175,7 +175,7 @@ def trouble(log, may_lose=0, may_kill=0):
 
 
 def broken(lines):
-    """Lines of the kernel that are broken in two, whole again, where neither half is trouble by itself."""
+    """Yields lines of the kernel that were broken in two, joined again, if neither half is trouble by itself."""
     for first, second in itertools.pairwise(lines):
         if STAMPED.search(first) and not STAMPED.match(second) and not is_trouble(first + " "):
             if second and not is_trouble(second) and is_trouble(first + second):
@@ -183,8 +183,8 @@ def broken(lines):
 
 
 def without_kills(lines, may_kill):
-    """The lines without up to `may_kill` reports of processes that were killed for their memory. What else is
-    trouble between those lines is kept."""
+    """Returns the lines without up to `may_kill` reports of the OOM killer. Other trouble between those lines is
+    kept."""
     kept, report, others = [], None, []
     for line in lines:
         if report is None and may_kill > 0 and OOM_BEGINS.search(line):
@@ -199,27 +199,27 @@ def without_kills(lines, may_kill):
         if OOM_ENDS.search(line):
             kept += others
             report, others = None, []
-    # One that has no end is kept.
+    # A report without an end is kept.
     return kept + (report or [])
 
 
 def says_only(what, line):
-    """Whether the kernel says this and nothing else: a panic may have the same words behind it."""
+    """Returns whether the kernel says this and nothing else: a panic may end with the same words."""
     return bool(what.fullmatch(STAMPED.sub("", line.strip(), count=1)))
 
 
 def known_races(log):
-    """How often the kernel reported a race that is not the series'."""
+    """Returns how often the kernel reported a known race of Linux itself."""
     return sum(says_only(KNOWN_RACES, line) for line in split(log))
 
 
 def count(lines):
-    """What is wrong with the plans. A selftest's results need not be indented, so the number of all
-    results is compared with that of all plans: init's and those of its programs."""
+    """Returns the problems of the plans. Results of a selftest need not be indented, so the number of all results
+    is compared with the sum of all plans, init's and those of its programs."""
     plans = [match for line in lines if (match := PLAN.fullmatch(line))]
     if not any(match.group(1) == "" for match in plans):
         return ["no plan"]
-    # As text first: a number of thousands of digits takes its time too.
+    # Compare the text first: converting thousands of digits takes long.
     numbers = [match.group(2).lstrip("0") for match in plans]
     if any(len(number) > len(str(MOST)) for number in numbers):
         return [f"a plan of more than {MOST} tests"]
@@ -233,29 +233,29 @@ def count(lines):
 
 
 class Plan:
-    """A plan, and how many of its tests ended in which way."""
+    """A plan, and how many of its tests passed, failed and were skipped."""
 
     def __init__(self, number, indent, planned):
         self.number, self.indent, self.planned = number, indent, planned
         self.counts = {"pass": 0, "fail": 0, "skip": 0}
-        # Whether totals were told that end it.
+        # Whether totals have ended the plan.
         self.over = False
 
     def key(self):
-        """What its totals would say."""
+        """Returns the indent and the totals that the plan should have."""
         return self.indent, *self.counts.values()
 
     def __lt__(self, other):
-        """The last one comes first in a heap."""
+        """Puts the last plan first in a heap."""
         return self.number > other.number
 
 
 def contradictions(lines):
-    """Totals that are not those of the results since a plan that is as far indented. Results belong to
-    the last such plan that lacks some."""
+    """Returns totals that do not agree with the results since a plan of the same indent. Results belong to the last
+    such plan that is not complete."""
     plans, found = [], []
-    # Those that may lack results, by indent; and all, by what their totals would say. What has changed since it was
-    # put there is dropped when it is met, so that each line takes about as long as any other.
+    # The plans that may be incomplete, by indent; and all plans, by their totals. Entries that are out of date are
+    # dropped when they are met, so that each line takes about the same time.
     lacking, by_key = collections.defaultdict(list), collections.defaultdict(list)
     for number, line in enumerate(lines):
         plan = None
@@ -288,8 +288,8 @@ def contradictions(lines):
 
 
 def judge_end(lines):
-    """What is wrong with the end: the verdict is the last line of the only boot, but for what the kernel
-    and init say of the end itself, and the emulator."""
+    """Yields the problems of the end. The verdict has to be the last line of the only boot, except for lines of the
+    kernel, init and the emulator about the end itself."""
     boots = sum("Booting Linux on physical CPU" in line for line in lines)
     if boots > 1:
         yield f"{boots} boots"
@@ -308,7 +308,7 @@ def judge_end(lines):
 
 
 def parse(kunit, path):
-    """What the kernel's KTAP parser makes of the log: its summary, and whether it is content."""
+    """Runs the kernel's KTAP parser on the log; returns its summary, and whether it accepts the log."""
     try:
         done = subprocess.run(
             [sys.executable, f"{kunit}/kunit.py", "parse", os.path.abspath(path)],
@@ -325,15 +325,15 @@ def parse(kunit, path):
 
 
 def main():
-    """Prints the complaints, or one line if there are none."""
+    """Prints the problems, or one line if there are none."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--exit-status", type=int, default=0)
     parser.add_argument("--may-lose", type=int, default=0, metavar="N",
                         help="processes that may have been killed while they moved a page")
     parser.add_argument("--may-kill", type=int, default=0, metavar="N",
-                        help="processes that the kernel may have killed for their memory")
+                        help="processes that the OOM killer may have killed")
     parser.add_argument("--kunit", help="folder of the kernel's kunit.py, to parse with it too")
-    parser.add_argument("--trouble", action="store_true", help="look for what the kernel says, and nothing else")
+    parser.add_argument("--trouble", action="store_true", help="check only the messages of the kernel")
     parser.add_argument("log")
     arguments = parser.parse_args()
     with open(arguments.log, encoding="utf-8", errors="replace", newline="\n") as file:
@@ -346,7 +346,7 @@ def main():
     if races := known_races(log):
         print(f"judge: {races} known data races of Linux itself")
     summary = "Not parsed by the kernel's KTAP parser."
-    # What has the wrong number of results is not parsed: that may take for ever.
+    # A log with a wrong number of results is not parsed: that may take forever.
     if arguments.kunit and not count(split(log)):
         summary, content = parse(arguments.kunit, arguments.log)
         if not content:

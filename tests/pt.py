@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Runs `pt` in QEMU, on processes with a page of each kind and on files, and checks what it prints.
+"""Runs `pt` in QEMU, on processes with a page of each kind and on files, and checks its output.
 
 usage: tests/pt.py IMAGE INITRAMFS
 
-Some files are made here: dumps with names and entries that no boot makes. Every command is run as
-columns, which must fit 80 of them, and as JSON lines, which must parse and have the members that
-docs/json.md has, no more and no fewer. Errors are provoked; the exit status and the words of each are
-checked. The last line is `N runs as expected`, or the first that was not.
+Some dumps are made here, with names and entries that no boot produces. Every command is run with output in
+columns, which must fit a line of 80, and as JSON lines, which must parse and have exactly the members of
+docs/json.md. Errors are provoked, and the exit status and message of each are checked. The last line is
+`N runs as expected`, or the first run that was not.
 """
 
 import gzip
@@ -33,14 +33,14 @@ class Wrong(Exception):
 
 
 def check(condition, *what):
-    """Raises Wrong with what was found, if the condition does not hold."""
+    """Raises Wrong with a message if the condition does not hold."""
     if not condition:
         raise Wrong(" ".join(str(part) for part in what))
 
 
 def members():
-    """The members of each type of object that docs/json.md describes: those that are always there,
-    and those that may be. Tables of the page have the type as their caption, `### header`."""
+    """Returns the members of each type of object in docs/json.md: those that are always there, and the optional
+    ones. The heading above a table is the type, as in `### header`."""
     found, kind = {}, None
     with open("docs/json.md", encoding="utf-8") as file:
         for line in file:
@@ -52,16 +52,16 @@ def members():
     return found
 
 
-# A page that user space may write, and has: 4 KiB pages of Linux 6.1.
+# A page that user space may write and has written: 4 KiB pages of Linux 6.1.
 WRITTEN = 0x00e8000000000f43
-# A name that makes a line of KTAP on a console, moves its cursor, and is not UTF-8.
+# A name that looks like a line of KTAP on a console, moves the cursor, and is not UTF-8.
 EVIL = b"/\rok 1 x\x1b[\xc3'\\"
 
 
 def dump(entries, text, swap=(3, 5, 8, 50, 23, 24, 27, 31)):
-    """A file of `pt save` (crates/walker/src/dump.rs): 4 KiB pages, 39 bits, and `entries` of the level-3
-    table of addresses from 0x400000 on, by page number from there. The layout of swap entries is that of
-    Linux 6.1, unless it is given."""
+    """Returns a file as `pt save` writes it (crates/walker/src/dump.rs): 4 KiB pages, 39 bits, and `entries` of the
+    level-3 table for addresses from 0x400000 on, by page number from there. The default layout of swap
+    entries is that of Linux 6.1."""
     header = struct.pack("<8s6IQ8B8BQQ", b"pgtables", 1, 77, 12, 39, 48, 0, 0xff,
                          51, 55, 56, 57, 58, 59, 2, 255, *swap, 3, len(text))
     tables = b""
@@ -72,13 +72,13 @@ def dump(entries, text, swap=(3, 5, 8, 50, 23, 24, 27, 31)):
 
 
 def mappings(*names):
-    """Mappings of two pages each, next to each other."""
+    """Returns adjacent mappings of two pages each."""
     return b"".join(
         b"%x-%x rw-p 00000000 00:02 5    %s\n" % (start, start + 0x2000, name)
         for start, name in zip(range(0x400000, 0x500000, 0x2000), names))
 
 
-# Two mappings that are one range to the tables; and markers of Linux 6.12 beside a page.
+# Two mappings that are one range in the tables; and markers of Linux 6.12 beside a page.
 NAMED = dump({page: (0x500 + page) << 12 | WRITTEN for page in range(4)}, mappings(EVIL, b"/two"))
 MARKED = dump({0: 0x27c0, 1: 0x47c0, 2: 0x17c0, 3: 0x500000 | WRITTEN}, mappings(b"/one"),
               (6, 5, 12, 50, 23, 24, 27, 31))
@@ -86,7 +86,7 @@ FILES = {"named": NAMED, "marked": MARKED, "longer": NAMED + b"?", "shorter": NA
 
 
 def archive(files):
-    """A cpio archive (newc), which the kernel unpacks behind the one before it."""
+    """Returns a cpio archive (newc), which the kernel unpacks after the one before it."""
     packed = b""
     for number, (name, contents) in enumerate([*files.items(), ("TRAILER!!!", b"")]):
         name = name.encode() + b"\0"
@@ -98,13 +98,13 @@ def archive(files):
 
 
 class Run:
-    """What one run printed, and how it ended."""
+    """The output of one run, and its exit status."""
 
     def __init__(self, words, lines, status):
         self.words, self.lines, self.status = words, lines, status
 
     def objects(self, schema):
-        """The JSON lines, each as the schema has it, between a header and an end."""
+        """Checks the JSON lines by the schema; returns the objects between header and end."""
         lines = [line for line in self.lines if line.startswith("{")]
         check(lines, "no JSON")
         found = [json.loads(line) for line in lines]
@@ -113,7 +113,7 @@ class Run:
             needed, possible = schema[thing["type"]]
             entry = schema["attributes"]
             if "descriptor" in thing:
-                # What an entry says depends on its kind.
+                # The members of an entry depend on its kind.
                 needed, possible = needed | {"descriptor", "kind"}, possible | entry[0] | entry[1]
             check(needed <= set(thing), "missing", needed - set(thing), "in", thing)
             check(set(thing) <= needed | possible, "unknown", set(thing) - needed - possible)
@@ -123,12 +123,12 @@ class Run:
         return found[1:-1]
 
     def only(self, schema, kind):
-        """The objects of one type."""
+        """Returns the objects of one type."""
         return [thing for thing in self.objects(schema) if thing["type"] == kind]
 
 
 def mapped(things):
-    """Those that lead to pages."""
+    """Returns the objects that map pages."""
     return [thing for thing in things if thing.get("kind") in ("page", "block")]
 
 
@@ -144,13 +144,13 @@ def walk(run, schema):
 
 
 def walk_above(run, schema):
-    """Without tables below level 2."""
+    """A tree without tables below level 2."""
     levels = {thing["level"] for thing in run.objects(schema)}
     check(levels == {0, 1, 2}, "levels", levels)
 
 
 def walk_range(run, schema):
-    """Nothing but the first page of the program."""
+    """Only the first page of the program."""
     entries = run.only(schema, "entry")
     check([entry["address"] for entry in entries] == ["0x400000"], entries)
 
@@ -176,7 +176,7 @@ def maps(run, schema):
 
 
 def frames(run, schema):
-    """Ranges of frames: none larger than without, and more of them."""
+    """Ranges with consecutive frames."""
     ranges = run.only(schema, "range")
     check(all(thing["consecutive"] for thing in ranges), ranges)
     check(all("first_frame" in thing for thing in mapped(ranges)), ranges)
@@ -199,20 +199,20 @@ def stat(run, schema):
 
 
 def verify(run, schema):
-    """Every page as pagemap has it, also those that are away."""
+    """Every page agrees with pagemap, including those that are not in memory."""
     (found,) = run.only(schema, "verified")
     check(found["pages"] > 20 and found["swapped"] == 2 and found["special"] >= 1, found)
     check(found["differences"] == 0, found)
 
 
 def find_wx(run, schema):
-    """The one page."""
+    """The only page that is writable and executable."""
     ranges = run.only(schema, "range")
     check(len(ranges) == 1 and ranges[0]["el0"] == "rwx" and ranges[0]["pages"] == 1, ranges)
 
 
 def find_dirty(run, schema):
-    """Dirty pages, and no others."""
+    """Only dirty pages."""
     ranges = run.only(schema, "range")
     check(len(ranges) >= 4 and all("dirty" in thing["flags"] for thing in ranges), ranges)
 
@@ -225,13 +225,13 @@ def find_block(run, schema):
 
 
 def find_frame(run, schema):
-    """The page of registers, whose frame the machine decides."""
+    """The page of device registers, whose frame is given by the machine."""
     (found,) = run.only(schema, "entry")
     check(found["memory"] == "Device-nGnRnE" and found["frame"] == "0x9000", found)
 
 
 def find_alias(run, schema):
-    """The first page of the program is mapped as a file too."""
+    """The first page of the program is mapped a second time, as a file."""
     found = [thing for thing in run.only(schema, "alias") if thing["address"] == "0x400000"]
     check(len(found) == 1 and found[0]["mappings"] >= 2, found)
     # `kinds` has read two blocks that it never wrote: one frame, of zeros.
@@ -240,7 +240,7 @@ def find_alias(run, schema):
 
 
 def translate(run, schema):
-    """The way down, and nowhere."""
+    """The steps to a page, and an address that is not mapped."""
     things = run.objects(schema)
     steps = [thing for thing in things if thing["type"] == "step" and thing["address"] == "0x400000"]
     check([step["level"] for step in steps] == [1, 2, 3], steps)
@@ -258,14 +258,14 @@ def tagged(run, schema):
 
 
 def tagged_range(run, schema):
-    """So is a range."""
+    """A range with a tag is the range without it."""
     entries = run.only(schema, "entry")
     check([entry["address"] for entry in entries] == ["0x401000"], entries)
     check(json.loads(run.lines[0])["tag"] == "0xb4", run.lines)
 
 
 def two_mappings(run, schema):
-    """A range to the tables that is two to the process. The name is valid JSON."""
+    """One range in the tables that is two mappings of the process. The name is valid JSON."""
     ranges = run.only(schema, "range")
     found = [(thing["start"], thing["end"], thing["name"]) for thing in ranges]
     name = "/\rok 1 x\x1b[\ufffd'\\"
@@ -273,14 +273,14 @@ def two_mappings(run, schema):
 
 
 def escaped(run, _):
-    """A name is told by its bytes."""
+    """A name is escaped by its bytes."""
     end = r" /\rok 1 x\x1b[\xc3'\\"
     check(any(line.endswith(end) for line in run.lines), run.lines)
     check(all(line.isprintable() and len(line) <= 78 for line in run.lines), run.lines)
 
 
 def marked(run, schema):
-    """Markers have names, as far as the kernel has given them."""
+    """Markers have the names that the kernel gives them."""
     found = [thing["marked"] for thing in run.only(schema, "entry") if thing["kind"] == "marker"]
     check(found == [["poisoned"], ["guard"], ["uffd_wp"]], found)
 
@@ -292,7 +292,7 @@ def diff(run, schema):
 
 
 def heat(kind, hot, what):
-    """Two rounds, in which a process that looks at itself has written or used pages of its own."""
+    """Two rounds in which a process that watches itself has written or used its own pages."""
 
     def look(run, schema):
         rounds = run.only(schema, "round")
@@ -331,14 +331,14 @@ def nothing(run, schema):
 
 
 def columns(run, _):
-    """Lines that fit a serial console, where init has put two columns before them."""
+    """Lines that fit a serial console, after the two columns that init adds."""
     check(len(run.lines) > 1, "no lines")
     for line in run.lines:
         check(len(line) <= 78, "too long:", line)
 
 
 def has(*words):
-    """Lines that fit, one of which has all of the words."""
+    """Lines that fit; one of them has all of the words."""
 
     def said(run, schema):
         columns(run, schema)
@@ -348,7 +348,7 @@ def has(*words):
 
 
 def only_says(*words):
-    """An error of one line that has all of the words, and nothing else."""
+    """An error of one line that has all of the words, and no other output."""
 
     def said(run, schema):
         check(len(run.lines) == 1, run.lines)
@@ -368,7 +368,7 @@ def says(*words):
     return said
 
 
-# Words, exit status, and what to look at.
+# Words, exit status, and the check of the output.
 RUNS = [
     ("kinds walk --json", 0, walk),
     ("kinds walk --level 2 --json", 0, walk_above),
@@ -408,7 +408,7 @@ RUNS = [
     ("pt stat /tmp/x", 0, columns),
     ("pt save 1 /tmp/x", 1, says("/tmp/x", "EEXIST")),
     ("pt walk /tmp/x", 0, columns),
-    # Made here.
+    # Files that are made here.
     ("pt find /named --dirty --json", 0, two_mappings),
     ("pt maps /named --json", 0, two_mappings),
     ("pt maps /named", 0, escaped),
@@ -422,7 +422,7 @@ RUNS = [
     ("pt maps /marked", 0, has("marker", "0x2 poisoned")),
     ("pt walk /longer", 1, only_says("/longer", "more than", str(len(NAMED)))),
     ("pt walk /shorter", 1, only_says("/shorter", str(len(NAMED)))),
-    # Without end: what is no dump is seen at its beginning.
+    # A file without end: the beginning shows that it is not a dump.
     ("pt walk /dev/zero", 1, only_says("/dev/zero", "not a dump")),
     ("pt verify /tmp/x", 2, says("verify", "pagemap")),
     ("pt dirty /tmp/x", 2, says("file")),
@@ -453,14 +453,14 @@ RUNS = [
     ("pt --help", 0, lambda run, _: check("Usage: pt" in run.lines[0], run.lines)),
 ]
 
-# The examples of the manual page, in which a shell would put its number for $$.
+# The examples of the manual page, with 1 in place of the shell's $$.
 with open("docs/man/pt.1", encoding="utf-8") as page:
     EXAMPLES = [line.removeprefix(".Dl # ").strip().replace("$$", "1") for line in page if line.startswith(".Dl # pt")]
 RUNS += [(words, 0, lambda run, _: check(run.lines)) for words in EXAMPLES]
 
 
 def boots():
-    """The runs in groups for one command line each. A file is there in the boot that wrote it."""
+    """Yields the runs in groups, one for each command line. A file exists only in the boot that wrote it."""
     (save,) = [run for run in RUNS if run[0] == "pt save 1 /tmp/x --json"]
     group = []
     for run in RUNS:
@@ -474,10 +474,10 @@ def boots():
 
 
 def boot(image, initramfs, group):
-    """Boots, and yields what each run of the group did."""
+    """Boots, and yields each run of the group."""
     words = " + ".join(run[0] for run in group).split()
     environment = dict(os.environ, QUIET="1", CPU="max", SMP="2", QEMU_ARGS="-M mte=on", KUNIT="")
-    # Some runs are to fail, so that the verdict of init says nothing.
+    # Some runs should fail, so the verdict of init does not count.
     subprocess.run(
         ["tests/boot", "pt", image, initramfs, *words],
         env=environment, stdout=subprocess.DEVNULL, check=False,
@@ -497,7 +497,7 @@ def boot(image, initramfs, group):
 
 
 def main():
-    """Runs everything; says what was wrong first."""
+    """Runs everything; prints the first run that was not as expected."""
     image, initramfs = sys.argv[1:]
     with open(initramfs, "rb") as file, open(WITH_FILES, "wb") as whole:
         whole.write(file.read() + gzip.compress(archive(FILES), mtime=0))

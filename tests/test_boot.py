@@ -1,4 +1,4 @@
-"""What tests/boot leaves behind, with a stand-in for QEMU."""
+"""Tests that no emulator is left behind, with a script in place of QEMU."""
 
 import os
 import select
@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import unittest
 
-# Says its number, and waits to be ended.
+# Reports its process ID, and waits to be ended.
 EMULATOR = """\
 #!/bin/sh
 echo $$ >"FOLDER/pid"
@@ -17,7 +17,7 @@ exec sleep 600
 """
 
 
-# The source of a kernel that is built at once, with one of its own tests.
+# A fake kernel source that builds at once, with one of the kernel's own tests.
 KERNEL = """\
 VERSION = 6
 PATCHLEVEL = 1
@@ -29,7 +29,7 @@ SELFTESTS = "all: ; mkdir -p $(OUTPUT) && cp /bin/true $(OUTPUT)/hugepage-shm\n"
 
 
 class Boot(unittest.TestCase):
-    """What boots, ended from outside, takes the emulator with it."""
+    """When a script that boots is ended from outside, its emulator ends too."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -40,7 +40,7 @@ class Boot(unittest.TestCase):
         os.mkfifo(f"{self.folder}/pid")
 
     def write(self, path, text="#!/bin/sh\n"):
-        """Writes a file that can be executed."""
+        """Writes an executable file."""
         path = f"{self.folder}/{path}"
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w", encoding="ascii") as file:
@@ -48,7 +48,7 @@ class Boot(unittest.TestCase):
         os.chmod(path, 0o755)
 
     def checkout(self):
-        """A copy of the scripts, whose kernel has a series that changes nothing."""
+        """Copies the scripts, with a kernel series that only adds an empty file; returns the path."""
         for folder in ("scripts", "kernel", "images", "initramfs", "tests"):
             shutil.copytree(folder, f"{self.folder}/checkout/{folder}")
         shutil.rmtree(f"{self.folder}/checkout/kernel/patches/6.1")
@@ -56,7 +56,7 @@ class Boot(unittest.TestCase):
         return f"{self.folder}/checkout"
 
     def check(self, *command, cwd=".", **variables):
-        """The emulator that a command starts is gone with it."""
+        """Checks that the emulator of a command ends with it."""
         environment = {**os.environ, "PATH": f"{self.folder}/bin:{os.environ['PATH']}", "TIMEOUT": "60", **variables}
         for end in (signal.SIGTERM, signal.SIGKILL):
             with subprocess.Popen(command, env=environment, cwd=cwd, stdin=subprocess.DEVNULL,
@@ -64,7 +64,7 @@ class Boot(unittest.TestCase):
                 emulator = os.pidfd_open(self.read_pid(boot))
                 boot.send_signal(end)
                 try:
-                    # Readable once it has ended.
+                    # The descriptor is readable after the process has ended.
                     self.assertTrue(self.ends(emulator), end)
                 finally:
                     if not self.ends(emulator, 0):
@@ -72,7 +72,7 @@ class Boot(unittest.TestCase):
                     os.close(emulator)
 
     def read_pid(self, process):
-        """The number of the emulator, once it runs."""
+        """Waits until the emulator runs; returns its process ID."""
         fifo = os.open(f"{self.folder}/pid", os.O_RDONLY | os.O_NONBLOCK)
         try:
             while process.poll() is None:
@@ -89,7 +89,7 @@ class Boot(unittest.TestCase):
 
     def test_boards(self):
         checkout = self.checkout()
-        # Device trees are made of something else.
+        # For a device tree the emulator exits at once; fdtput and others are stubs.
         self.write("bin/qemu-system-aarch64", self.emulator.replace("\n", "\ncase \"$*\" in *dumpdtb*) exit 0 ;; esac\n", 1))
         for tool in ("mcopy", "fdtput", "fdtoverlay", "dtc", "openssl"):
             self.write(f"bin/{tool}")
@@ -113,12 +113,12 @@ class Boot(unittest.TestCase):
         found = subprocess.run(["grep", "-rlE", "--exclude=*.py", r"^\s*([^#]*timeout .*)?qemu-system-aarch64 ",
                                 "tests", "kernel", "scripts", "images"],
                                stdout=subprocess.PIPE, text=True, check=False).stdout.split()
-        # It makes a device tree, and boots nothing.
+        # images/all only makes a device tree, and boots nothing.
         self.assertEqual(sorted(found), ["images/all", "tests/qemu"])
 
     @staticmethod
     def ends(process, seconds=20):
-        """Whether a process ends within that time."""
+        """Returns whether a process ends within that time."""
         return bool(select.select([process], [], [], seconds)[0])
 
 

@@ -1,4 +1,4 @@
-"""What kernel/check-config says of configurations that lack something."""
+"""Tests kernel/check-config on configurations that lack options."""
 
 import gzip
 import importlib.machinery
@@ -18,22 +18,22 @@ loader.exec_module(check_config)
 
 
 def fragment(name):
-    """The text of a fragment."""
+    """Returns the text of a fragment."""
     with open(os.path.join(ROOT, "kernel", "config", f"{name}.config"), encoding="utf-8") as file:
         return file.read()
 
 
 def run(*arguments):
-    """What the tool says of its arguments, and its exit status."""
+    """Runs the tool; returns its exit status and output."""
     done = subprocess.run([sys.executable, "-B", TOOL, *arguments], capture_output=True, text=True, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
 class CheckConfig(unittest.TestCase):
-    """One file each time."""
+    """Each test checks one or more files, one at a time."""
 
     def check(self, content):
-        """What the tool says of a file with that content."""
+        """Runs the tool on a file with that content."""
         if isinstance(content, str):
             content = content.encode()
         with tempfile.NamedTemporaryFile() as file:
@@ -61,7 +61,7 @@ class CheckConfig(unittest.TestCase):
         for option, (value, reason) in options.items():
             with self.subTest(option):
                 self.assertGreater(len(reason), 20)
-                # Missing, as a module, and the opposite; the last word counts.
+                # Missing, as a module, and the opposite; the last line of an option counts.
                 for line in [f"# {option} is not set", f"{option}=m"] if value == "y" else [f"{option}=y"]:
                     advice = reason.startswith("Advice: ")
                     status, said = self.check(f"{self.needs}{line}\n")
@@ -93,7 +93,7 @@ class CheckConfig(unittest.TestCase):
             self.assertEqual(run(*arguments)[0], 2)
 
     def test_our_own_kernels_have_it(self):
-        """They are built of base.config, and of what the architecture decides."""
+        """The options come from base.config, and from the architecture."""
         ours = {"CONFIG_ARM64": ("y",), **check_config.parse(fragment("base"))}
         for option, (value, _) in check_config.parse(self.needs).items():
             self.assertEqual(ours.get(option, ("n",))[0], value, option)

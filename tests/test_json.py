@@ -1,4 +1,4 @@
-"""What ptview reads of the JSON of pt is what docs/json.md has; tests/pt.py holds that against what pt prints.
+"""Compares the JSON members that ptview reads with docs/json.md; tests/pt.py compares that with the output of pt.
 
 usage: python3 -B -m unittest tests/test_json.py
 """
@@ -8,7 +8,7 @@ import unittest
 
 
 def documented():
-    """The members of each type of object: those that are always there, and those that may be missing."""
+    """Returns the members of each type of object: those that are always there, and the optional ones."""
     found, kind = {}, None
     with open("docs/json.md", encoding="utf-8") as page:
         for line in page:
@@ -20,7 +20,7 @@ def documented():
 
 
 def read():
-    """The members that ptview reads, by the struct of its record.rs, and whether each has to be there."""
+    """Yields the members that ptview reads, by the struct in its record.rs, and whether each is optional."""
     with open("tools/ptview/src/record.rs", encoding="utf-8") as file:
         text = file.read()
     for name, body in re.findall(r"pub\(crate\) struct (\w+) \{\n(.*?)\n\}", text, re.DOTALL):
@@ -37,7 +37,7 @@ def read():
 
 
 class Members(unittest.TestCase):
-    """Each member that ptview reads."""
+    """Checks each member that ptview reads."""
 
     def test_members(self):
         types, seen = documented(), set()
@@ -46,7 +46,7 @@ class Members(unittest.TestCase):
             if flattened:
                 continue
             with self.subTest(kind, member=member):
-                # Attributes stand in a table of their own, for all types that have them.
+                # The attributes are in a separate table, for all types that have them.
                 always, maybe = (set(own) | set(more) for own, more in zip(types[kind], types["attributes"]))
                 self.assertIn(member, always | maybe)
                 self.assertTrue(optional or member in always, "may be missing, and ptview cannot do without")

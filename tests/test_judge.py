@@ -1,4 +1,4 @@
-"""The judge lets a good log pass and finds each thing that can be wrong with one."""
+"""Tests that the judge accepts a good log and finds each kind of problem."""
 
 import os
 import tempfile
@@ -7,7 +7,7 @@ import unittest
 
 from tests.judge import MESSAGES, complaints, is_trouble, parse
 
-# Where `make kernel` puts the kernel's own parser.
+# The folder to which `make kernel` copies the kernel's own parser.
 KUNIT = "build/tools/testing/kunit"
 
 GOOD = """\
@@ -24,7 +24,7 @@ ok 2 two # SKIP no reason
 tablewalk: PASS
 """
 
-# What a kernel was seen to say without any other sign of trouble, of 5.10 to 6.12.
+# Messages that were seen from kernels 5.10 to 6.12 without any other sign of trouble.
 SAID = """\
 Internal error: synchronous external abort: 96000010 [#1] SMP
 mm/pgtable-generic.c:54: bad pmd 0000000041234003.
@@ -73,7 +73,7 @@ Allocated by task 30:
 bad pte
 """.splitlines()
 
-# The report of a process that was killed for its memory, in short.
+# A short report of the OOM killer.
 KILLED = """\
 [    1.0] stress invoked oom-killer: gfp_mask=0x100cca(GFP_HIGHUSER_MOVABLE), order=0, oom_score_adj=0
 [    1.0] CPU: 0 PID: 30 Comm: stress Not tainted 6.1.0 #1
@@ -87,7 +87,7 @@ class Judge(unittest.TestCase):
     """One test for each kind of trouble."""
 
     def assert_complains(self, log, about, exit_status=0):
-        """There is exactly one complaint, and it is about that."""
+        """Checks that there is exactly one complaint, and that it contains `about`."""
         found = complaints(log, exit_status)
         self.assertEqual(len(found), 1, found)
         self.assertIn(about, found[0])
@@ -116,7 +116,7 @@ class Judge(unittest.TestCase):
             for place in ("KTAP version 1\n1..2", "ok 2 two", "tablewalk: PASS"):
                 log = GOOD.replace(place, f"[    1.000000] {message}\n{place}", 1)
                 self.assert_complains(log, "kernel: ")
-            # With the CPU or thread, and behind what a program was about to print.
+            # With the CPU or thread, and after the beginning of a program's line.
             self.assertTrue(is_trouble(f"[    1.000000][   T12] {message}"), message)
             self.assertTrue(is_trouble(f"  ok 1 a te[    1.000000] {message}"), message)
 
@@ -134,7 +134,7 @@ class Judge(unittest.TestCase):
             "[    2.000000] random: crng init done",
             "[    3.000000] reboot: Power down",
             "[    3.000000] Injecting memory failure for pfn 0x44c3b at process virtual address 0x7f8e3b5000",
-            # Short messages are these words and no others.
+            # Short messages have to be the whole line.
             "[    1.000000] gpio: flags: 0x1", "[    1.000000] mmc0: no handlers: using polling",
             "[    1.000000] x: a known issue in firmware", "[    1.000000] opened by task 30: fine",
             "[    1.000000] pci: last test exit", "[    1.000000] no stack backtrace: off", "handlers: none",
@@ -166,7 +166,7 @@ class Judge(unittest.TestCase):
         self.assertEqual(complaints(log, may_kill=1), [])
         twice = GOOD.replace("ok 2 two", KILLED + report)
         self.assertEqual(len(complaints(twice, may_kill=1)), 3)
-        # A report that has no end hides nothing.
+        # A report without an end hides nothing.
         cut = log.replace("Killed process", "Killed")
         self.assertTrue(complaints(cut, may_kill=1))
 
@@ -254,7 +254,7 @@ class Judge(unittest.TestCase):
         self.assert_complains(GOOD.replace("PASS", "SKIP"), "SKIP")
         self.assertIn("init says FAIL", complaints(GOOD + "tablewalk: FAIL\n"))
         self.assertIn("2 verdicts", complaints(GOOD + "tablewalk: PASS\n"))
-        # Words of a program are not init's.
+        # The words of a program are not the verdict of init.
         self.assert_complains(GOOD.replace("tablewalk: P", "  tablewalk: P"), "no verdict")
 
     def test_the_verdict_is_the_last_line_of_the_only_boot(self):
@@ -291,10 +291,10 @@ class Judge(unittest.TestCase):
 
 @unittest.skipUnless(os.path.isdir(KUNIT), "the kernel's KTAP parser comes with `make kernel`")
 class Parser(unittest.TestCase):
-    """The kernel's parser says what we think it says."""
+    """Tests that the kernel's parser behaves as expected."""
 
     def content(self, log):
-        """Whether the parser is content with the log."""
+        """Returns whether the parser accepts the log."""
         with tempfile.NamedTemporaryFile("w", suffix=".log") as file:
             file.write(log)
             file.flush()
@@ -305,7 +305,7 @@ class Parser(unittest.TestCase):
         self.assertTrue(self.content(GOOD.replace("\n  ", "\n")))
 
     def test_failure(self):
-        # The parser takes the result of a program from its tests; complaints() does not.
+        # The parser takes the result of a program from the program's tests; complaints() does not.
         self.assertFalse(self.content(GOOD.replace("  ok 1 a", "  not ok 1 a")))
 
     def test_missing_results(self):

@@ -1,4 +1,4 @@
-"""What tests/kernel-messages takes out of a source, and what it leaves there."""
+"""Tests which messages tests/kernel-messages extracts from a source, and which it does not."""
 
 import importlib.machinery
 import importlib.util
@@ -40,7 +40,7 @@ static void report(void)
 
 
 class Messages(unittest.TestCase):
-    """One source that has each kind."""
+    """Tests one source that has each kind of message."""
 
     def test_of_memory_management(self):
         found = [message for message in SCRIPT.messages("mm/x.c", SOURCE) if message]

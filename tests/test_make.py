@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Tests what make and its scripts do where they cannot do what is asked: variables and files that make no
-sense, folders with odd names, disks that are full. Nothing is compiled, and nothing boots.
+"""Tests how make and its scripts fail: with invalid variables and files, folders with odd names, full disks.
+Nothing is compiled, and nothing boots.
 """
 
 import glob
@@ -17,7 +17,7 @@ OWN = ("RUN", "IMAGE", "CDPATH", "CPU", "SMP", "MEM", "TIMEOUT", "KEYS", "KERNEL
 
 
 def run(*command, cwd=CHECKOUT, **variables):
-    """Runs a command without variables for make but these; None takes one away. Returns status and output."""
+    """Runs a command with only these variables for make; None removes one. Returns status and output."""
     environment = {name: value for name, value in os.environ.items()
                    if name not in OWN and not name.startswith(("MAKE", "MFLAGS", "CARGO_"))}
     environment |= variables
@@ -28,7 +28,7 @@ def run(*command, cwd=CHECKOUT, **variables):
 
 
 def write(path, content, mode=0o644):
-    """Writes a file, text or bytes, in a folder that is made."""
+    """Writes a file, text or bytes; makes its folder."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "wb") as file:
         file.write(content if isinstance(content, bytes) else content.encode())
@@ -36,20 +36,20 @@ def write(path, content, mode=0o644):
 
 
 def read(path):
-    """The bytes of a file."""
+    """Returns the bytes of a file."""
     with open(path, "rb") as file:
         return file.read()
 
 
 class WithFolder(unittest.TestCase):
-    """A test that has a folder of its own."""
+    """A test with a temporary folder."""
 
     def setUp(self):
         self.folder = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, self.folder)
 
     def checkout(self, name="checkout"):
-        """A copy of what make needs of this checkout, without what was built."""
+        """Copies the files of this checkout that make needs, without build results; returns the path."""
         path = os.path.join(self.folder, name)
         os.makedirs(path)
         shutil.copy("Makefile", path)
@@ -58,11 +58,11 @@ class WithFolder(unittest.TestCase):
         return path
 
     def stub(self, path, script):
-        """Puts a shell script in the place of another one."""
+        """Replaces a script by another one."""
         write(path, "#!/bin/bash\n" + script, 0o755)
 
     def refuses(self, message, *command, **variables):
-        """The command fails and says so in one line, which has the message in it; make adds its own."""
+        """Checks that the command fails with one line, which contains the message; lines of make do not count."""
         status, output = run(*command, **variables)
         lines = [line for line in output.splitlines() if not line.startswith("make")]
         self.assertNotEqual(status, 0, output)
@@ -71,7 +71,7 @@ class WithFolder(unittest.TestCase):
 
 
 class Variables(WithFolder):
-    """Variables that make no sense are refused at once."""
+    """Invalid variables are refused at once."""
 
     def test_sense(self):
         for name, value in (("SMP", "4"), ("SMP", "1 2 4"), ("MEM", "24"), ("CPU", "max"), ("CPU", "cortex-a53,pmu=off"),
@@ -114,7 +114,7 @@ class Variables(WithFolder):
             self.assertFalse({"build", "target"} & set(os.listdir(checkout)))
 
     def test_packages(self):
-        """Targets whose job is another one install nothing; run, test and dist do all set-up."""
+        """Only setup, run, test and dist install packages; other targets check, and say `make setup`."""
         checkout = self.checkout()
         self.stub(f"{checkout}/bin/dpkg-query", "exit 1")
         self.stub(f"{checkout}/bin/bash", 'echo "$@" >>installed; exec /bin/bash -c true')
@@ -195,10 +195,10 @@ class Variables(WithFolder):
 
 
 class Kernel(WithFolder):
-    """The kernel's source, and the key of the cache."""
+    """Tests the kernel's source, and the key of the cache."""
 
     def source(self):
-        """What looks like the source of Linux 6.1."""
+        """Makes a fake source of Linux 6.1."""
         write(f"{self.folder}/linux/Makefile", "VERSION = 6\nPATCHLEVEL = 1\n")
         return f"{self.folder}/linux"
 
@@ -218,7 +218,7 @@ class Kernel(WithFolder):
         self.assertFalse(os.path.exists(cache))
 
     def test_environment(self):
-        """What is set for other projects reaches none of the commands."""
+        """Variables that are set for other projects do not reach the commands."""
         checkout, cache = self.checkout(), f"{self.folder}/cache"
         shutil.rmtree(f"{checkout}/kernel/patches/6.1")
         write(f"{checkout}/kernel/patches/6.1/0001-x.patch", "--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+x\n")
@@ -249,10 +249,10 @@ class Kernel(WithFolder):
 
 
 class Programs(WithFolder):
-    """What is promised of the programs."""
+    """Tests the checks of the programs."""
 
     def program(self, text):
-        """A program with a string in it."""
+        """Makes a program that contains a string."""
         write(f"{self.folder}/p.c", f'const char text[] = "{text}";\nvoid _start(void) {{ for (;;); }}\n')
         subprocess.run(["aarch64-linux-gnu-gcc", "-static", "-nostdlib", "-Wl,-zmax-page-size=65536,--build-id=none", f"-T{CHECKOUT}/linker/tablewalk.ld",
                         "-o", f"{self.folder}/p", f"{self.folder}/p.c"], check=True)
@@ -272,7 +272,7 @@ class Programs(WithFolder):
 
 
 def image(contents=b""):
-    """What looks like the Image of an arm64 kernel, of 512 KiB, with room for an initramfs."""
+    """Returns a fake Image of an arm64 kernel, of 512 KiB, with space for an initramfs."""
     header = b"MZ" + bytes(54) + b"ARMd" + bytes(4)
     return header + os.urandom(0x10000 - len(header)) + contents + bytes(0x20000 - len(contents)) + os.urandom(0x50000)
 
@@ -282,14 +282,14 @@ SYMBOLS = """0000000000000000 T _text
 0000000000030000 T __initramfs_size
 """
 CPIO = b"070701" + b"0" * 200 + b"TRAILER!!!" + bytes(300)
-# Runs a command with a small file system at $0, which has a file already; says what is in it afterwards.
+# Runs a command with a small file system at $0, which has a file already; prints its contents afterwards.
 FULL = ("unshare", "--map-root-user", "--mount", "bash", "-c",
         'mount -t tmpfs -o size=128k tmpfs "$0" && echo whole >"$0/out" && "$@"; status=$?; '
         'echo; find "$0" -type f -printf "%f %s\\n"; exit $status')
 
 
 def mounts():
-    """Whether a user may mount one here."""
+    """Returns whether a user may mount one here."""
     with tempfile.TemporaryDirectory() as folder:
         return subprocess.run((*FULL, folder, "true"), check=False, capture_output=True).returncode == 0
 
@@ -298,7 +298,7 @@ MOUNTS = mounts()
 
 
 def tools(*names):
-    """Skips a test where these are not installed."""
+    """Skips a test if these tools are not installed."""
     missing = [name for name in names if not shutil.which(name)]
     return unittest.skipIf(missing, f"not installed: {missing}")
 
@@ -307,7 +307,7 @@ STUB = unittest.skipUnless(os.path.exists("/usr/lib/systemd/boot/efi/linuxaa64.e
 
 
 class Images(WithFolder):
-    """Scripts that make images."""
+    """Tests the scripts that make images."""
 
     def setUp(self):
         super().setUp()
@@ -318,7 +318,7 @@ class Images(WithFolder):
         subprocess.run(["gzip", "-kn", f"{self.folder}/kernel/Image"], check=True)
 
     def commands(self, output, **other):
-        """The call of each script; `other` replaces a file."""
+        """Returns the command of each script; `other` replaces a file."""
         at = {"image": "kernel/Image", "gz": "kernel/Image.gz", "cpio": "cpio", "dtb": "dtb", "kernel": "kernel"} | other
         at = {name: f"{self.folder}/{path}" for name, path in at.items()}
         return {
@@ -329,8 +329,8 @@ class Images(WithFolder):
         }
 
     def keeps(self, script, *command):
-        """A script refuses to put its output where something else than a regular file is, behind a link too, or one
-        that it reads. The output is the word OUTPUT."""
+        """Checks that a script refuses an output that is not a regular file, also through a link, or that is one of
+        its inputs. The word OUTPUT stands for the output."""
         os.mkfifo(f"{self.folder}/fifo")
         os.symlink("fifo", f"{self.folder}/link")
         os.mkdir(f"{self.folder}/there")
@@ -354,7 +354,7 @@ class Images(WithFolder):
             self.assertEqual(os.listdir(f"{self.folder}/there"), ["new"])
 
     def listing(self):
-        """What is in the folder: names, kinds, numbers."""
+        """Returns the contents of the folder: names, kinds, numbers."""
         entries = list(os.scandir(self.folder))
         return sorted((entry.name, entry.stat(follow_symlinks=False).st_mode, entry.inode()) for entry in entries)
 
@@ -409,12 +409,12 @@ class Images(WithFolder):
             self.assertEqual(done[0], status, done)
 
     def device_tree(self):
-        """A small one."""
+        """Makes a small one."""
         subprocess.run(["dtc", "-q", "-O", "dtb", "-o", f"{self.folder}/dtb"], input="/dts-v1/; / {};", text=True,
                        check=True)
 
     def refuses_all(self, script, **files):
-        """The script refuses each of these files, and makes none."""
+        """Checks that the script refuses each of these files, and makes none."""
         write(f"{self.folder}/nonsense/Image", "nonsense\n")
         write(f"{self.folder}/nonsense/System.map", SYMBOLS)
         for name, path in files.items():
@@ -443,7 +443,7 @@ class Images(WithFolder):
         self.refuses_all("uki", image="passwd", cpio="passwd")
 
     def zboot_parts(self):
-        """A program around an Image, in place of the kernel's."""
+        """Makes a fake of the kernel's program that unpacks an Image."""
         folder = f"{self.folder}/kernel/zboot"
         write(f"{folder}/zboot.lds", "SECTIONS { .text : { *(.text) *(.gzdata) } }\n")
         write(f"{folder}/lib.a", "!<arch>\n")
@@ -451,13 +451,13 @@ class Images(WithFolder):
                        check=True)
 
     def full_disk(self, script):
-        """On a full disk the script fails, and leaves the old file alone."""
+        """Checks that the script fails on a full disk, and does not change the old file."""
         os.mkdir(f"{self.folder}/disk")
         output = f"{self.folder}/disk/out"
         status, listing = run(*FULL, f"{self.folder}/disk", *self.commands(output)[script])
         self.assertNotEqual(status, 0, listing)
         self.assertEqual(listing.split("\n\n")[-1], "out 6\n", listing)
-        # With room it works.
+        # With enough space it works.
         self.assertEqual(run(*self.commands(output)[script])[0], 0)
         self.assertEqual(os.listdir(f"{self.folder}/disk"), ["out"])
 
@@ -484,7 +484,7 @@ class Images(WithFolder):
 
 
 class All(WithFolder):
-    """images/all with every other script replaced: when is the old folder gone, and whose key is it?"""
+    """Tests images/all with all other scripts replaced: when the old folder is replaced, and which key is used."""
 
     def setUp(self):
         super().setUp()
@@ -508,12 +508,12 @@ class All(WithFolder):
         write(f"{self.path}/build/dist/MANIFEST", "old")
 
     def make(self, **variables):
-        """Runs it."""
+        """Runs images/all."""
         return run("images/all", "build/dist", "build/kernel", "build/kernel", "build/init", cwd=self.path,
                    PATH=f"{self.path}/bin:{os.environ['PATH']}", **variables)
 
     def left(self):
-        """What there is of the output and beside it."""
+        """Returns the files of the output and beside it."""
         found = [name for name in os.listdir(f"{self.path}/build") if name.startswith("dist")]
         return found, os.path.exists(f"{self.path}/build/dist/old")
 

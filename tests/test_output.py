@@ -1,7 +1,7 @@
-"""What programs do where their output cannot go: every byte arrives, or the exit status says otherwise.
+"""Tests programs whose output cannot be written: every byte arrives, or the exit status is an error.
 
-The programs are those of `make programs`, run on this machine by qemu-user. What they print is a saved
-tree, for which no kernel with the call is needed.
+The programs are those of `make programs`, run on this machine by qemu-user. They print a saved tree, which needs
+no kernel with the call.
 """
 
 import errno
@@ -18,7 +18,7 @@ import unittest
 BIN = "target/aarch64-unknown-linux-gnu/release"
 PROGRAMS = ("init", "pt", "walktest", "uffd", "contract", "stress", "moved", "lazyload", "kinds")
 SEED = "fuzz/corpus/dump/seed-4k39"
-# Where the descriptors of its only table of level 3 begin.
+# The offset of the descriptors of its only table of level 3.
 ENTRIES = 0x20b0
 
 
@@ -27,7 +27,7 @@ WITHOUT_DEV = ("unshare", "--map-root-user", "--mount", "bash", "-c", 'mount -t 
 
 
 def make_dump(path):
-    """Saves a tree of 512 pages, no two of which are in one line: 60 KB of JSON."""
+    """Writes a dump of 512 pages, each of which is a separate line: 60 KB of JSON."""
     with open(SEED, "rb") as file:
         dump = bytearray(file.read())
     for index in range(512):
@@ -37,7 +37,7 @@ def make_dump(path):
 
 
 class Output(unittest.TestCase):
-    """One test for each kind of descriptor that does not take what is printed."""
+    """Has one test for each kind of descriptor that does not accept the output."""
 
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
@@ -46,7 +46,7 @@ class Output(unittest.TestCase):
         self.dump = f"{self.folder}/dump"
         make_dump(self.dump)
         self.walk = ["qemu-aarch64", f"{BIN}/pt", "walk", self.dump, "--json"]
-        # Python has SIGPIPE and SIGXFSZ ignored, and hands that on with `restore_signals=False`.
+        # Python ignores SIGPIPE and SIGXFSZ; its children inherit that with `restore_signals=False`.
         self.assertEqual(signal.getsignal(signal.SIGPIPE), signal.SIG_IGN)
 
     def test_nothing_is_lost_in_a_pipe_that_does_not_block(self):
@@ -55,12 +55,12 @@ class Output(unittest.TestCase):
         reader, writer = os.pipe()
         fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
         os.set_blocking(writer, False)
-        # Full from the beginning, so that the first write has to wait.
+        # The pipe is full from the beginning, so the first write has to wait.
         filled = os.write(writer, b"." * 4096)
         with subprocess.Popen(self.walk, stdout=writer, stderr=subprocess.PIPE) as process:
             os.close(writer)
             with open(f"/proc/{process.pid}/stat", encoding="ascii") as stat:
-                # Until it has ended, which it must not, or sleeps.
+                # Wait until it sleeps, or has ended, which would be an error.
                 while stat.read().split()[2] not in "SZ":
                     stat.seek(0)
             with open(reader, "rb") as file:
@@ -80,7 +80,7 @@ class Output(unittest.TestCase):
             with open("/dev/full", "w", encoding="ascii") as full:
                 done = subprocess.run(["qemu-aarch64", f"{BIN}/{program}", "--help"], stdout=full,
                                       stderr=subprocess.PIPE, text=True, check=False)
-            # Not process 1: its help is a complaint already.
+            # init is not process 1 here, so its help is an error already.
             self.assertEqual(done.returncode, 2 if program == "init" else 1, program)
             self.assertIn("standard output: ENOSPC", done.stderr, program)
 
@@ -94,7 +94,7 @@ class Output(unittest.TestCase):
             lines = out.read().decode().splitlines()
         self.assertEqual(done.returncode, 1)
         self.assertIn("standard output: EFBIG", done.stderr)
-        # The last is cut off where the disk is full.
+        # The last line is cut off where the disk is full.
         for line in lines[:-1]:
             self.assertNotEqual(json.loads(line)["type"], "end")
         self.assertNotIn('"end"', lines[-1])
@@ -106,7 +106,7 @@ class Output(unittest.TestCase):
                               restore_signals=False)
         os.close(writer)
         self.assertEqual(done.returncode, 1)
-        # Once: it has not gone on.
+        # The error is printed once: the program has stopped.
         self.assertRegex(done.stderr, r"^\S+: standard output: EPIPE \(Broken pipe\)\n$")
 
     def test_a_status_that_says_more_is_kept(self):
@@ -153,7 +153,7 @@ class Output(unittest.TestCase):
         self.assertIn("standard output: EBADF", done.stderr)
 
     def open_when_read(self, process, fifo):
-        """Opens the FIFO for writing once the process opens it for reading, and waits in that."""
+        """Waits until the process opens the FIFO for reading; opens it for writing."""
         while process.poll() is None:
             try:
                 return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)

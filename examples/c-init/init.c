@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 /*
- * An init of one's own in C: prints the tree of its page tables, holds each page against what the kernel says
- * of it, and powers off. docs/boards.md says how to build and boot it.
+ * An example of an init in C: prints the tree of its page tables, compares each page with pagemap, and powers
+ * off. docs/boards.md says how to build and boot it.
  *
- * Only level 3 and the tables above it are looked at; of other leaves the address is printed.
+ * Pages of level 3 are compared; for blocks only the address is printed.
  */
 
 #include <errno.h>
@@ -24,7 +24,7 @@
 static const long numbers[] = { 451, 463 };
 static long number;
 static struct expose_pgtbl_info info = { .size = sizeof(info) };
-/* A page for the table of each level, which the call replaces. */
+/* One page for the table of each level; the call replaces it. */
 static volatile uint64_t *tables[4];
 static int pagemap;
 static unsigned long pages, differences;
@@ -33,7 +33,7 @@ static unsigned long pages, differences;
 static void end(int status)
 {
 	fflush(stdout);
-	/* What was printed has left the machine before the power goes. */
+	/* Wait until all output has left the machine. */
 	tcdrain(1);
 	if (getpid() == 1)
 		reboot(RB_POWER_OFF);
@@ -56,7 +56,7 @@ static long call(void *address, unsigned long pfn, unsigned int level)
 	return syscall(number, &args) ? -1 : (long)args.pfn;
 }
 
-/* A kernel with another call of that number does not know what INFO is. */
+/* Finds the number of the call. A kernel that has another call at a number does not know INFO. */
 static void ask_for_number(void)
 {
 	for (unsigned int i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
@@ -74,14 +74,14 @@ static void compare(uint64_t address, uint64_t frame)
 
 	if (pread(pagemap, &entry, sizeof(entry), (address >> info.page_shift) * 8) != sizeof(entry))
 		die("pagemap");
-	/* Pages that are tables are in no pagemap. */
+	/* pagemap does not show the pages of mapped tables. */
 	if (!(entry >> 63))
 		return;
 	pages++;
 	differences += (entry & ((1ULL << 55) - 1)) != frame;
 }
 
-/* The frame in a descriptor, by the lookup that has at most 48 bits of output address. */
+/* The frame in a descriptor, for output addresses of at most 48 bits. */
 static uint64_t frame_of(uint64_t descriptor)
 {
 	return (descriptor & ((1ULL << 48) - 1)) >> info.page_shift;
@@ -94,7 +94,7 @@ static void walk(unsigned int level, uint64_t start)
 	unsigned int entries = level == root ? info.root_entries : 1U << entry_bits;
 	long frame = call((void *)tables[level], start, level | EXPOSE_PGTBL_ADDR);
 
-	/* Gone since the table above was read. */
+	/* The table has been freed since the table above was read. */
 	if (frame < 0)
 		return;
 	printf("%*stable of level %u at %#lx, frame %#lx\n", 2 * (level - root), "", level,
@@ -117,7 +117,7 @@ int main(void)
 {
 	long size = sysconf(_SC_PAGESIZE);
 
-	/* It may be mounted already; opening pagemap says. */
+	/* It may be mounted already. If not, opening pagemap fails. */
 	mount("proc", "/proc", "proc", MS_NODEV | MS_NOEXEC | MS_NOSUID, NULL);
 	pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (pagemap < 0)

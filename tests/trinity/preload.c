@@ -1,10 +1,10 @@
 /*
  * Makes the system-call fuzzer trinity call remap_page_table(2), which it does
- * not know: stands in for syscall(3), and puts it before every fourth call of
- * the processes that do the fuzzing.
+ * not know. Replaces syscall(3), and makes the call before every fourth call
+ * of the processes that do the fuzzing.
  *
- * The process loses CAP_SYS_RAWIO first, so that tables are mapped read-only:
- * trinity writes to whatever it has mapped.
+ * The process drops CAP_SYS_RAWIO first, so that tables are mapped read-only:
+ * trinity writes to all memory that it has mapped.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -104,7 +104,7 @@ long syscall(long nr, ...)
 	for (int i = 0; i < 6; i++)
 		a[i] = va_arg(list, long);
 	va_end(list);
-	/* The first process would lose memory that it needs. */
+	/* Not in the first process: the call would replace memory that it needs. */
 	if (counts && counts->parent != getpid() && ++turn % 4 == 0)
 		remap(a[0], a[1], a[2], turn / 4);
 	ret = raw(nr, a[0], a[1], a[2], a[3], a[4], a[5]);

@@ -1,5 +1,5 @@
-//! An init of one's own: makes a process, prints the tree of its page tables, holds each page against what
-//! the kernel says of it, and powers off. docs/boards.md says how to build and boot it.
+//! An example of an init: creates a process, prints the tree of its page tables, compares each page with
+//! pagemap, and powers off. docs/boards.md says how to build and boot it.
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
@@ -18,10 +18,10 @@ use tablewalk_walker::{Found, Geometry, TableSource, Visit, Walk};
 
 tablewalk_rt::program!(main);
 
-/// One slot for each level: what a walk needs.
+/// Slots for mapped tables. A walk needs one for each level.
 const SLOTS: usize = 4;
 
-/// What can go wrong.
+/// Why the tables could not be shown.
 enum Error {
     Call(&'static str, Errno),
     Tables(LiveError),
@@ -44,7 +44,7 @@ fn main(_: Args) -> ExitCode {
     if process::pid() != 1 {
         return status;
     }
-    // What was printed has left the machine before the power goes.
+    // Wait until all output has left the machine.
     let _ = terminal::drain(BorrowedFd::STDOUT);
     let _ = system::reboot(Reboot::PowerOff);
     // If process 1 ended, the kernel would panic.
@@ -53,13 +53,13 @@ fn main(_: Args) -> ExitCode {
     }
 }
 
-/// Makes a process that stays as it is until it is killed, and looks at its tables.
+/// Creates a process that waits until it is killed, and shows its tables.
 fn show() -> Result<ExitCode, Error> {
-    // It may be mounted, or the folder be missing: then opening pagemap says so.
+    // It may be mounted already. If the folder is missing, opening pagemap fails.
     let flags = MS_NODEV | MS_NOEXEC | MS_NOSUID;
     let _ = system::mount(c"proc", c"/proc", c"proc", flags);
     let (reader, writer) = file::pipe().map_err(|errno| Error::Call("pipe", errno))?;
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses only its copy of memory, the pipes, and objects that it creates itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             if file::write(&writer, b".").is_ok() {
@@ -72,7 +72,7 @@ fn show() -> Result<ExitCode, Error> {
     walk(child.pid())
 }
 
-/// Prints the tree of process `pid`: two columns for each level.
+/// Prints the tree of process `pid`, indented by two columns for each level.
 fn walk(pid: i32) -> Result<ExitCode, Error> {
     let mut live = Live::new(pid, SLOTS).map_err(Error::Tables)?;
     let geometry = live.geometry();
@@ -115,8 +115,8 @@ fn open_pagemap(pid: i32) -> Result<OwnedFd, Errno> {
     file::open(&path, O_RDONLY)
 }
 
-/// The pages of a leaf whose frame is another in pagemap (`Documentation/admin-guide/mm/pagemap.rst`): eight
-/// bytes each, bits 54:0 of which are the frame.
+/// Returns how many pages of a leaf have another frame in pagemap. pagemap has eight bytes for each page; bits
+/// 54:0 are the frame (`Documentation/admin-guide/mm/pagemap.rst`).
 fn compare(geometry: &Geometry, pagemap: &OwnedFd, leaf: &Found) -> Result<u64, Errno> {
     let first = leaf.address.0 >> geometry.page_shift();
     let mut differences = 0;

@@ -4,7 +4,7 @@
 #
 ################################################################################
 
-# The checkout that this folder is in.
+# The checkout that contains this folder.
 TABLEWALK_SITE = $(BR2_EXTERNAL_TABLEWALK_PATH)/../..
 TABLEWALK_SITE_METHOD = local
 TABLEWALK_OVERRIDE_SRCDIR_RSYNC_EXCLUSIONS = --exclude=/target --exclude=/build
@@ -14,8 +14,8 @@ TABLEWALK_LICENSE_FILES = LICENSE
 TABLEWALK_PROGRAMS = pt walktest uffd
 TABLEWALK_RELEASE = $(@D)/target/$(RUSTC_TARGET_NAME)/release
 
-# .cargo/config.toml has the flags; it wants the linker itself, not the compiler that
-# PKG_CARGO_ENV names. Paths of crates inside the programs do not depend on the machine.
+# .cargo/config.toml has the flags. They are for the linker itself, not for the compiler that
+# PKG_CARGO_ENV names as linker. The remapped paths keep paths of the build machine out of the programs.
 define TABLEWALK_BUILD_CMDS
 	cd $(@D) && \
 	$(TARGET_MAKE_ENV) \

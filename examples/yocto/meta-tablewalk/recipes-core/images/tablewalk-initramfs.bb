@@ -1,5 +1,5 @@
 SUMMARY = "An initramfs that holds the programs of Tablewalk and runs them"
-DESCRIPTION = "To be given to the boot loader, or built into the kernel: INITRAMFS_IMAGE = \"tablewalk-initramfs\"."
+DESCRIPTION = "Give it to the boot loader, or build it into the kernel: INITRAMFS_IMAGE = \"tablewalk-initramfs\"."
 LICENSE = "MIT"
 
 PACKAGE_INSTALL = "tablewalk-init"

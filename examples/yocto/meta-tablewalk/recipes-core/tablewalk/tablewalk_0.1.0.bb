@@ -13,7 +13,7 @@ include tablewalk-crates.inc
 
 COMPATIBLE_HOST = "aarch64.*-linux"
 
-# What .cargo/config.toml says to the linker, by way of the compiler; without libc and its start-up.
+# The linker flags of .cargo/config.toml, passed through the compiler; without libc and its start-up code.
 RUSTFLAGS:append = " \
     -Crelocation-model=static \
     -Ctarget-feature=+crt-static,-outline-atomics \
@@ -36,6 +36,6 @@ PACKAGES =+ "${PN}-init"
 FILES:${PN}-init = "/init"
 RDEPENDS:${PN}-init = "${PN}"
 
-# Stripped when they are linked; the linker of the toolchain gives no hash style to a static program.
+# The linker strips the programs. It does not set a hash style in a static program.
 INSANE_SKIP:${PN} = "already-stripped ldflags"
 INSANE_SKIP:${PN}-init = "already-stripped ldflags"

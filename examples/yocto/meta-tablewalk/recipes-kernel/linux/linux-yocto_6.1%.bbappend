@@ -1,4 +1,4 @@
-# For linux-yocto 6.1 and 6.12. For another kernel recipe copy this to its name.
+# For linux-yocto 6.1 and 6.12. For another kernel recipe, copy this file under the name of that recipe.
 TABLEWALK_SERIES = "${@'.'.join(d.getVar('LINUX_VERSION').split('.')[:2])}"
 FILESEXTRAPATHS:prepend := "${TABLEWALK_SOURCE}/kernel/patches:"
 SRC_URI:append:aarch64 = " file://${TABLEWALK_SERIES}/0001-mm-add-remap_page_table-system-call-for-arm64.patch"
