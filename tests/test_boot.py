@@ -76,8 +76,8 @@ class Boot(unittest.TestCase):
         fifo = os.open(f"{self.folder}/pid", os.O_RDONLY | os.O_NONBLOCK)
         try:
             while process.poll() is None:
-                select.select([fifo], [], [], 0.2)
-                if text := os.read(fifo, 100):
+                # A writer that is there already need not have written.
+                if select.select([fifo], [], [], 0.2)[0] and (text := os.read(fifo, 100)):
                     return int(text)
         finally:
             os.close(fifo)
