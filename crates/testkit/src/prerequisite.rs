@@ -1,4 +1,4 @@
-//! What a program needs of the kernel and of its user, asked for before anything is tried.
+//! Checks what a program needs from the kernel and from its user, before it starts.
 
 use core::fmt::Display;
 
@@ -8,11 +8,11 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask};
 use tablewalk_uapi::userfault::Userfault;
 
-/// The geometry of the page tables of this kernel; proof that the call is there and permitted.
+/// Returns the geometry of this kernel's page tables. Success proves that the call exists and is permitted.
 ///
 /// # Errors
 ///
-/// The status to exit with, after the reason was printed: skipped if the kernel lacks the call.
+/// The exit status, after the reason was printed: [`ExitCode::SKIP`] if the kernel lacks the call.
 pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
     ask().map_err(|errno| match errno {
         Errno::ENOSYS => skip(&NO_CALL),
@@ -33,17 +33,17 @@ const NO_CALL: &str = "this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TA
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one in a program")]
 pub enum Source {
-    /// The call: tables are mapped, and live.
+    /// The call: page tables are mapped, and live.
     Call,
-    /// Copies, by what is there and was calibrated.
+    /// Copies of page tables, by whichever of BPF and `/proc/kcore` works, after calibration.
     Copies(Copied<Either>),
 }
 
-/// The first source that this kernel has: the call, or else copies by BPF or by `/proc/kcore`.
+/// Returns the best source that this kernel has: the call, or else copies by BPF or from `/proc/kcore`.
 ///
 /// # Errors
 ///
-/// As [`info`]; skipped if there is none, with the reason of each.
+/// As [`info`]; [`ExitCode::SKIP`] if there is none, after printing why each failed.
 pub fn source(program: &str) -> Result<Source, ExitCode> {
     if ask() != Err(Errno::ENOSYS) {
         return info(program).map(|_| Source::Call);
@@ -57,13 +57,13 @@ pub fn source(program: &str) -> Result<Source, ExitCode> {
     })
 }
 
-/// A KTAP plan of no tests, with the reason.
+/// Prints a KTAP plan of no tests, with the reason.
 fn skip(reason: &dyn Display) -> ExitCode {
     println!("KTAP version 1\n1..0 # SKIP {reason}");
     ExitCode::SKIP
 }
 
-/// That there is a userfaultfd(2) and the program may use it.
+/// Checks that the kernel has userfaultfd(2) and that the program may use it.
 ///
 /// # Errors
 ///
