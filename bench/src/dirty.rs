@@ -112,7 +112,7 @@ fn by_tracking(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Er
         tracker.collect(|run| pages += (run.end.0 - run.start.0) / page as u64)?;
         let finding = counter::ticks() - begin;
         if pages != (memory.size() / page).div_ceil(stride) as u64 {
-            println!("# {pages} pages told");
+            println!("# {pages} pages reported");
         }
         if round > 0 {
             find += finding;
@@ -137,7 +137,7 @@ fn by_entries(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Err
         entries.collect(|(_, run)| pages += run)?;
         let finding = counter::ticks() - begin;
         if pages != (memory.size() / page).div_ceil(stride) as u64 {
-            println!("# {pages} pages told");
+            println!("# {pages} pages reported");
         }
         if round > 0 {
             find += finding;

@@ -19,7 +19,6 @@ pub const THREADS: usize = 16;
 /// # Errors
 ///
 /// The errors of the handlers and of starting threads.
-/// Those of workers and threads.
 pub fn run<P: Policy>(
     pager: &Pager<P>,
     delivery: Delivery,

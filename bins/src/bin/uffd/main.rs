@@ -19,7 +19,7 @@ use tablewalk_proc::frames;
 use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::memory::{read, words_room, write};
+use tablewalk_rt::memory::{leak_zeroed_words, read, write};
 use tablewalk_rt::{Args, ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::paging::{self, THREADS};
@@ -95,7 +95,7 @@ fn main(args: Args) -> ExitCode {
     } else {
         demo.pages
     };
-    match words_room(demo.pages + spare) {
+    match leak_zeroed_words(demo.pages + spare) {
         Ok(words) => demo.frames = words,
         Err(errno) => {
             tablewalk_rt::eprintln!("uffd: mmap: {errno}");

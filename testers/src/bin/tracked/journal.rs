@@ -1,17 +1,17 @@
-//! Threads that write random pages, a journal of that, and what is told, held against each other.
+//! Threads that write random pages, a journal of that, and what is reported, held against each other.
 //!
 //! Two counts for each page: writes begun and writes done. `collect` number k lies between two looks at
-//! them, so that a write that was done before it, and begun after the one before, has to be told by it;
-//! one that was begun since the one before the last ended has to be told by either; and a page that is
-//! told as written has to have one begun since. When a write is counted as done says nothing of when it was:
+//! them, so that a write that was done before it, and begun after the one before, has to be reported by it;
+//! one that was begun since the one before the last ended has to be reported by either; and a page that is
+//! reported as written has to have one begun since. When a write is counted as done says nothing of when it was:
 //! its thread may have waited in between for any number of rounds, and some do so on purpose.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
-use tablewalk_dirty::{Options, Tracker, Why};
+use tablewalk_dirty::{Options, Reasons, Tracker};
 use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::memory::{room, words_room};
+use tablewalk_rt::memory::{leak_zeroed, leak_zeroed_words};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
@@ -20,12 +20,12 @@ use tablewalk_testkit::swap::Swap;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, file, process};
 
-use crate::told::range;
+use crate::reported::range;
 use crate::{Test, Tracked};
 
 pub(crate) const CALM: &[Test] = &[
     Case {
-        name: "journal, private memory: all that was written is told, and nothing else",
+        name: "journal, private memory: all that was written is reported, and nothing else",
         run: |tracked| run(tracked, Sharing::Private, false),
     },
     Case {
@@ -89,7 +89,7 @@ struct Journal {
 }
 
 fn atomics(count: usize) -> Result<&'static [AtomicU64], Error> {
-    let words = words_room(count).map_err(Error::call("mmap"))?;
+    let words = leak_zeroed_words(count).map_err(Error::call("mmap"))?;
     // SAFETY: a word is an atomic word, and nobody has them as other ones.
     Ok(unsafe { &*(core::ptr::from_mut(words) as *const [AtomicU64]) })
 }
@@ -129,7 +129,7 @@ impl Journal {
         (offset < self.memory.size()).then(|| unsafe { &*word })
     }
 
-    /// Writes a word, and waits in the middle of it where it is told to.
+    /// Writes a word, and waits in the middle of it where it is reported to.
     fn write(&self, page: usize, thread: usize, wait: Option<Wait>) -> Option<()> {
         let own = self.own.get(page * THREADS + thread)?;
         let word = self.word(page, thread)?;
@@ -230,28 +230,28 @@ struct Looks {
     last_done: &'static mut [u64],
     last_begun: &'static mut [u64],
     before_last_begun: &'static mut [u64],
-    /// 0: not told; otherwise one and the reason.
-    told: &'static mut [u8],
-    last_told: &'static mut [u8],
+    /// 0: not reported; otherwise one and the reason.
+    reported: &'static mut [u8],
+    last_reported: &'static mut [u8],
 }
 
 const REASONS: [&str; 6] = ["no reason", "written", "new", "away", "busy", "block"];
 
-/// What is told of a page that was busy.
+/// What is reported of a page that was busy.
 const BUSY: u8 = 1 + 4;
-/// What is told of one that was in swap, or moving.
+/// What is reported of one that was in swap, or moving.
 const AWAY: u8 = 1 + 3;
 
-fn reason(why: Why) -> u8 {
-    if why.is_block() {
+fn reason(reasons: Reasons) -> u8 {
+    if reasons.is_block() {
         5
-    } else if why.is_busy() {
+    } else if reasons.is_busy() {
         4
-    } else if why.is_written() {
+    } else if reasons.is_written() {
         1
-    } else if why.is_away() {
+    } else if reasons.is_away() {
         3
-    } else if why.is_new() {
+    } else if reasons.is_new() {
         2
     } else {
         0
@@ -261,26 +261,26 @@ fn reason(why: Why) -> u8 {
 /// Rounds held against the journal.
 #[derive(Default)]
 struct Counts {
-    told: u64,
+    reported: u64,
     missed: u64,
     late: u64,
-    /// Told and not written, by reason.
+    /// Reported and not written, by reason.
     unwritten: [u64; 6],
     in_swap: u64,
 }
 
 impl Looks {
     fn new(pages: usize) -> Result<Self, Error> {
-        let words = || words_room(pages).map_err(Error::call("mmap"));
-        let bytes = || room(pages).map_err(Error::call("mmap"));
+        let words = || leak_zeroed_words(pages).map_err(Error::call("mmap"));
+        let bytes = || leak_zeroed(pages).map_err(Error::call("mmap"));
         Ok(Self {
             done: words()?,
             begun: words()?,
             last_done: words()?,
             last_begun: words()?,
             before_last_begun: words()?,
-            told: bytes()?,
-            last_told: bytes()?,
+            reported: bytes()?,
+            last_reported: bytes()?,
         })
     }
 
@@ -295,16 +295,16 @@ impl Looks {
         core::mem::swap(&mut self.done, &mut self.last_done);
         core::mem::swap(&mut self.last_begun, &mut self.before_last_begun);
         core::mem::swap(&mut self.begun, &mut self.last_begun);
-        core::mem::swap(&mut self.told, &mut self.last_told);
-        self.told.fill(0);
+        core::mem::swap(&mut self.reported, &mut self.last_reported);
+        self.reported.fill(0);
         Self::look(self.done, journal.done);
         let (first, page) = (journal.memory.address(), journal.page);
-        let told = &mut self.told;
+        let reported = &mut self.reported;
         tracker.collect(|run| {
             let number = |address: u64| usize::try_from(address - first).unwrap_or(0) / page;
             let pages = number(run.start.0)..number(run.end.0);
-            if let Some(told) = told.get_mut(pages) {
-                told.fill(1 + reason(run.why));
+            if let Some(reported) = reported.get_mut(pages) {
+                reported.fill(1 + reason(run.reasons));
             }
         })?;
         fence(Ordering::SeqCst);
@@ -313,26 +313,26 @@ impl Looks {
     }
 
     fn judge(&self, counts: &mut Counts) {
-        for page in 0..self.told.len() {
+        for page in 0..self.reported.len() {
             let at = |words: &[u64]| words.get(page).copied().unwrap_or(0);
-            let told = self.told.get(page).copied().unwrap_or(0);
-            let last_told = self.last_told.get(page).copied().unwrap_or(0);
+            let reported = self.reported.get(page).copied().unwrap_or(0);
+            let last_reported = self.last_reported.get(page).copied().unwrap_or(0);
             let (done, begun) = (at(self.done), at(self.begun));
-            if told == 0 {
+            if reported == 0 {
                 counts.late += u64::from(done > at(self.last_begun));
-                counts.missed += u64::from(done > at(self.before_last_begun) && last_told == 0);
+                counts.missed += u64::from(done > at(self.before_last_begun) && last_reported == 0);
                 continue;
             }
-            counts.told += 1;
+            counts.reported += 1;
             if begun == at(self.last_done) {
                 // The entry of a page that is busy, or moving to another frame, is left alone: it is as
                 // dirty when it no longer is.
-                let told = if matches!(last_told, BUSY | AWAY) {
-                    last_told
+                let reported = if matches!(last_reported, BUSY | AWAY) {
+                    last_reported
                 } else {
-                    told
+                    reported
                 };
-                let cause = counts.unwritten.get_mut(usize::from(told - 1));
+                let cause = counts.unwritten.get_mut(usize::from(reported - 1));
                 *cause.unwrap_or(&mut 0) += 1;
             }
         }
@@ -416,17 +416,17 @@ fn run(tracked: &mut Tracked, sharing: Sharing, pressed: bool) -> Result<Verdict
     // Of shared memory pagemap knows only what is mapped.
     let gone = counts.in_swap > 0 || away > 0;
     let right = counts.missed == 0 && counts.late == 0 && none == 0 && written == 0;
-    Ok((right && whole && counts.told > 0 && (!pressed || gone)).into())
+    Ok((right && whole && counts.reported > 0 && (!pressed || gone)).into())
 }
 
 fn report(counts: &Counts, plan: &Plan) {
     println!(
-        "# {} rounds, {} pages told, {} missed, {} late, {} seen in swap",
-        plan.rounds, counts.told, counts.missed, counts.late, counts.in_swap
+        "# {} rounds, {} pages reported, {} missed, {} late, {} seen in swap",
+        plan.rounds, counts.reported, counts.missed, counts.late, counts.in_swap
     );
     for (name, &count) in REASONS.iter().zip(&counts.unwritten) {
         if count > 0 {
-            println!("# told and not written: {count}, {name}");
+            println!("# reported and not written: {count}, {name}");
         }
     }
 }

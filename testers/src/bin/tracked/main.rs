@@ -1,4 +1,4 @@
-//! `tracked`: what was written is told, and nothing else.
+//! `tracked`: what was written is reported, and nothing else.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -11,7 +11,7 @@ mod causes;
 mod journal;
 mod races;
 mod references;
-mod told;
+mod reported;
 
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case};
@@ -26,7 +26,7 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: tracked [causes | references | races | calm | pressure] [--rounds N] [--pages N] [--threads N]
                [--seed N]
-Tracks pages that are written, and holds what is told against what was done.
+Tracks pages that are written, and holds what is reported against what was done.
   causes        one case for each thing that writes a page or changes an entry
   references    writes by references that outlive an entry, calls that end early
   races         a device writes pages that another process maps and unmaps

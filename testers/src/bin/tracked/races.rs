@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tablewalk_dirty::{Options, Tracker};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::memory::{read, words_room, write};
+use tablewalk_rt::memory::{leak_zeroed_words, read, write};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
@@ -25,7 +25,7 @@ use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::raw::{self, constants};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
-use crate::told::range;
+use crate::reported::range;
 use crate::{Test, Tracked};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -186,7 +186,7 @@ fn churn(disk: &Disk, seed: u64) -> Result<Child, Error> {
 /// What the rounds found.
 #[derive(Default)]
 struct Found {
-    told: u64,
+    reported: u64,
     changed: u64,
     missed: u64,
 }
@@ -194,8 +194,8 @@ struct Found {
 fn rounds(disk: &Disk, rounds: u32, sharing: Sharing, seed: u64) -> Result<Found, Error> {
     let all = range(disk.memory.address(), disk.pages(), disk.page);
     let tracker = Tracker::new(0, all, Options::WRITTEN);
-    let words = || words_room(disk.pages()).map_err(Error::call("mmap"));
-    let (before, behind, told) = (words()?, words()?, words()?);
+    let words = || leak_zeroed_words(disk.pages()).map_err(Error::call("mmap"));
+    let (before, behind, reported) = (words()?, words()?, words()?);
     let mut random = Random::new(seed, 3);
     let mut found = Found::default();
     for _ in 0..rounds {
@@ -210,18 +210,18 @@ fn rounds(disk: &Disk, rounds: u32, sharing: Sharing, seed: u64) -> Result<Found
         disk.words(behind);
         disk.wait(&disk.done);
         disk.words(before);
-        told.fill(0);
+        reported.fill(0);
         tracker.collect(|run| {
             let first = disk.memory.address();
             let number = |at: u64| usize::try_from(at - first).unwrap_or(0) / disk.page;
-            if let Some(told) = told.get_mut(number(run.start.0)..number(run.end.0)) {
-                told.fill(1);
+            if let Some(reported) = reported.get_mut(number(run.start.0)..number(run.end.0)) {
+                reported.fill(1);
             }
         })?;
-        for ((before, behind), told) in before.iter().zip(&*behind).zip(&*told) {
-            found.told += told;
+        for ((before, behind), reported) in before.iter().zip(&*behind).zip(&*reported) {
+            found.reported += reported;
             found.changed += u64::from(before != behind);
-            found.missed += u64::from(before != behind && *told == 0);
+            found.missed += u64::from(before != behind && *reported == 0);
         }
     }
     tracker.stop()?;
@@ -247,15 +247,15 @@ fn run(tracked: &mut Tracked, sharing: Sharing) -> Result<Verdict, Error> {
     .map_err(Error::call("clone"))??;
     drop(churner);
     println!(
-        "# {} rounds, {} reads, {} pages told, {} written in between, {} of those missed",
+        "# {} rounds, {} reads, {} pages reported, {} written in between, {} of those missed",
         plan.rounds,
         disk.done.load(Ordering::Relaxed),
-        found.told,
+        found.reported,
         found.changed,
         found.missed
     );
     // On one CPU a read is hardly ever interrupted.
     let raced =
         found.changed > 0 || process::cpus().map_err(Error::call("sched_getaffinity"))? == 1;
-    Ok((found.missed == 0 && found.told > 0 && raced).into())
+    Ok((found.missed == 0 && found.reported > 0 && raced).into())
 }

@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use tablewalk_dirty::{Options, Why};
+use tablewalk_dirty::{Options, Reasons};
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::{read, write};
 use tablewalk_rt::{println, thread};
@@ -22,20 +22,20 @@ use tablewalk_uapi::userfault::{Event, Userfault, Waking};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
 use crate::causes::{fill, map, settle};
-use crate::told::Told;
+use crate::reported::Reported;
 use crate::{Test, Tracked};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "a write by a reference that was taken before the page was unmapped is told",
+        name: "a write by a reference that was taken before the page was unmapped is reported",
         run: late,
     },
     Case {
-        name: "a page in the swap cache that somebody refers to is told until nobody does",
+        name: "a page in the swap cache that somebody refers to is reported until nobody does",
         run: in_swap_cache,
     },
     Case {
-        name: "what could not be copied to the caller is told again",
+        name: "what could not be copied to the caller is reported again",
         run: not_received,
     },
     Case {
@@ -49,13 +49,13 @@ pub(crate) const TESTS: &[Test] = &[
 fn late(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let swap = Swap::on();
-    let discarded = told_late(page, Advice::DontNeed)?;
-    let reclaimed = swap.is_none() || told_late(page, Advice::PageOut)?;
+    let discarded = reported_late(page, Advice::DontNeed)?;
+    let reclaimed = swap.is_none() || reported_late(page, Advice::PageOut)?;
     println!("# discarded: {discarded}, reclaimed: {reclaimed}");
     Ok((discarded && reclaimed).into())
 }
 
-fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
+fn reported_late(page: usize, advice: Advice) -> Result<bool, Error> {
     const NUMBER: usize = 5;
     let target = map(page, Sharing::Shared)?;
     let source = Mapping::anonymous(page, Protection::READ_WRITE, Sharing::Private)
@@ -65,8 +65,8 @@ fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
     faults
         .register(&source)
         .map_err(Error::call("UFFDIO_REGISTER"))?;
-    let mut told = Told::start(&target, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&target, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     let at = target.address() + (NUMBER * page) as u64;
     // SAFETY: eight bytes of the mapping, which nobody writes but the kernel, once.
     let bytes = unsafe { core::slice::from_raw_parts(source.as_ptr().cast_const(), 8) };
@@ -77,11 +77,11 @@ fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
         target
             .advise(NUMBER * page..(NUMBER + 1) * page, advice)
             .map_err(Error::call("madvise"))?;
-        let unmapped = told.collect()?.has(NUMBER);
+        let unmapped = reported.collect()?.has(NUMBER);
         let whole = read(&target, NUMBER * page) == NUMBER as u64 + 1;
-        let mapped = told.collect()?.has(NUMBER);
+        let mapped = reported.collect()?.has(NUMBER);
         let early = written.load(Ordering::Acquire);
-        println!("# {advice:?}: waits {waits}, told {unmapped}, {mapped}, written {early}");
+        println!("# {advice:?}: waits {waits}, reported {unmapped}, {mapped}, written {early}");
         Ok(waits && unmapped && whole && mapped && !early)
     };
     let before = thread::run_beside(
@@ -108,8 +108,8 @@ fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
     )
     .map_err(Error::call("clone"))??;
     // Nothing but the entry's history tells of it now.
-    let after = told.collect()?.has(NUMBER);
-    println!("# {advice:?}: told after the write: {after}");
+    let after = reported.collect()?.has(NUMBER);
+    println!("# {advice:?}: reported after the write: {after}");
     Ok(before && after && read(&target, NUMBER * page) == 77)
 }
 
@@ -138,29 +138,33 @@ fn in_swap_cache(tracked: &mut Tracked) -> Result<Verdict, Error> {
     };
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     write(&mapping, NUMBER * page + 8, 1);
     let (reader, _writer) = refer(mapping.address() + (NUMBER * page) as u64)?;
     mapping
         .advise(NUMBER * page..(NUMBER + 1) * page, Advice::PageOut)
         .map_err(Error::call("MADV_PAGEOUT"))?;
-    let mut met = told.collect()?.are("unmapped", &[NUMBER], Why::is_away);
-    met &= told.collect()?.are("still", &[NUMBER], Why::is_away);
+    let mut met = reported
+        .collect()?
+        .are("unmapped", &[NUMBER], Reasons::is_away);
+    met &= reported
+        .collect()?
+        .are("still", &[NUMBER], Reasons::is_away);
     met &= read(&mapping, NUMBER * page) == NUMBER as u64 + 1;
-    let known = |why: Why| why.is_new() || why.is_busy();
-    met &= told.collect()?.are("mapped again", &[NUMBER], known);
-    met &= told.collect()?.are("referred to", &[NUMBER], known);
+    let known = |reasons: Reasons| reasons.is_new() || reasons.is_busy();
+    met &= reported.collect()?.are("mapped again", &[NUMBER], known);
+    met &= reported.collect()?.are("referred to", &[NUMBER], known);
     file::read(&reader, &mut [0; 8]).map_err(Error::call("pipe"))?;
-    settle(&mut told)?;
-    Ok((met && told.collect()?.none("afterwards")).into())
+    settle(&mut reported)?;
+    Ok((met && reported.collect()?.none("afterwards")).into())
 }
 
 /// TRACK with an array, or a struct, that the kernel cannot write.
 fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
     let deaf = Mapping::anonymous(page, Protection::READ_WRITE, Sharing::Private)
         .map_err(Error::call("mmap"))?;
     let start = mapping.address();
@@ -182,7 +186,7 @@ fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
         unsafe { deaf.as_ptr().cast::<ExposePgtblTrack>().write(track) };
         deaf.protect(0..page, Protection::READ)
             .map_err(Error::call("mprotect"))?;
-        settle(&mut told)?;
+        settle(&mut reported)?;
         write(&mapping, 3 * page, 4);
         let pfn = if array {
             core::ptr::from_mut(&mut track).expose_provenance() as u64
@@ -197,8 +201,8 @@ fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
         };
         // SAFETY: the kernel fills what it can write: `track` and `room`.
         let result = unsafe { remap_page_table(&mut args) };
-        let again = told.collect()?.are("again", &[3], Why::is_new);
-        println!("# {result:?}, told again: {again}");
+        let again = reported.collect()?.are("again", &[3], Reasons::is_new);
+        println!("# {result:?}, reported again: {again}");
         met &= result == Err(Errno::EFAULT) && again;
         // The array is good from now on, and the struct is not.
         track.runs = room.as_mut_ptr().expose_provenance() as u64;
@@ -257,10 +261,10 @@ impl Hole {
         for calls in 1..=300 {
             let (filled, next) = track(0, EXPOSE_PGTBL_TRACK_WRITTEN, self.start..end, &mut runs)
                 .map_err(Error::call("TRACK"))?;
-            // All that was passed is told, as one run.
-            let told = runs.first().map_or(0, |run| run.end);
-            if filled != 1 || told != next {
-                println!("# {filled} runs, to {told:#x}, next {next:#x}");
+            // All that was passed is reported, as one run.
+            let reported = runs.first().map_or(0, |run| run.end);
+            if filled != 1 || reported != next {
+                println!("# {filled} runs, to {reported:#x}, next {next:#x}");
                 return Ok(None);
             }
             if next < end {
