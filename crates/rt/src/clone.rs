@@ -8,8 +8,8 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::general::{
-    CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID, CLONE_SIGHAND, CLONE_SYSVSEM,
-    CLONE_THREAD, CLONE_VM,
+    __NR_clone, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID, CLONE_SIGHAND,
+    CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM,
 };
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping, Sharing, futex, process};
@@ -113,19 +113,20 @@ unsafe extern "C" fn clone_thread(
     argument: *mut u8,
 ) -> isize {
     naked_asm!(
-        "mov x5, x3",   // entry and argument, out of the way of
-        "mov x6, x4",   // what the system call takes in their places
+        "mov x5, x3",   // save entry and argument: the system call
+        "mov x6, x4",   // takes other values in their registers
         "mov x3, xzr",  // x3: thread pointer, unused
-        "mov x4, x2",   // x4: where the ID is cleared; x2: where it is stored
-        "mov x8, #220", // __NR_clone
+        "mov x4, x2",   // x4: address of the ID to clear at the end; x2: to store now
+        "mov x8, #{number}",
         "svc #0",
         "cbz x0, 1f",
-        "ret",          // the caller
-        "1:",           // the thread: all registers but x0 and sp are the caller's
+        "ret",          // in the creator
+        "1:",           // in the thread: all registers but x0 and sp are the creator's
         "mov x29, xzr", // no frame above this one
         "mov x30, xzr",
         "mov x0, x6",
         "blr x5",
         "udf #0", // entry does not return
+        number = const __NR_clone,
     )
 }

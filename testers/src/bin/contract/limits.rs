@@ -9,7 +9,7 @@ use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_uapi::credentials::{CAP_SYS_ADMIN, CAP_SYS_RAWIO, set_capabilities};
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::raw::{call as system_call, constants};
+use tablewalk_uapi::raw::{call as system_call, constants, prctl};
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH,
     EXPOSE_PGTBL_RANGE, ExposePgtblArgs, ExposePgtblInfo, ExposePgtblTable, path,
@@ -157,16 +157,15 @@ fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn locked_later(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    /// `MCL_FUTURE` of linux/mman.h.
-    const FUTURE: u64 = 2;
     let size = page_size(info) as u64;
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
     let limited = in_child(unsafe { Fork::promised() }, || {
         let slot = Page::writable(info)?;
         limit_locked(size)?;
         without_ipc_lock()?;
+        let flags = constants::MCL_FUTURE.into();
         // SAFETY: changes how later mappings are made, by which nobody has a reference yet.
-        unsafe { system_call(constants::__NR_mlockall, [FUTURE, 0, 0, 0, 0, 0]) }?;
+        unsafe { system_call(constants::__NR_mlockall, [flags, 0, 0, 0, 0, 0]) }?;
         slot.map(0, 0, 0)?;
         slot.map(0, 0, 0).map(drop)
     });
@@ -261,11 +260,15 @@ fn too_large(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 
 /// Lets this process hand pointers with tags to the kernel, which checks the tags.
 fn enable_tags() -> Result<(), Errno> {
-    /// `PR_SET_TAGGED_ADDR_CTRL`, `PR_TAGGED_ADDR_ENABLE` and `PR_MTE_TCF_SYNC` of linux/prctl.h.
-    const CONTROL: u64 = 55;
-    const ENABLE: u64 = 1;
-    const SYNCHRONOUS: u64 = 2;
-    let arguments = [CONTROL, ENABLE | SYNCHRONOUS, 0, 0, 0, 0];
+    let mode = prctl::PR_TAGGED_ADDR_ENABLE | prctl::PR_MTE_TCF_SYNC;
+    let arguments = [
+        prctl::PR_SET_TAGGED_ADDR_CTRL.into(),
+        mode.into(),
+        0,
+        0,
+        0,
+        0,
+    ];
     // SAFETY: changes what pointers mean to the kernel; those without a tag mean the same.
     unsafe { system_call(constants::__NR_prctl, arguments) }.map(drop)
 }

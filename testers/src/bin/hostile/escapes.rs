@@ -14,7 +14,7 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
-use tablewalk_uapi::raw::{self, constants};
+use tablewalk_uapi::raw::{self, constants, ptrace};
 use tablewalk_uapi::remap::{ExposePgtblInfo, path};
 use tablewalk_uapi::signal;
 use tablewalk_uapi::userfault::Userfault;
@@ -83,10 +83,6 @@ pub(crate) fn address_of<T>(value: &mut T) -> u64 {
 }
 
 fn debugger(context: &mut Context) -> Result<Verdict, Error> {
-    // `include/uapi/linux/ptrace.h`
-    const PTRACE_PEEKDATA: u64 = 2;
-    const PTRACE_POKEDATA: u64 = 5;
-    const PTRACE_ATTACH: u64 = 16;
     let info = context.info;
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let mut page = Page::writable(&info).map_err(Error::call("mmap"))?;
@@ -111,22 +107,25 @@ fn debugger(context: &mut Context) -> Result<Verdict, Error> {
     let fd = memory.number().cast_unsigned().into();
     let mut io = |number| call(number, [fd, address_of(&mut word), 8, address, 0, 0]);
     let (read, written) = (io(constants::__NR_pread64), io(constants::__NR_pwrite64));
-    let attached = call(constants::__NR_ptrace, [PTRACE_ATTACH, pid, 0, 0, 0, 0]);
+    let attached = call(
+        constants::__NR_ptrace,
+        [ptrace::PTRACE_ATTACH.into(), pid, 0, 0, 0, 0],
+    );
     process::wait_until_stopped(child.pid()).map_err(Error::call("waitid"))?;
     let place = address_of(&mut word);
     let peeked = call(
         constants::__NR_ptrace,
-        [PTRACE_PEEKDATA, pid, address, place, 0, 0],
+        [ptrace::PTRACE_PEEKDATA.into(), pid, address, place, 0, 0],
     );
     let poked = call(
         constants::__NR_ptrace,
-        [PTRACE_POKEDATA, pid, address, 0, 0, 0],
+        [ptrace::PTRACE_POKEDATA.into(), pid, address, 0, 0, 0],
     );
     // What the parent has there is an ordinary page.
     let own = address_of(&mut page);
     let control = call(
         constants::__NR_ptrace,
-        [PTRACE_PEEKDATA, pid, own, place, 0, 0],
+        [ptrace::PTRACE_PEEKDATA.into(), pid, own, place, 0, 0],
     );
     all(&[
         expect_error("read of /proc/PID/mem", read, Errno::EIO),
@@ -223,7 +222,6 @@ fn advice(context: &mut Context) -> Result<Verdict, Error> {
 }
 
 fn duplicates(context: &mut Context) -> Result<Verdict, Error> {
-    const MREMAP_DONTUNMAP: u64 = 4;
     let info = context.info;
     let (page, frame) = mapped(&info, Protection::READ_WRITE).map_err(Error::call("map"))?;
     let (address, size) = (page.address(), page.size() as u64);
@@ -246,7 +244,11 @@ fn duplicates(context: &mut Context) -> Result<Verdict, Error> {
         ),
         expect_error(
             "mremap that leaves the old place",
-            remap(size, size, may_move | MREMAP_DONTUNMAP),
+            remap(
+                size,
+                size,
+                may_move | u64::from(constants::MREMAP_DONTUNMAP),
+            ),
             Errno::EINVAL,
         ),
         expect("what is mapped", frame_at(&info, address), Ok(frame)),

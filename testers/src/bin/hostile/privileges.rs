@@ -16,6 +16,7 @@ use tablewalk_uapi::credentials::{
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, pid};
+use tablewalk_uapi::raw::constants::CAP_LAST_CAP;
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, adopt, flush, info as ask_info, lend,
     path,
@@ -70,9 +71,6 @@ pub(crate) const RAW_IO: u64 = set(&[CAP_SYS_RAWIO]);
 /// What lending pages needs beside the rest.
 pub(crate) const LOCK: u64 = set(&[CAP_IPC_LOCK]);
 pub(crate) const PTRACE: u64 = set(&[CAP_SYS_PTRACE]);
-
-/// `CAP_LAST_CAP` of 6.1, `CAP_CHECKPOINT_RESTORE`.
-const LAST_CAPABILITY: u32 = 40;
 
 pub(crate) const OK: Outcome = Ok(0);
 pub(crate) const DENIED: Errno = Errno::EPERM;
@@ -239,7 +237,7 @@ fn none(context: &mut Context) -> Result<Verdict, Error> {
 
 fn each_single(context: &mut Context) -> Result<Verdict, Error> {
     let mut met = true;
-    for capability in 0..=LAST_CAPABILITY {
+    for capability in 0..=CAP_LAST_CAP {
         let become_it = || become_user(1000, 1 << capability);
         let expected = if capability == CAP_SYS_ADMIN {
             Expected {
