@@ -1,4 +1,4 @@
-//! `unruly`: what programs do that init has to bear. tests/init.py boots each.
+//! `unruly`: misbehaving programs that init must survive. tests/init.py boots each of them.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -29,10 +29,10 @@ unruly full PROGRAM [ARGUMENT...]
                   executes /bin/PROGRAM with an output that takes nothing
 unruly swap       makes a swap area of the RAM disk, where it is in use";
 
-/// How many orphans.
+/// Number of orphans.
 const ORPHANS: u32 = 1_000;
 
-/// Most of them that may wait to be reaped at a time: init needs a CPU for it.
+/// Maximum number of orphans that wait to be reaped: init needs CPU time for it.
 const MOST_ZOMBIES: u64 = 200;
 
 fn main(mut args: Args) -> ExitCode {
@@ -65,7 +65,7 @@ fn shout() -> ! {
 }
 
 fn haunt() -> Result<ExitCode, Errno> {
-    // SAFETY: the child prints, and has no value of the parent.
+    // SAFETY: the child prints, and uses no value of the parent.
     match unsafe { process::fork() }? {
         None => shout(),
         Some(_) => Ok(ExitCode::SUCCESS),
@@ -80,7 +80,7 @@ fn make_orphans() -> Result<ExitCode, Errno> {
         match unsafe { process::fork() }? {
             Some(child) => process::wait(child)?,
             None => {
-                // The orphan ends as soon as it runs, whatever becomes of its parent.
+                // The orphan ends as soon as it runs, whatever happens to its parent.
                 // SAFETY: it ends at once.
                 let _ = unsafe { process::fork() };
                 process::exit(0)
@@ -96,7 +96,7 @@ fn make_orphans() -> Result<ExitCode, Errno> {
     })
 }
 
-/// Threads and zombies of the system: the number behind the slash in `/proc/loadavg`.
+/// Returns the number of threads and zombies in the system: the number after the slash in `/proc/loadavg`.
 fn tasks() -> Result<u64, Errno> {
     let mut bytes = [0; 64];
     let read = file::read(&file::open(c"/proc/loadavg", O_RDONLY)?, &mut bytes)?;
@@ -109,15 +109,15 @@ fn tasks() -> Result<u64, Errno> {
 fn stop() -> Result<ExitCode, Errno> {
     let console = file::open(c"/dev/console", O_WRONLY | O_NOCTTY)?;
     terminal::stop(console.borrow())?;
-    // The kernel keeps a page for a serial port that is stopped.
+    // The kernel buffers a page for a serial port that is stopped.
     for line in 0..100 {
         println!("{line:100}");
     }
-    // Once more, for the verdict.
+    // Stop it again, for the verdict.
     terminal::stop(console.borrow()).map(|()| ExitCode::SUCCESS)
 }
 
-/// Executes a program whose standard output is a full device; returns to say what went wrong.
+/// Executes a program whose standard output is a full device. Returns only on failure, with the error.
 fn full(args: Args) -> Errno {
     let mut words = Vec::<CString<64>, 16>::new();
     let mut path = CString::<72>::new();
@@ -139,7 +139,7 @@ fn full(args: Args) -> Errno {
         Ok(full) => full,
         Err(errno) => return errno,
     };
-    // SAFETY: nobody owns it, and no output is written before the other program is there.
+    // SAFETY: no value owns it, and nothing is printed before the other program runs.
     let mut stdout = ManuallyDrop::new(unsafe { OwnedFd::from_number(1) });
     if let Err(errno) = file::duplicate_to(&full, &mut stdout) {
         return errno;
@@ -148,7 +148,7 @@ fn full(args: Args) -> Errno {
     execute(&path, &words)
 }
 
-/// The area must not be taken where it is in use, nor a byte of it be written.
+/// Checks that the swap area is neither taken nor written while it is in use.
 fn swap() -> Result<ExitCode, Errno> {
     let mut contents = [[0; 4096]; 2];
     let [before, after] = &mut contents;

@@ -1,4 +1,4 @@
-//! `busy`: walks processes that change and die meanwhile, and holds what it sees against their own account.
+//! `busy`: walks processes that change and die meanwhile, and compares the result with their own journal.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -50,9 +50,9 @@ const TESTS: &[Case<Context, Error>] = &[
 
 struct Context {
     rounds: u32,
-    /// The only source wanted.
+    /// The only source to use, if one is named.
     source: Option<&'static str>,
-    /// Whether `pt` is to show something.
+    /// Whether `pt` is to print something.
     shown: bool,
 }
 
@@ -81,7 +81,7 @@ fn parse(mut args: Args) -> Result<Context, ExitCode> {
             "pt" => context.shown = true,
             "--rounds" => context.rounds = cli::number(&mut args, HELP, "--rounds", 1_000_000)?,
             "--source" => context.source = Some(source(&mut args)?),
-            // What a target executes.
+            // The program that a target executes.
             "--pause" => loop {
                 signal::pause();
             },

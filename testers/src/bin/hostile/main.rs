@@ -1,8 +1,7 @@
-//! `hostile`: tries to break the kernel with `remap_page_table`, and to get out of it what it must
-//! not give.
+//! `hostile`: tries to break the kernel with `remap_page_table`, and to get access that the contract forbids.
 //!
-//! Every test says what it tried and looks for frames that did not come back. That the kernel log
-//! stays clean is for whoever judges the console.
+//! Every test prints what it tried, and looks for leaked frames. The judge of the console checks that the
+//! kernel log stays clean.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -42,7 +41,7 @@ Without: all, in this order. The last one restricts root until the next boot.
 Needs a kernel with remap_page_table, /proc, and root; what else a test needs of the
 kernel, it says when it is skipped.";
 
-/// A test, and what it works with.
+/// A test and its argument.
 type Test = Case<Context, Error>;
 
 /// How hard to try.
@@ -106,7 +105,7 @@ const GROUPS: [Group; 11] = [
     },
 ];
 
-/// What the command line asks for.
+/// The parsed command line.
 struct Plan {
     rounds: u32,
     calls: u32,

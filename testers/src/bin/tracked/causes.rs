@@ -1,4 +1,4 @@
-//! Each thing that writes a page or changes an entry, and what is reported of it.
+//! Tests that each way to write a page or to change an entry is reported as it should be.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -110,7 +110,7 @@ pub(crate) fn map(page: usize, sharing: Sharing) -> Result<Mapping, Error> {
     Ok(mapping)
 }
 
-/// Every page holds its number and one.
+/// Writes to each page its number and one.
 pub(crate) fn fill(mapping: &Mapping, page: usize) {
     for number in 0..mapping.size() / page {
         write(mapping, number * page, number as u64 + 1);
@@ -123,7 +123,7 @@ fn advise(mapping: &Mapping, advice: Advice) -> Result<(), Error> {
         .map_err(Error::call("madvise"))
 }
 
-/// Whether all pages hold what [`fill`] has written, but those with other values.
+/// Returns whether all pages have the contents of [`fill`], except for `others`.
 fn holds(mapping: &Mapping, page: usize, others: &[(usize, u64)]) -> bool {
     (0..mapping.size() / page).all(|number| {
         let other = others.iter().find(|(other, _)| *other == number);
@@ -131,13 +131,13 @@ fn holds(mapping: &Mapping, page: usize, others: &[(usize, u64)]) -> bool {
     })
 }
 
-/// Until nothing is reported any more: a page that has just come waits in a list of its CPU, with a reference,
-/// to get to those of reclaim.
+/// Collects until nothing is reported any more. A new page waits on a per-CPU list for the LRU, with a
+/// reference, and is reported as busy until then.
 pub(crate) fn settle(reported: &mut Reported) -> Result<(), Error> {
     settle_by(|| Ok(reported.collect()?.pages))
 }
 
-/// The same of what `collect` says: how many pages were reported.
+/// The same for any `collect`, which returns the number of pages reported.
 fn settle_by(mut collect: impl FnMut() -> Result<u64, Error>) -> Result<(), Error> {
     for _ in 0..20 {
         if collect()? == 0 {
@@ -220,7 +220,7 @@ fn referenced(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let by_force = reported
         .collect()?
         .are("as a debugger", &[9], Reasons::is_written);
-    // SAFETY: a page of the mapping, of which nobody has a reference.
+    // SAFETY: a page of the mapping, to which no Rust reference exists.
     unsafe { process::write_memory(process::pid(), at(5), &value) }
         .map_err(Error::call("process_vm_writev"))?;
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
@@ -241,7 +241,7 @@ fn referenced(tracked: &mut Tracked) -> Result<Verdict, Error> {
                 0,
                 0,
             ];
-            // SAFETY: as above.
+            // SAFETY: a page of the mapping, to which no Rust reference exists.
             unsafe { raw::call(constants::__NR_pread64, arguments) }
                 .map_err(Error::call("O_DIRECT"))?;
             met &= reported
@@ -264,7 +264,7 @@ fn busy(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let first = reported
         .collect()?
         .are("written", &[6], Reasons::is_written);
-    // It is still dirty: its entry was not touched.
+    // The page is still dirty: its entry was not changed.
     let second = reported
         .collect()?
         .are("referred to", &[6], Reasons::is_written);
@@ -294,16 +294,16 @@ fn swapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
                 met &= holds(&mapping, page, &[(1, 100)]);
                 met &= reported.collect()?.none("read again");
             }
-            // Its entries are empty, and know nothing.
+            // The entries are empty, and tell nothing.
             Sharing::Shared => {
                 met &= reported.collect()?.are("in swap", &all(), Reasons::is_away);
                 met &= reported.collect()?.are("still", &all(), Reasons::is_away);
                 met &= holds(&mapping, page, &[(1, 100)]);
             }
         }
-        // It may be busy while it comes back.
+        // The page may be busy while it is read back.
         settle(&mut reported)?;
-        // Clean in the swap cache: what is written now must not be dropped.
+        // The page is clean in the swap cache; a write to it now must not be lost.
         write(&mapping, 2 * page, 200);
         met &= reported
             .collect()?
@@ -314,7 +314,7 @@ fn swapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
     Ok(met.into())
 }
 
-/// Shared memory stays where it is when its entries go: its pages are reported until they are mapped.
+/// Shared memory stays in memory when its entries are removed: its pages are reported until they are mapped.
 fn unmapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Shared)?;
@@ -328,7 +328,7 @@ fn unmapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
         .collect()?
         .are("as before", &all(), Reasons::is_away);
     met &= last_entry(&mapping)? == 0;
-    // From the page cache, some by the fault of one that is near.
+    // Mapped from the page cache, some by fault-around.
     write(&mapping, 3 * page, 300);
     met &= holds(&mapping, page, &[(3, 300)]);
     let mapped = |reasons: Reasons| reasons.is_new() || reasons.is_written();
@@ -347,7 +347,7 @@ fn unmapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
     Ok((met && holds(&target, page, &[(3, 301)])).into())
 }
 
-/// The last descriptor on the way to the first page.
+/// Returns the last descriptor of the path to the first page.
 fn last_entry(mapping: &Mapping) -> Result<u64, Error> {
     let geometry = format_of_kernel()?.geometry;
     let path = path(0, &geometry, VirtualAddress(mapping.address()))?;
@@ -367,11 +367,11 @@ fn discarded(tracked: &mut Tracked) -> Result<Verdict, Error> {
     advise(&mapping, Advice::Free)?;
     write(&mapping, 3 * page, 300);
     let collected = reported.collect()?;
-    // The entries were cleaned by somebody else: nobody knows of the first one.
+    // The entries were cleaned by others, so the state of the first one is unknown.
     let mut met = collected.pages >= 2;
     settle(&mut reported)?;
     advise(&mapping, Advice::PageOut)?;
-    // What was written after MADV_FREE and cleaned since is not dropped.
+    // A write after MADV_FREE, cleaned since, must not be lost.
     met &= read(&mapping, 3 * page) == 300;
     settle(&mut reported)?;
     fill(&mapping, page);
@@ -392,10 +392,10 @@ fn discarded(tracked: &mut Tracked) -> Result<Verdict, Error> {
     Ok((met && reported.collect()?.none("afterwards")).into())
 }
 
-/// Between the entry that `MADV_FREE` cleans and the end of the mapping, where it flushes TLBs, the page is
-/// written by a TLB entry that is still there. In QEMU the CPU `max` keeps them over system calls.
+/// Writes a page through a TLB entry that is still valid between the moment when `MADV_FREE` cleans the entry
+/// and its TLB flush at the end of the mapping. In QEMU, the CPU `max` keeps TLB entries over system calls.
 fn discarded_beside(tracked: &mut Tracked) -> Result<Verdict, Error> {
-    /// Pages of several tables.
+    /// Enough pages for several tables.
     const MANY: usize = 2048;
     const DISCARDS: u64 = 1500;
     let page = tracked.page_size();
@@ -408,7 +408,7 @@ fn discarded_beside(tracked: &mut Tracked) -> Result<Verdict, Error> {
         write(&mapping, number * page, 1);
     }
     let discards = AtomicU64::new(0);
-    // On CPUs of their own, if there are two.
+    // Each on a CPU of its own, if there are two.
     let pin = |cpus| {
         let _ = process::set_affinity(0, cpus);
     };
@@ -451,7 +451,7 @@ fn moved(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mut reported = Reported::start(&target, page, Options::WRITTEN)?;
     settle(&mut reported)?;
     settle(&mut Reported::start(&mapping, page, Options::WRITTEN)?)?;
-    // Neither was written since: but what is at `target` is something else then.
+    // Neither was written since, but `target` has other contents now.
     let target = mapping.move_onto(target).map_err(Error::call("mremap"))?;
     let all_reported = reported
         .collect()?
@@ -461,13 +461,13 @@ fn moved(tracked: &mut Tracked) -> Result<Verdict, Error> {
     Ok((all_reported && settled && holds(&target, page, &[])).into())
 }
 
-/// A child has the marks of its parent: of what it moves, they say nothing.
+/// A child inherits the marks of its parent. They must not count for pages that it moves.
 fn moved_in_child(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
     let target = map(page, Sharing::Private)?;
     settle(&mut Reported::start(&mapping, page, Options::WRITTEN)?)?;
-    // SAFETY: the child has a copy of memory, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             let Ok(target) = mapping.move_onto(target) else {
@@ -519,7 +519,7 @@ fn forked(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
     settle(&mut reported)?;
     write(&mapping, page, 100);
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             let Ok(mut own) = Reported::start(&mapping, page, Options::WRITTEN) else {
@@ -544,7 +544,7 @@ fn forked(tracked: &mut Tracked) -> Result<Verdict, Error> {
     Ok((status == Status::Exited(0) && before && after && holds).into())
 }
 
-/// Has KSM look at everything until it has merged something, or 200 times.
+/// Lets KSM scan until it has merged something, at most 200 times.
 fn merge() -> Result<bool, Errno> {
     let set = |path, value: &[u8]| {
         let file = file::open(path, O_RDWR)?;
@@ -571,7 +571,7 @@ fn merged(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mapping = map(page, Sharing::Private)?;
     let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
     settle(&mut reported)?;
-    // Two pages that are equal, and one that is not.
+    // Two equal pages, and one that differs.
     for number in [2, 3] {
         write(&mapping, number * page, 7);
     }
@@ -642,7 +642,7 @@ fn blocks(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mut met = tells("settled", &whole, (0, false))?;
     write(&mapping, offset + 5 * page, 1);
     met &= tells("written", &whole, all)? && tells("afterwards", &whole, (0, false))?;
-    // SAFETY: the address is that of a page of the mapping.
+    // SAFETY: the address belongs to a page of the mapping.
     unsafe { process::write_memory(process::pid(), first + 8, &[1; 8]) }
         .map_err(Error::call("process_vm_writev"))?;
     met &= tells("by reference", &whole, all)? && is_block()?;
@@ -665,7 +665,7 @@ fn accessed(tracked: &mut Tracked) -> Result<Verdict, Error> {
         .collect()?
         .are("accessed", &[2, 3], Reasons::is_accessed);
     let again = reported.collect()?.none("once");
-    // Reclaim clears the flag, too: `clear_refs` does as it does.
+    // Reclaim clears the flag, too, in the same way as `clear_refs`.
     let _ = read(&mapping, 4 * page);
     let cleared = file::open(c"/proc/self/clear_refs", file::O_WRONLY)
         .and_then(|file| file::write(&file, b"1"));
@@ -692,14 +692,14 @@ fn stopped(tracked: &mut Tracked) -> Result<Verdict, Error> {
 fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    // SAFETY: private memory, and nothing is done with it but writes.
+    // SAFETY: private memory, which is only written.
     let mut entries = unsafe { Entries::start(&mapping) }?;
     let mut first = Vec::<_, PAGES>::new();
     let mut collect = |reported: &mut Vec<(u64, u64), PAGES>| -> Result<(), Error> {
         reported.clear();
         entries.collect(|(start, pages)| {
             let number = (start.0 - mapping.address()) / page as u64;
-            // As many as there are pages.
+            // There is room for all pages.
             let _room = reported.push((number, pages));
         })?;
         Ok(())
@@ -709,7 +709,7 @@ fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
     for number in [0, 3, 4, PAGES - 1] {
         write(&mapping, number * page + 8, 1);
     }
-    // SAFETY: a page of the mapping, of which nobody has a reference.
+    // SAFETY: a page of the mapping, to which no Rust reference exists.
     unsafe { process::write_memory(process::pid(), mapping.address() + 6 * page as u64, &[1; 8]) }
         .map_err(Error::call("process_vm_writev"))?;
     collect(&mut first)?;
@@ -718,7 +718,7 @@ fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let once = first.is_empty();
     entries.stop();
     tablewalk_rt::println!("# {nothing}, {some}, {once}");
-    // What is dirty again goes to swap, and comes back.
+    // A page that is dirty again is swapped out and read back.
     advise(&mapping, Advice::PageOut)?;
     let kept = read(&mapping, 3 * page + 8) == 1;
     Ok((nothing && some && once && kept).into())
@@ -729,7 +729,7 @@ fn refused(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mapping = map(page, Sharing::Private)?;
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let (wait, go) = file::pipe().map_err(Error::call("pipe"))?;
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             let _ = file::read(&wait, &mut [0]);

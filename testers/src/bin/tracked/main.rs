@@ -1,4 +1,4 @@
-//! `tracked`: what was written is reported, and nothing else.
+//! `tracked`: tests dirty tracking: every kind of write must be reported, without false positives.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -40,7 +40,7 @@ Tracks pages that are written, and holds what is reported against what was done.
 All of them without one. Prints KTAP. Needs a kernel with remap_page_table and its
 form TRACK, /proc, root, and for some of it swap on zram or a RAM disk.";
 
-/// A test, and what it works with.
+/// A test and its argument.
 type Test = Case<Tracked, Error>;
 
 struct Tracked {

@@ -1,4 +1,4 @@
-//! Writes by references that outlive the entry they were taken through, and calls that end early.
+//! Writes through references that outlive the entry they were taken from, and calls that end early.
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -44,8 +44,8 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// `process_vm_writev` takes its reference to the target, and waits for its source in a userfaultfd. Then
-/// the target is unmapped, and mapped again by a read.
+/// `process_vm_writev` takes a reference to the target, and then waits in a userfaultfd for its source.
+/// Meanwhile the target is unmapped, and mapped again by a read.
 fn late(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let swap = Swap::on();
@@ -68,7 +68,7 @@ fn reported_late(page: usize, advice: Advice) -> Result<bool, Error> {
     let mut reported = Reported::start(&target, page, Options::WRITTEN)?;
     settle(&mut reported)?;
     let at = target.address() + (NUMBER * page) as u64;
-    // SAFETY: eight bytes of the mapping, which nobody writes but the kernel, once.
+    // SAFETY: eight bytes of the mapping, which only the kernel writes, once.
     let bytes = unsafe { core::slice::from_raw_parts(source.as_ptr().cast_const(), 8) };
     let written = AtomicBool::new(false);
     let mut while_it_waits = || -> Result<bool, Error> {
@@ -107,13 +107,13 @@ fn reported_late(page: usize, advice: Advice) -> Result<bool, Error> {
         },
     )
     .map_err(Error::call("clone"))??;
-    // Nothing but the entry's history tells of it now.
+    // Only the history of the entry can tell of the write now.
     let after = reported.collect()?.has(NUMBER);
     println!("# {advice:?}: reported after the write: {after}");
     Ok(before && after && read(&target, NUMBER * page) == 77)
 }
 
-/// A pipe with a reference to the first bytes of the page at `address`.
+/// Returns a pipe that holds a reference to the first bytes of the page at `address`.
 pub(crate) fn refer(address: u64) -> Result<(OwnedFd, OwnedFd), Error> {
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let piece = [address, 8];
@@ -130,7 +130,7 @@ pub(crate) fn refer(address: u64) -> Result<(OwnedFd, OwnedFd), Error> {
     Ok((reader, writer))
 }
 
-/// Reclaim unmaps a page that somebody refers to, and then leaves it in the swap cache.
+/// Reclaim unmaps a page that has another reference, and leaves it in the swap cache.
 fn in_swap_cache(tracked: &mut Tracked) -> Result<Verdict, Error> {
     const NUMBER: usize = 6;
     let Some(_swap) = Swap::on() else {
@@ -160,7 +160,7 @@ fn in_swap_cache(tracked: &mut Tracked) -> Result<Verdict, Error> {
     Ok((met && reported.collect()?.none("afterwards")).into())
 }
 
-/// TRACK with an array, or a struct, that the kernel cannot write.
+/// TRACK with an array or a struct that the kernel cannot write.
 fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
@@ -182,7 +182,7 @@ fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
     for array in [true, false] {
         deaf.protect(0..page, Protection::READ_WRITE)
             .map_err(Error::call("mprotect"))?;
-        // SAFETY: the mapping has room for the struct, and is aligned.
+        // SAFETY: the mapping is large enough for the struct, and aligned.
         unsafe { deaf.as_ptr().cast::<ExposePgtblTrack>().write(track) };
         deaf.protect(0..page, Protection::READ)
             .map_err(Error::call("mprotect"))?;
@@ -199,12 +199,12 @@ fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
             pfn,
             level: EXPOSE_PGTBL_TRACK,
         };
-        // SAFETY: the kernel fills what it can write: `track` and `room`.
+        // SAFETY: the kernel writes only to `track` and `room`.
         let result = unsafe { remap_page_table(&mut args) };
         let again = reported.collect()?.are("again", &[3], Reasons::is_new);
         println!("# {result:?}, reported again: {again}");
         met &= result == Err(Errno::EFAULT) && again;
-        // The array is good from now on, and the struct is not.
+        // From now on the array is writable, and the struct is not.
         track.runs = room.as_mut_ptr().expose_provenance() as u64;
     }
     Ok((met && fill_is_whole(&mapping, page)).into())
@@ -216,10 +216,10 @@ fn fill_is_whole(mapping: &Mapping, page: usize) -> bool {
     whole
 }
 
-/// Bytes of pages that a hole has.
+/// Size in bytes of the pages without entries.
 const HOLE: usize = 32 << 20;
 
-/// A second mapping of shared memory, without tables of its own: a hole, full of pages.
+/// A second mapping of shared memory without page tables of its own.
 struct Hole {
     _pages: Mapping,
     _place: Mapping,
@@ -234,12 +234,12 @@ impl Hole {
             .base_pages_only()
             .map_err(Error::call("MADV_NOHUGEPAGE"))?;
         fill(&pages, page);
-        // Nothing else has the tables of these addresses.
+        // No other mapping uses the tables of these addresses.
         let span = page * page / 8;
         let place =
             Mapping::reserve(HOLE + 2 * span, Protection::NONE).map_err(Error::call("mmap"))?;
         let start = place.address().next_multiple_of(span as u64);
-        // Of shared memory mremap(2) makes another mapping if the old size is 0.
+        // mremap(2) of shared memory with old size 0 creates a second mapping.
         let flags = constants::MREMAP_MAYMOVE | constants::MREMAP_FIXED;
         let arguments = [pages.address(), 0, HOLE as u64, flags.into(), start, 0];
         // SAFETY: inside `place`, which nobody uses.
@@ -251,7 +251,8 @@ impl Hole {
         })
     }
 
-    /// Looks at it until a call returns before its end: how many calls it took, if one did.
+    /// Repeats TRACK over the hole until a call returns before the end of its range. Returns how many calls
+    /// it took then.
     fn calls(&self, disturbed: &AtomicBool) -> Result<Option<u32>, Error> {
         let end = self.start + HOLE as u64;
         let mut runs = [ExposePgtblRun::default(); 2];
@@ -261,7 +262,7 @@ impl Hole {
         for calls in 1..=300 {
             let (filled, next) = track(0, EXPOSE_PGTBL_TRACK_WRITTEN, self.start..end, &mut runs)
                 .map_err(Error::call("TRACK"))?;
-            // All that was passed is reported, as one run.
+            // All pages up to there are reported, as one run.
             let reported = runs.first().map_or(0, |run| run.end);
             if filled != 1 || reported != next {
                 println!("# {filled} runs, to {reported:#x}, next {next:#x}");
@@ -284,7 +285,7 @@ fn long_hole(tracked: &mut Tracked) -> Result<Verdict, Error> {
     unsafe { signal::handle(Signal::Usr1, nothing) }.map_err(Error::call("sigaction"))?;
     let (pid, tid) = (process::pid(), process::tid());
     let waiting = disturbed(&hole, || {
-        // A writer of the lock of the mappings.
+        // A writer of the mmap lock.
         Mapping::anonymous(page, Protection::READ, Sharing::Private).map(drop)
     })?;
     let signalled = disturbed(&hole, || process::kill_thread(pid, tid, Signal::Usr1))?;
@@ -295,7 +296,7 @@ fn long_hole(tracked: &mut Tracked) -> Result<Verdict, Error> {
     Ok((waiting.is_some() && signalled.is_some()).into())
 }
 
-/// [`Hole::calls`] while another thread does something again and again.
+/// Runs [`Hole::calls`] while another thread repeats an operation.
 fn disturbed(
     hole: &Hole,
     disturb: impl Fn() -> Result<(), Errno> + Sync,

@@ -1,4 +1,4 @@
-//! What was reported of a few pages.
+//! Checks the reports about a few pages.
 
 use core::fmt;
 
@@ -8,25 +8,25 @@ use tablewalk_testkit::error::Error;
 use tablewalk_uapi::Mapping;
 use tablewalk_walker::VirtualAddress;
 
-/// Pages that are looked at apart.
+/// Number of pages that are checked one by one.
 const PAGES: usize = 64;
 
-/// Pages that are tracked, and what was reported of each.
+/// A tracker, and the last report of each page.
 pub(crate) struct Reported {
     tracker: Tracker,
     page: u64,
     reasons: [Option<Reasons>; PAGES],
-    /// Pages that were reported.
+    /// Number of pages reported.
     pub(crate) pages: u64,
 }
 
-/// The pages of a mapping, or of a part of it.
+/// Returns the address range of `pages` pages.
 pub(crate) fn range(start: u64, pages: usize, page: usize) -> core::ops::Range<VirtualAddress> {
     VirtualAddress(start)..VirtualAddress(start + (pages * page) as u64)
 }
 
 impl Reported {
-    /// All of `mapping`, from now on.
+    /// Starts tracking all of `mapping`.
     pub(crate) fn start(mapping: &Mapping, page: usize, options: Options) -> Result<Self, Error> {
         let all = range(mapping.address(), mapping.size() / page, page);
         let reported = Self {
@@ -43,7 +43,7 @@ impl Reported {
         &self.tracker
     }
 
-    /// What was written since the last time.
+    /// Collects the pages that were written since the last call.
     pub(crate) fn collect(&mut self) -> Result<&mut Self, Error> {
         self.reasons = [None; PAGES];
         self.pages = 0;
@@ -61,7 +61,8 @@ impl Reported {
         Ok(self)
     }
 
-    /// That exactly the pages with these numbers were reported, for this reason.
+    /// Returns whether exactly the pages with these numbers were reported, for this reason; prints the
+    /// difference if not.
     pub(crate) fn are(&self, what: &str, numbers: &[usize], reason: fn(Reasons) -> bool) -> bool {
         let wrong = |(number, reasons): &(usize, &Option<Reasons>)| match reasons {
             Some(reasons) => !numbers.contains(number) || !reason(*reasons),
@@ -81,12 +82,12 @@ impl Reported {
         first.is_none() && (self.pages == expected || expected == PAGES as u64)
     }
 
-    /// Whether this page was reported, for whatever reason.
+    /// Returns whether this page was reported, for whatever reason.
     pub(crate) fn has(&self, number: usize) -> bool {
         self.reasons.get(number).is_some_and(Option::is_some)
     }
 
-    /// That none was reported.
+    /// Returns whether no page was reported.
     pub(crate) fn none(&self, what: &str) -> bool {
         self.are(what, &[], |_| true)
     }
