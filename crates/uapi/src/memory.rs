@@ -113,7 +113,7 @@ pub unsafe fn mmap_anonymous(
     flags: u32,
 ) -> Result<*mut c_void, Errno> {
     let flags = flags | sys::MAP_ANONYMOUS;
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         syscall!(
             sys::__NR_mmap,
@@ -168,7 +168,7 @@ pub fn mmap_file(
 ///
 /// Nothing relies on the memory that is mapped there.
 pub unsafe fn munmap(address: *mut c_void, size: usize) -> Result<(), Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { syscall!(sys::__NR_munmap, address, size) }.map(drop)
 }
 
@@ -189,7 +189,7 @@ pub unsafe fn mremap(
     flags: u32,
     new_address: *mut c_void,
 ) -> Result<*mut c_void, Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         syscall!(
             sys::__NR_mremap,
@@ -217,7 +217,7 @@ pub unsafe fn mprotect(
     size: usize,
     protection: Protection,
 ) -> Result<(), Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { syscall!(sys::__NR_mprotect, address, size, protection.0) }.map(drop)
 }
 
@@ -231,7 +231,7 @@ pub unsafe fn mprotect(
 ///
 /// Nothing relies on contents that the advice discards.
 pub unsafe fn madvise(address: *mut c_void, size: usize, advice: Advice) -> Result<(), Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { syscall!(sys::__NR_madvise, address, size, advice as u32) }.map(drop)
 }
 

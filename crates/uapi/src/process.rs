@@ -297,7 +297,7 @@ pub fn read_memory(pid: i32, address: u64, bytes: &mut [u8]) -> Result<usize, Er
 /// Nothing in that process, which may be the caller, relies on the previous contents.
 pub unsafe fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> Result<usize, Errno> {
     let local = (bytes.as_ptr().cast_mut(), bytes.len());
-    // SAFETY: the kernel only reads the slice; the rest is the caller's promise.
+    // SAFETY: the kernel only reads the slice; the caller guarantees the rest.
     unsafe { access_memory(sys::__NR_process_vm_writev, pid, local, address) }
 }
 

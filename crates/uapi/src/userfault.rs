@@ -237,7 +237,7 @@ impl Userfault {
             mode: waking as u64,
             zeropage: 0,
         };
-        // SAFETY: the ioctl takes this struct; the rest is the caller's promise.
+        // SAFETY: the ioctl takes this struct; the caller guarantees the rest.
         unsafe { self.ioctl(ioctl::UFFDIO_ZEROPAGE, &mut zeropage) }.map(|()| zeropage.zeropage)
     }
 
