@@ -31,19 +31,19 @@ Needs a kernel with remap_page_table and userfaultfd, and root.";
 
 const TESTS: &[Case<Lazy, Error>] = &[
     Case {
-        name: "events, in order: the file is what is there",
+        name: "events, in order: pages have the contents of the file",
         run: |lazy| lazy.check(Delivery::Threads, Walk::InOrder),
     },
     Case {
-        name: "events, here and there: the file is what is there",
+        name: "events, in random order: pages have the contents of the file",
         run: |lazy| lazy.check(Delivery::Threads, Walk::HereAndThere),
     },
     Case {
-        name: "signals, in order: the file is what is there",
+        name: "signals, in order: pages have the contents of the file",
         run: |lazy| lazy.check(Delivery::Signals, Walk::InOrder),
     },
     Case {
-        name: "signals, here and there: the file is what is there",
+        name: "signals, in random order: pages have the contents of the file",
         run: |lazy| lazy.check(Delivery::Signals, Walk::HereAndThere),
     },
 ];

@@ -32,13 +32,13 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: kinds [COMMAND [OPTION...]]
-Makes one page of each kind that this kernel has and holds what the walker says of
-it against pagemap and smaps. Prints KTAP. With COMMAND it runs
-`pt COMMAND PID OPTION...` on itself instead.
+Makes one page of each kind that this kernel has, and compares the walker's result
+with pagemap and smaps. Prints KTAP. With COMMAND, runs `pt COMMAND PID OPTION...`
+on itself instead.
 Needs a kernel with remap_page_table, /proc, and root.";
 
 const TESTS: &[Case<Context, Error>] = &[Case {
-    name: "pages of each kind are what pagemap and smaps say",
+    name: "pages of each kind agree with pagemap and smaps",
     run: compare,
 }];
 

@@ -23,10 +23,10 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: scene FOLDER [COMMAND...]
-Makes memory of many sorts, writes to it all the time, and runs `pt` on itself:
-`save`, `walk`, `maps`, `diff`, and each COMMAND, a word or several with commas
-(`dirty,--count,9`). Copies the two dumps of before and after to the host as
-FOLDER/before.pt and FOLDER/after.pt, by semihosting.
+Maps memory of many kinds, writes to it all the time, and runs `pt` on itself:
+`save`, `walk`, `maps`, `diff`, and each COMMAND, whose words are separated by
+commas (`dirty,--count,9`). Copies a dump from before and one from after to the
+host, by semihosting, as FOLDER/before.pt and FOLDER/after.pt.
 Needs a kernel with remap_page_table, /proc, root, and QEMU with semihosting.";
 
 /// Where the dumps are until they are copied to the host.

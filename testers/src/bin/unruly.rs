@@ -21,13 +21,13 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 unruly shout      prints without pause
-unruly haunt      leaves an orphan that does, and ends
-unruly orphans    makes 1,000 orphans, and looks how many are not reaped
-unruly stop       stops the console, and prints more than the kernel keeps for it
-unruly forge      prints lines with characters that look like the end of one
+unruly haunt      leaves an orphan that prints without pause, and exits
+unruly orphans    makes 1,000 orphans, and counts those that are not reaped
+unruly stop       stops the console, and prints more than the kernel buffers
+unruly forge      prints characters that look like the end of a line
 unruly full PROGRAM [ARGUMENT...]
-                  executes /bin/PROGRAM with an output that takes nothing
-unruly swap       makes a swap area of the RAM disk, where it is in use";
+                  executes /bin/PROGRAM with a full device as its output
+unruly swap       tries to swap to the RAM disk while it is in use";
 
 /// Number of orphans.
 const ORPHANS: u32 = 1_000;

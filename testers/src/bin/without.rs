@@ -16,10 +16,10 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: without NUMBER[,NUMBER...] PROGRAM [ARGUMENT...]
-Executes /bin/PROGRAM without the capabilities of these numbers
+Executes /bin/PROGRAM without the capabilities with these numbers
 (include/uapi/linux/capability.h). Needs CAP_SETPCAP.
-`hidepid` instead of a number: /proc shows nobody the processes of others
-(hidepid=2,gid=1: not to group root either), from then on.";
+`hidepid` instead of numbers: /proc hides the processes of other users from now on,
+also from group root (hidepid=2,gid=1).";
 
 /// The flags with which init mounts `/proc`.
 const PROC_FLAGS: u32 = MS_NODEV | MS_NOEXEC | MS_NOSUID;

@@ -27,7 +27,7 @@ use crate::source::Source;
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Process 1: mounts what is missing, runs programs, prints KTAP, ends the machine.
+Process 1: mounts file systems, runs programs, prints KTAP, ends the machine.
 On the kernel command line: -- [OPTION…] [PROGRAM [ARGUMENT…] [+ PROGRAM …]]
   --end=poweroff   power off at the end; the default
   --end=reboot     reboot at the end

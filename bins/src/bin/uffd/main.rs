@@ -50,7 +50,7 @@ Needs a kernel with remap_page_table and userfaultfd, /proc, and root.";
 
 const TESTS: &[Case<Demo, Error>] = &[
     Case {
-        name: "every fault is resolved by an entry of ours",
+        name: "every fault is resolved by an entry that this program wrote",
         run: Demo::resolve,
     },
     Case {

@@ -24,11 +24,11 @@ use crate::geometry_of;
 
 pub(crate) const TESTS: &[Case<ExposePgtblInfo, Error>] = &[
     Case {
-        name: "a transparent huge page is a block, and split it is not",
+        name: "a transparent huge page is mapped by a block until it is split",
         run: transparent,
     },
     Case {
-        name: "memory is there while another process looks and it is collapsed and split",
+        name: "PATH always finds memory that is collapsed and split meanwhile",
         run: collapsing,
     },
     Case {

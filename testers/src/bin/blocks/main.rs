@@ -31,25 +31,25 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: blocks
-Holds what the kernel says of its page tables, and pages of every size that it
-has, against pagemap. Prints KTAP.
-Needs a kernel with remap_page_table, /proc, and root; takes huge pages for a while.";
+Tests the kernel's page-table geometry, and pages of every size, against pagemap.
+Prints KTAP.
+Needs a kernel with remap_page_table, /proc, and root. Allocates huge pages for a while.";
 
 const TESTS: &[Case<ExposePgtblInfo, Error>] = &[
     Case {
-        name: "INFO is what the kernel does",
+        name: "INFO agrees with the kernel",
         run: geometry,
     },
     Case {
-        name: "a root smaller than a page is alone in it",
+        name: "a root smaller than a page shares its page with nothing",
         run: roots,
     },
     Case {
-        name: "addresses at both ends are where pagemap says",
+        name: "the lowest and highest addresses have the frames of pagemap",
         run: ends,
     },
     Case {
-        name: "pages of hugetlbfs of every size are where pagemap says",
+        name: "hugetlbfs pages of every size have the frames of pagemap",
         run: hugetlb,
     },
 ];

@@ -23,13 +23,13 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: busy [pt] [--source call|bpf|kcore] [--rounds N]
 Starts processes that map, unmap, move and discard pages, fork, and exit, execute
-or are killed, and walks their tables meanwhile by each source that this kernel
-has. No page may be found that was not there at the time, by the process's own
-account. Prints KTAP.
-  pt          run `pt` on a process at rest and on one that changes its memory
+or are killed. Meanwhile walks their tables through each source that this kernel
+has. Fails if a walk finds a page that was not there at the time, according to a
+journal that the process keeps. Prints KTAP.
+  pt          run `pt` on an idle process and on one that changes its memory
               every two milliseconds: verify, maps, save
-  --source S  this source alone
-  --rounds N  processes for each source [200]
+  --source S  use this source only
+  --rounds N  number of processes for each source (default: 200)
   --help      print this text
 Needs /proc, and root.";
 

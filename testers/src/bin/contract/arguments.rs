@@ -19,7 +19,7 @@ use tablewalk_testkit::page::{self, Page, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "args that are no memory: EFAULT",
+        name: "args at an unmapped address: EFAULT",
         run: bad_pointer,
     },
     Case {
@@ -59,7 +59,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: flush_range,
     },
     Case {
-        name: "INFO and PATH fill what the caller has room for",
+        name: "INFO and PATH fill at most the size that the caller passes",
         run: sized,
     },
     Case {

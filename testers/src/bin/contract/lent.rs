@@ -19,23 +19,23 @@ use tablewalk_testkit::page::{Page, call_at, page_size, range};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "a page that is lent is left alone by who pages out or ages, and one beside it is not",
+        name: "reclaim and aging leave a lent page alone, but not its neighbour",
         run: left_alone,
     },
     Case {
-        name: "LEND and TAKE want huge pages kept out: EINVAL",
+        name: "LEND and TAKE where huge pages are not disabled: EINVAL",
         run: huge_pages,
     },
     Case {
-        name: "TAKE between mappings that were made apart: EINVAL",
+        name: "TAKE between mappings that never were one: EINVAL",
         run: made_apart,
     },
     Case {
-        name: "where the news cannot be written nothing is done: EFAULT",
+        name: "if the result cannot be written, nothing is changed: EFAULT",
         run: no_news,
     },
     Case {
-        name: "LEND and ADOPT pass over an entry of a frame that is no memory",
+        name: "LEND and ADOPT skip an entry whose frame is not memory",
         run: no_memory,
     },
 ];

@@ -29,19 +29,19 @@ pub(crate) const TESTS: &[Test] = &[
         run: locked_memory,
     },
     Case {
-        name: "a table that is replaced makes room for another below the limit",
+        name: "replacing a table returns its charge against the limit",
         run: replaced,
     },
     Case {
-        name: "one of several that were mapped together makes no room until the last is replaced",
+        name: "tables of one call stay charged until the last of them is replaced",
         run: replaced_apart,
     },
     Case {
-        name: "tables count once where mlockall locks what is mapped later",
+        name: "tables count once under mlockall(MCL_FUTURE)",
         run: locked_later,
     },
     Case {
-        name: "a call that is refused leaves what the next one reads",
+        name: "a refused call leaves its arguments unchanged",
         run: refused_again,
     },
     Case {

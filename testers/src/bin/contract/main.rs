@@ -26,7 +26,7 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: contract
-Holds the running kernel against the contract of remap_page_table. Prints KTAP.
+Tests the running kernel against the contract of remap_page_table. Prints KTAP.
 Needs a kernel with remap_page_table, /proc, and root.";
 
 /// A test and its argument.

@@ -16,15 +16,15 @@ use tablewalk_testkit::page::{self, Page, page_size, range};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "ADOPT and LEND deal with each page once, in private anonymous memory",
+        name: "ADOPT and LEND handle each page once, in private anonymous memory only",
         run: adopt_and_lend,
     },
     Case {
-        name: "TAKE moves what this process alone has to the places that are empty",
+        name: "TAKE moves pages of this process only, to empty places only",
         run: take_some,
     },
     Case {
-        name: "TAKE refuses what is not pages and places",
+        name: "TAKE refuses invalid pages and places",
         run: take_refuses,
     },
 ];

@@ -42,7 +42,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: admin_alone,
     },
     Case {
-        name: "a frame that is no table of that level: ENOENT",
+        name: "a frame that is not a table of that level: ENOENT",
         run: not_a_table,
     },
     Case {

@@ -25,15 +25,15 @@ type Test = fn(&ExposePgtblInfo) -> Result<Verdict, Errno>;
 
 pub(crate) const TESTS: &[crate::Test] = &[
     Case {
-        name: "TRACK tells what was written, and goes on where it is told to",
+        name: "TRACK reports written pages, and continues at the given address",
         run: |info| with_track(info, tells),
     },
     Case {
-        name: "TRACK refuses what makes no sense",
+        name: "TRACK refuses invalid modes and ranges",
         run: |info| with_track(info, refuses),
     },
     Case {
-        name: "TRACK refuses a struct that is none",
+        name: "TRACK refuses an invalid struct",
         run: |info| with_track(info, bad_struct),
     },
 ];

@@ -12,7 +12,7 @@ use tablewalk_testkit::page::{Page, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "by address and by frame number give the same table, as PATH says",
+        name: "by address and by frame number give the table that PATH gives",
         run: same,
     },
     Case {
@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: freed,
     },
     Case {
-        name: "a level-2 table that mremap empties by moving shows no old slot",
+        name: "a level-2 table has no old entries after mremap has moved its tables",
         run: moved,
     },
 ];

@@ -28,7 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: debugger,
     },
     Case {
-        name: "vmsplice, O_DIRECT and a shared futex take no reference to it: EFAULT",
+        name: "vmsplice, O_DIRECT and a shared futex get no reference to it: EFAULT",
         run: references,
     },
     Case {
@@ -40,11 +40,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: duplicates,
     },
     Case {
-        name: "mremap moves it whole, and the old place is empty",
+        name: "mremap moves the whole mapping, and leaves nothing at the old address",
         run: moves,
     },
     Case {
-        name: "a userfaultfd cannot have it: EINVAL",
+        name: "a userfaultfd cannot be registered for it: EINVAL",
         run: userfault,
     },
     Case {

@@ -30,7 +30,7 @@ use crate::races::frame_of;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[Case {
-    name: "random calls give what the contract says",
+    name: "random calls return what the contract predicts",
     run: fuzz,
 }];
 

@@ -32,14 +32,14 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: hostile [--rounds N] [--calls N] [--seed N] [GROUP...]
 Tries to break the kernel with remap_page_table. Prints KTAP.
-  --rounds N  how often each race is run and each victim is killed (1000)
-  --calls N   random calls (1000000)
-  --seed N    what the random numbers begin with (1)
+  --rounds N  rounds of each race, and kills of each victim (default: 1000)
+  --calls N   number of random calls (default: 1000000)
+  --seed N    seed of the random numbers (default: 1)
 Groups: races kills escapes places ranges privileges fuzz failures denial
 leaks restrictions.
-Without: all, in this order. The last one restricts root until the next boot.
-Needs a kernel with remap_page_table, /proc, and root; what else a test needs of the
-kernel, it says when it is skipped.";
+Default: all groups, in this order. The last one restricts root until the next boot.
+Needs a kernel with remap_page_table, /proc, and root. A test that needs more is
+skipped, and prints what it needs.";
 
 /// A test and its argument.
 type Test = Case<Context, Error>;

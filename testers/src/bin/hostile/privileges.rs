@@ -38,7 +38,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: each_single,
     },
     Case {
-        name: "user 1000 with all that are needed",
+        name: "user 1000 with all capabilities needed",
         run: all_needed,
     },
     Case {

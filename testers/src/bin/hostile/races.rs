@@ -50,7 +50,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: path_of_moved,
     },
     Case {
-        name: "entries of lent pages stay as they are while KSM looks for equal ones",
+        name: "KSM does not change entries of lent pages",
         run: lent_beside_ksm,
     },
     Case {

@@ -22,23 +22,23 @@ use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "1,500 tables by range are those by address",
+        name: "1,500 tables by range are the same as by address",
         run: same,
     },
     Case {
-        name: "every level by range has the tables that the one above leads to",
+        name: "RANGE finds the tables of each level that the level above points to",
         run: levels,
     },
     Case {
-        name: "a range unmapped in part and replaced in part keeps the rest",
+        name: "a mapping that is unmapped and replaced in part keeps the rest",
         run: parts,
     },
     Case {
-        name: "a range over pages of different protection is as the strictest",
+        name: "a range over pages of different protection gets the strictest",
         run: strictest,
     },
     Case {
-        name: "ranges and structs that make no sense are refused",
+        name: "invalid ranges and structs are refused",
         run: nonsense,
     },
 ];

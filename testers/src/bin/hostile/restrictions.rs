@@ -12,7 +12,7 @@ use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "ptrace scope 1: attaching to a process that is no child",
+        name: "ptrace scope 1: attaching to a process that is not a child",
         run: |context| scope(context, b"1", true),
     },
     Case {

@@ -29,35 +29,34 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: moved
-Moves pages by their entries, and holds what the kernel does with them then against
-what it does with its own: swap, errors of memory, fork, protection, locks, migration,
-merging, the end of a mapping. Prints KTAP. Needs a kernel with remap_page_table and
-userfaultfd, /proc, root, and for some of it a RAM disk for swap, memory failure and
-KSM.";
+Moves pages by their entries, and tests that the kernel treats them like any other
+pages: swap, memory errors, fork, protection, mlock, migration, KSM, unmapping.
+Prints KTAP. Needs a kernel with remap_page_table and userfaultfd, /proc, and root.
+Some tests need a RAM disk for swap, memory failure handling, or KSM.";
 
 const TESTS: &[Case<Moved, Error>] = &[
     Case {
-        name: "a page that was adopted goes to swap and comes back, one that was not stays",
+        name: "an adopted page is swapped out and in, another stays in memory",
         run: swapped,
     },
     Case {
-        name: "an error in the memory of an adopted page is contained",
+        name: "a memory error in an adopted page is contained",
         run: poisoned,
     },
     Case {
-        name: "a child has the pages, adopted before or after, and each has its own when it writes",
+        name: "a child inherits the pages, adopted before or after fork, and writes copy them",
         run: forked,
     },
     Case {
-        name: "pages of a child stay when those of the parent and its pool are gone",
+        name: "a child keeps its pages after the parent and its pool have ended",
         run: survived,
     },
     Case {
-        name: "protection and discarding are as with other memory",
+        name: "mprotect and discarding work as for other memory",
         run: protected,
     },
     Case {
-        name: "a frame that is locked in the pool is not in the region, and where it is asked for",
+        name: "a frame from a locked pool is unlocked in the region, unless the region is locked",
         run: locked,
     },
 ];
@@ -206,7 +205,7 @@ fn swapped(moved: &mut Moved) -> Result<Verdict, Error> {
     let after = moved.count(&pager, PagemapEntry::is_swapped)?;
     println!("# {before} of {PAGES} in swap, {adopted} adopted, {after} in swap then");
     let right = right(&pager);
-    println!("# {right} hold what they should when they are back");
+    println!("# {right} have the right contents when they are back");
     // The first test is the warm-up of the last.
     moved.free = frames::free().map_err(Error::call("zoneinfo"))?;
     Ok((before == 0 && adopted == PAGES as u64 && after == PAGES && right == PAGES).into())

@@ -19,15 +19,15 @@ use crate::{Marks, Moved, PAGES, advise, new_pager, read, right, touch, write};
 
 pub(crate) const TESTS: &[Case<Moved, Error>] = &[
     Case {
-        name: "an adopted page migrates to another frame, one that was not does not",
+        name: "an adopted page migrates to another frame, another does not",
         run: migrated,
     },
     Case {
-        name: "equal adopted pages are merged, those that were not are not; a write parts them",
+        name: "equal adopted pages are merged, others are not; a write copies them",
         run: merged,
     },
     Case {
-        name: "no huge page is made of a region",
+        name: "a region is never collapsed into huge pages",
         run: collapsed,
     },
 ];
@@ -84,7 +84,7 @@ fn migrated(moved: &mut Moved) -> Result<Verdict, Error> {
     let after = frames(moved, &pager, pages)?;
     let all_others = before.iter().all(|frame| !after.contains(frame));
     let right = right(&pager);
-    println!("# frames {before:x?} and {after:x?}, {right} of {PAGES} hold what they should");
+    println!("# frames {before:x?} and {after:x?}, {right} of {PAGES} have the right contents");
     Ok((refused == pages.len() && stayed && all_others && right == PAGES).into())
 }
 
@@ -169,7 +169,7 @@ fn merged(moved: &mut Moved) -> Result<Verdict, Error> {
     // A page that others map, too, stays in place; the page that was written belongs to this process only.
     let taken = pager.take_back(0..PAGES)?;
     println!("# {before} of {PAGES} in one frame, {after} when adopted, {parted} after a write");
-    println!("# {kept} hold what they should, {taken} taken back");
+    println!("# {kept} have the right contents, {taken} taken back");
     let met = before == 1 && after == PAGES && parted == PAGES - 1 && kept == PAGES;
     Ok((met && taken == 1).into())
 }
@@ -186,6 +186,6 @@ fn collapsed(moved: &mut Moved) -> Result<Verdict, Error> {
     // SAFETY: the contents stay.
     let answer = unsafe { madvise(pager.as_ptr().cast(), pager.size(), Advice::Collapse) };
     let right = right(&pager);
-    println!("# MADV_COLLAPSE: {answer:?}, {right} hold what they should");
+    println!("# MADV_COLLAPSE: {answer:?}, {right} have the right contents");
     Ok((answer == Err(Errno::EINVAL) && before == PAGES && right == PAGES).into())
 }

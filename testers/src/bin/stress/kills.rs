@@ -19,11 +19,11 @@ use crate::{Mode, Stress};
 
 pub(crate) const TESTS: &[Case<Stress<'_>, Error>] = &[
     Case {
-        name: "killed anywhere, with events: no frame is lost but those between two stores",
+        name: "killed anywhere, with events: frames are lost between two stores only",
         run: |stress| kill(stress, Delivery::Threads),
     },
     Case {
-        name: "killed anywhere, with signals: no frame is lost but those between two stores",
+        name: "killed anywhere, with signals: frames are lost between two stores only",
         run: |stress| kill(stress, Delivery::Signals),
     },
 ];

@@ -34,24 +34,24 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: stress [--pages N] [--frames N] [--threads N] [--handlers N] [--batch N]
               [--rounds N] [--seed N] [--kills N] [--torture N]
-Threads increment counters in random pages of a region with fewer frames than pages;
-a pager moves frames in, and takes them back when it runs short. Prints KTAP.
-  --pages N     pages of the region (256)
-  --frames N    frames of the pool; half of the pages stay mapped (64)
-  --threads N   threads that increment, 1 to 16 (4)
-  --handlers N  threads that resolve faults, 1 to 16 (2)
-  --batch N     pages that come with one fault (4)
-  --rounds N    increments of each thread, in hundreds (100)
-  --seed N      of the random pages (1)
-  --kills N     instead: start N processes that do so for ever, with events and N with
-                signals, and kill each at a random point
-  --torture N   instead: for N seconds, in rounds by seeds from --seed on, fault, discard,
-                move, fork, signal, stop and refuse all at once
+Threads increment counters in random pages of a region that has fewer frames than
+pages. A pager moves frames in, and evicts pages when it runs short. Prints KTAP.
+  --pages N     pages in the region (default: 256)
+  --frames N    frames in the pool; half of the pages stay mapped (default: 64)
+  --threads N   threads that increment, 1 to 16 (default: 4)
+  --handlers N  threads that resolve faults, 1 to 16 (default: 2)
+  --batch N     pages to install for each fault (default: 4)
+  --rounds N    increments of each thread, in hundreds (default: 100)
+  --seed N      seed of the random numbers (default: 1)
+  --kills N     instead: start N processes with events and N with signals that do
+                this for ever, and kill each at a random point
+  --torture N   instead: for N seconds, fault, discard, move, fork, signal, stop and
+                refuse, all at once; each round has another seed, starting at --seed
 Needs a kernel with remap_page_table and userfaultfd, /proc, and root.";
 
 const TESTS: &[Case<Stress<'_>, Error>] = &[
     Case {
-        name: "verify, events: a count is what its thread left there",
+        name: "verify, events: every count has the value last written",
         run: |stress| stress.run(Mode::Verify, Delivery::Threads),
     },
     Case {
@@ -59,7 +59,7 @@ const TESTS: &[Case<Stress<'_>, Error>] = &[
         run: |stress| stress.run(Mode::Racing, Delivery::Threads),
     },
     Case {
-        name: "verify, signals: a count is what its thread left there",
+        name: "verify, signals: every count has the value last written",
         run: |stress| stress.run(Mode::Verify, Delivery::Signals),
     },
     Case {

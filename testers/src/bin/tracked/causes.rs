@@ -25,23 +25,23 @@ use crate::{Test, Tracked};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "a page is reported once after it was written, and not when it was read",
+        name: "a write is reported once, and a read is not",
         run: written,
     },
     Case {
-        name: "the same in shared memory and in private pages of a file",
+        name: "the same in shared memory and in private file mappings",
         run: other_memory,
     },
     Case {
-        name: "writes by system calls, by way of references to the page, are reported",
+        name: "writes by system calls through page references are reported",
         run: referenced,
     },
     Case {
-        name: "a page that somebody has a reference to is reported until nobody has",
+        name: "a page with another reference is reported until the reference is dropped",
         run: busy,
     },
     Case {
-        name: "a page in swap keeps what it was and what is known of it",
+        name: "a page in swap keeps its contents and its state",
         run: swapped,
     },
     Case {
@@ -49,31 +49,31 @@ pub(crate) const TESTS: &[Test] = &[
         run: unmapped,
     },
     Case {
-        name: "MADV_FREE, MADV_DONTNEED and fresh pages of zeros",
+        name: "MADV_FREE, MADV_DONTNEED and new zero pages",
         run: discarded,
     },
     Case {
-        name: "mremap counts as a write of what it moves",
+        name: "mremap counts as a write to the pages that it moves",
         run: moved,
     },
     Case {
-        name: "mremap in a child of what was tracked in its parent",
+        name: "mremap in a child of pages that the parent tracked",
         run: moved_in_child,
     },
     Case {
-        name: "protection does not matter",
+        name: "a change of protection does not matter",
         run: protected,
     },
     Case {
-        name: "fork: both have the pages, and each writes its own",
+        name: "fork: both processes have the pages, and each reports its own writes",
         run: forked,
     },
     Case {
-        name: "KSM: a merger is reported, a write before it is not lost",
+        name: "KSM: a merge is reported, and a write before it is not lost",
         run: merged,
     },
     Case {
-        name: "blocks are reported whole, and by the page once they are split",
+        name: "blocks are reported whole, and page by page once they are split",
         run: blocks,
     },
     Case {
@@ -85,11 +85,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: stopped,
     },
     Case {
-        name: "by entries, from user space: the same of memory that is locked",
+        name: "by entries, from user space: the same for locked memory",
         run: by_entries,
     },
     Case {
-        name: "memory of another process, and memory of other kinds: EINVAL",
+        name: "memory of another process is tracked; other kinds of memory: EINVAL",
         run: refused,
     },
     Case {

@@ -26,7 +26,7 @@ use crate::{Test, Tracked};
 
 pub(crate) const CALM: &[Test] = &[
     Case {
-        name: "journal, private memory: all that was written is reported, and nothing else",
+        name: "journal, private memory: every write is reported, without false positives",
         run: |tracked| run(tracked, Sharing::Private, false),
     },
     Case {
@@ -37,7 +37,7 @@ pub(crate) const CALM: &[Test] = &[
 
 pub(crate) const PRESSURE: &[Test] = &[
     Case {
-        name: "journal, private memory under pressure: none is missed, none is lost",
+        name: "journal, private memory under pressure: no write is missed, no contents are lost",
         run: |tracked| run(tracked, Sharing::Private, true),
     },
     Case {
@@ -428,7 +428,7 @@ fn report(counts: &Counts, plan: &Plan) {
     );
     for (name, &count) in REASONS.iter().zip(&counts.unwritten) {
         if count > 0 {
-            println!("# reported and not written: {count}, {name}");
+            println!("# false positives: {count}, {name}");
         }
     }
 }

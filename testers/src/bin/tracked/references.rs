@@ -27,19 +27,19 @@ use crate::{Test, Tracked};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "a write by a reference that was taken before the page was unmapped is reported",
+        name: "a write through a reference from before the page was unmapped is reported",
         run: late,
     },
     Case {
-        name: "a page in the swap cache that somebody refers to is reported until nobody does",
+        name: "a page in the swap cache with another reference is reported until it is dropped",
         run: in_swap_cache,
     },
     Case {
-        name: "what could not be copied to the caller is reported again",
+        name: "a report that could not be copied to the caller is repeated",
         run: not_received,
     },
     Case {
-        name: "a long hole full of pages: a call returns for signals and for those who wait",
+        name: "a long range without entries: a call returns for signals and for lock waiters",
         run: long_hole,
     },
 ];
