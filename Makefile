@@ -27,8 +27,8 @@ FRAGMENTS_speed := base 4k48 thp speed
 FRAGMENTS_boards := base 4k48 thp embed virt versal raspi3b zcu102
 FRAGMENTS_small := base 4k39 embed small
 # Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
-GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
-SANITIZERS := kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
+GEOMETRIES ?= 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
+SANITIZERS ?= kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
 export INITRAMFS_LIMIT := 180224
@@ -44,7 +44,10 @@ ifeq ($(HOME),)
 export HOME := $(shell unset HOME; echo ~)
 endif
 # Words for recipes, which reach them as data: nothing in them is for the shell.
+$(foreach name,RUN IMAGE PARTS CONFIG SECONDS_EACH,$(if $(filter-out undefined,$(origin $(name))), \
+	$(eval override $(name) := $$(value $(name)))))
 export RUN IMAGE PARTS CONFIG SECONDS_EACH
+unexport CDPATH
 
 # These do all set-up that they need.
 PACKAGES := $(if $(filter run test dist dist-again,$(MAKECMDGOALS)),setup,packages)
@@ -61,64 +64,23 @@ BIN := $(CURDIR)/target/$(TARGET)/release
 .PHONY: series-check check-config headers examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests loom miri package judge-tests output-tests
 
+# Prints what stands behind `##` in this file.
 help:
-	@echo 'Targets'
-	@echo '  run         set up, build and boot the demo; the exit status is the verdict'
-	@echo '  test        set up, build, check, and boot everything on every kernel variant'
-	@echo '  check       format, lint, documentation, host-tests, loom, package, judge-tests,'
-	@echo '              output-tests: no boot'
-	@echo '  loom        models of what the threads of a pager share, and mutants that must fail'
-	@echo '  miri        tests of the walker and of the ring under Miri, for those who have it'
-	@echo '  matrix      every group of tests on every geometry, as a table'
-	@echo '  sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)'
-	@echo '  small       build/small.Image.gz: one file of the smallest kernel and programs'
-	@echo '  dist        build/dist: images for boards, U-Boot, UEFI, Raspberry Pi, with checksums'
-	@echo '  dist-again  the same in another folder, kernels too; are they the same bytes?'
-	@echo '  boards      boots the images on every board and firmware that QEMU has, as a table'
-	@echo '  series-check  checkpatch, sparse and builds of the series, as its reviewers would'
-	@echo '  check-config  what a kernel configuration lacks, and why it is needed; CONFIG: .config or'
-	@echo '              a copy of /proc/config.gz'
-	@echo '  headers     build/include/linux/remap_page_table.h, for C programs'
-	@echo '  examples    an init in Rust and one in C: build/own-init, build/c-init'
-	@echo '  lava        jobs of examples/lava with LAVA'"'"'s dispatcher, results against what init prints'
-	@echo '  neighbours  the kernel'"'"'s own memory tests without and with the series, as a table'
-	@echo '  trinity     the system-call fuzzer of that name on the call'
-	@echo '  fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]'
-	@echo '  stock       kernels of Debian that nobody patched, as a table; ROWS, ROUNDS'
-	@echo '  bench       instructions per operation, beside the kernel'"'"'s own ways; PARTS: calls,'
-	@echo '              dumps, faults or dirty alone; CPU [cortex-a72]'
-	@echo '  ptview      build/ptview: makes pictures of what pt has saved or printed'
-	@echo '  pictures    boots a process worth seeing, and tries its pictures in Chromium'
-	@echo '  kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds, -bare for'
-	@echo '              tests; kernel-6.12 is a later one'
-	@echo '  programs    the programs, and what is promised of their ELF files'
-	@echo '  initramfs   build/initramfs.cpio.gz'
-	@echo '  setup       install missing Debian packages, or say how to; FOR=6.12, dist or pictures: those of'
-	@echo '              kernel-6.12, of boards, of pictures. run, test and dist do that themselves'
-	@echo '  clean       remove build/ and target/; kernels stay in the cache'
-	@echo 'Variables, for make or from the environment'
-	@echo '  KERNEL_SRC  kernel source, a folder or a tar archive [Debian linux-source-6.1]'
-	@echo '  JOBS        parallel jobs of the kernel build [one per CPU]'
-	@echo '  TABLEWALK_CACHE  where built kernels are kept [~/.cache/tablewalk]'
-	@echo '  TIMEOUT     seconds until a boot counts as hung [300]'
-	@echo 'Variables of host-tests'
-	@echo '  TORTURE_SECONDS TORTURE_SEED TORTURE_PATIENCE  how long the pager is tortured, from which'
-	@echo '              random number on, seconds after which a wait has failed [20 1 1]'
-	@echo 'Variables of matrix and sanitize'
-	@echo '  ROUNDS CALLS  races and kills, rounds of the journal; random calls [200 100000; 1000 200000]'
-	@echo '  KILLS         processes with a pager that are killed [100; 10000]'
-	@echo '  GEOMETRIES SANITIZERS  rows of the table [all]'
-	@echo '  GROUPS_WANTED columns of the table [all]'
-	@echo '  SMP           numbers of CPUs [2; "2 4"]'
-	@echo 'Variables of dist and boards'
-	@echo '  KEYS        folder of your tablewalk.key and .crt, which sign the FIT [a test key is made]'
-	@echo '  ROWS        rows of the table of boards [all]'
-	@echo 'Variables of run'
-	@echo '  RUN         what init runs, as "walktest + uffd --pages 64" [all]'
-	@echo '  IMAGE       boot this Image; none is built [build/Image]'
-	@echo '  CPU SMP MEM the QEMU CPU, number of CPUs, MiB of memory [cortex-a72 2 1024]'
-	@echo '  KERNEL_ARGS QEMU_ARGS  more words for the kernel, for QEMU []'
+	@sed -n 's/^## \{0,1\}//p' Makefile
 
+## Targets
+##   run         set up, build and boot the demo; the exit status is the verdict
+# The KTAP parser comes with the kernel.
+run: $(if $(IMAGE),,kernel-thp) initramfs
+	@read -ra words <<<"$$RUN"; \
+	$(if $(IMAGE),KUNIT=) tests/boot run "$${IMAGE:-build/Image}" build/initramfs.cpio.gz "$${words[@]}"
+
+##   test        set up, build, check, and boot everything on every kernel variant
+test:
+	@MAKE='$(MAKE_PROGRAM)' tests/all $(BIN)
+
+##   setup       install missing Debian packages, or say how to; FOR=6.12, dist or pictures: those of
+##               kernel-6.12, of boards, of pictures. run, test and dist do that themselves
 setup:
 	@scripts/variables
 	@scripts/setup $(FOR)
@@ -128,6 +90,7 @@ packages:
 	@scripts/variables
 	@scripts/setup --check
 
+##   programs    the programs, and what is promised of their ELF files
 programs: $(PACKAGES)
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p tablewalk-bins -p tablewalk-testers $(REMAP)
 	tests/check-elf $(addprefix $(BIN)/,$(PROGRAMS) $(EXAMPLES) $(TESTERS))
@@ -138,6 +101,8 @@ bench-program: $(PACKAGES)
 	$(CARGO) build --quiet --locked --profile speed --target $(TARGET) -p tablewalk-bench $(REMAP)
 	tests/check-elf $(SPEED)/bench
 
+##   kernel      build/Image (with huge pages), and Image-nothp, -hostile, -kinds, -bare for
+##               tests; kernel-6.12 is a later one
 kernel: $(addprefix kernel-,$(VARIANTS))
 
 # The cache of kernel/build knows whether there is anything to do. The first variant is the default
@@ -161,10 +126,12 @@ kernel-6.12: packages-6.12
 packages-6.12: packages
 	@scripts/setup --check 6.12
 
+##   initramfs   build/initramfs.cpio.gz
 initramfs: programs
 	@mkdir -p build
 	@initramfs/pack build/initramfs.cpio.gz $(addprefix $(BIN)/,$(PROGRAMS))
 
+##   small       build/small.Image.gz: one file of the smallest kernel and programs
 small: programs
 	@mkdir -p build
 	@kernel=$$(kernel/build $(FRAGMENTS_small)) && INITRAMFS_LIMIT= initramfs/pack build/small.cpio.gz \
@@ -175,22 +142,22 @@ small: programs
 keys:
 	@scripts/variables && scripts/setup $(if $(filter setup,$(PACKAGES)),,--check) dist && images/keys >/dev/null
 
+##   dist        build/dist: images for boards, U-Boot, UEFI, Raspberry Pi, with checksums
 dist: keys programs
 	@boards=$$(kernel/build $(FRAGMENTS_boards)) && small=$$(kernel/build $(FRAGMENTS_small)) && \
 	SMALL_PROGRAMS='$(addprefix $(BIN)/,$(SMALL_TESTERS))' images/all build/dist "$$boards" "$$small" \
 		$(addprefix $(BIN)/,$(PROGRAMS))
 
+##   dist-again  the same in another folder, kernels too; are they the same bytes?
 dist-again: dist
-	@MAKE='$(MAKE)' tests/dist-again
+	@MAKE='$(MAKE_PROGRAM)' tests/dist-again
 
+##   boards      boots the images on every board and firmware that QEMU has, as a table
 boards: dist
 	@boards=$$(kernel/build $(FRAGMENTS_boards)) && tests/boards build/dist "$$boards"
 
-# The KTAP parser comes with the kernel.
-run: $(if $(IMAGE),,kernel-thp) initramfs
-	@read -ra words <<<"$$RUN"; \
-	$(if $(IMAGE),KUNIT=) tests/boot run "$${IMAGE:-build/Image}" build/initramfs.cpio.gz "$${words[@]}"
-
+##   check       format, lint, documentation, host-tests, loom, package, judge-tests,
+##               output-tests: no boot
 check: format lint documentation host-tests loom package judge-tests output-tests
 
 format: $(PACKAGES)
@@ -213,6 +180,7 @@ host-tests: $(PACKAGES)
 package: $(PACKAGES)
 	$(CARGO) package --quiet --locked --allow-dirty -p tablewalk-uapi -p tablewalk-walker
 
+##   fuzz        coverage-guided fuzzing of the walker, SECONDS_EACH target [60]
 fuzz: $(PACKAGES)
 	@PATH=$(RUST_PATH):$$PATH tests/fuzz "$${SECONDS_EACH:-60}"
 
@@ -224,11 +192,13 @@ judge-tests: $(PACKAGES)
 output-tests: programs
 	python3 -B -m unittest --quiet tests/test_output.py
 
+##   loom        models of what the threads of a pager share, and mutants that must fail
 # A folder of its own: the flags are for every crate.
 loom: $(PACKAGES)
 	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CURDIR)/target/loom \
 		$(CARGO) test --quiet --locked --profile loom -p tablewalk-pager --lib models::
 
+##   miri        tests of the walker and of the ring under Miri, for those who have it
 # Needs a nightly toolchain with Miri, which Debian has not. What makes system calls is left out: Miri
 # knows no userfaultfd and no assembly.
 miri:
@@ -236,12 +206,13 @@ miri:
 	MIRIFLAGS=-Zmiri-many-seeds=0..16 cargo +nightly miri test --locked -p tablewalk-pager --lib \
 		pool::tests layout::tests
 
-test:
-	@MAKE='$(MAKE)' tests/all $(BIN)
-
+# A variable, since make runs a line with $(MAKE) in it even where it should only show it.
+MAKE_PROGRAM := $(MAKE)
+##   matrix      every group of tests on every geometry, as a table
 matrix: $(PACKAGES) programs
 	@tests/matrix $(BIN) $(foreach g,$(GEOMETRIES),$g=$g,thp,hostile)
 
+##   sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)
 sanitize: export ROUNDS ?= 1000
 sanitize: export CALLS ?= 200000
 sanitize: export KILLS ?= 10000
@@ -249,15 +220,19 @@ sanitize: export SMP ?= 2 4
 sanitize: $(PACKAGES) programs
 	@tests/matrix $(BIN) $(SANITIZERS)
 
+##   series-check  checkpatch, sparse and builds of the series, as its reviewers would
 # What the default set-up does not install is named by the scripts.
 series-check:
 	@kernel/check
 
+##   check-config  what a kernel configuration lacks, and why it is needed; CONFIG: .config or
+##               a copy of /proc/config.gz
 check-config:
 	@kernel/check-config "$${CONFIG:?which? make check-config CONFIG=path/to/.config}"
 
 # The header has one home, the kernel series.
 HEADER := include/uapi/linux/remap_page_table.h
+##   headers     build/include/linux/remap_page_table.h, for C programs
 headers:
 	@rm -rf build/include && mkdir -p build/include
 	@awk '/^(From|diff) / { inside = $$NF == "b/$(HEADER)" } inside' \
@@ -265,36 +240,69 @@ headers:
 	@mkdir build/include/linux && mv build/include/*.h build/include/linux/
 	@echo headers: build/include/linux/remap_page_table.h
 
+##   examples    an init in Rust and one in C: build/own-init, build/c-init
 examples: $(PACKAGES) headers
 	$(CARGO) build --quiet --locked --release --target $(TARGET) -p own-init $(REMAP)
 	tests/check-elf $(BIN)/own-init && cp $(BIN)/own-init build/
 	aarch64-linux-gnu-gcc -static -O2 -Wall -Wextra -Werror -Ibuild/include -o build/c-init \
 		examples/c-init/init.c
 
+##   lava        jobs of examples/lava with LAVA's dispatcher, results against what init prints
 lava: kernel-thp kernel-bare initramfs
 	@tests/lava build/Image build/initramfs.cpio.gz build/Image-bare
 
+##   neighbours  the kernel's own memory tests without and with the series, as a table
 neighbours: programs
 	@kernel/neighbours $(BIN)/init
 
+##   trinity     the system-call fuzzer of that name on the call
 trinity: programs
 	@tests/trinity/run $(BIN)/init
 
+##   stock       kernels of Debian that nobody patched, as a table; ROWS, ROUNDS
 stock: programs
 	@tests/stock $(BIN)
 
+##   bench       instructions per operation, beside the kernel's own ways; PARTS: calls,
+##               dumps, faults or dirty alone; CPU [cortex-a72]
 bench: kernel-speed programs bench-program
 	@read -ra parts <<<"$$PARTS"; tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench "$${parts[@]}"
 
+##   ptview      build/ptview: makes pictures of what pt has saved or printed
 # For the machine that builds, as fast as it can be.
 ptview: $(PACKAGES)
 	@mkdir -p build
 	$(CARGO) build --quiet --locked --profile speed -p ptview
 	cp $(CARGO_TARGET_DIR)/speed/ptview build/ptview
 
+##   pictures    boots a process worth seeing, and tries its pictures in Chromium
 pictures: kernel-kinds programs ptview
 	@scripts/setup --check pictures
 	@tests/pictures build/Image-kinds $(BIN)
 
+##   clean       remove build/ and target/; kernels stay in the cache
 clean:
 	rm -rf build target
+
+## Variables, for make or from the environment
+##   KERNEL_SRC  kernel source, a folder or a tar archive [Debian linux-source-6.1]
+##   JOBS        parallel jobs of the kernel build [one per CPU]
+##   TABLEWALK_CACHE  where built kernels are kept [~/.cache/tablewalk]
+##   TIMEOUT     seconds until a boot counts as hung [300]
+## Variables of host-tests
+##   TORTURE_SECONDS TORTURE_SEED TORTURE_PATIENCE  how long the pager is tortured, from which
+##               random number on, seconds after which a wait has failed [20 1 1]
+## Variables of matrix and sanitize
+##   ROUNDS CALLS  races and kills, rounds of the journal; random calls [200 100000; 1000 200000]
+##   KILLS         processes with a pager that are killed [100; 10000]
+##   GEOMETRIES SANITIZERS  rows of the table [all]
+##   GROUPS_WANTED columns of the table [all]
+##   SMP           numbers of CPUs [2; "2 4"]
+## Variables of dist and boards
+##   KEYS        folder of your tablewalk.key and .crt, which sign the FIT [a test key is made]
+##   ROWS        rows of the table of boards [all]
+## Variables of run
+##   RUN         what init runs, as "walktest + uffd --pages 64" [all]
+##   IMAGE       boot this Image; none is built [build/Image]
+##   CPU SMP MEM the QEMU CPU, number of CPUs, MiB of memory [cortex-a72 2 1024]
+##   KERNEL_ARGS QEMU_ARGS  more words for the kernel, for QEMU []

@@ -39,6 +39,8 @@ wants_image() {
 	# Documentation/arm64/booting.rst of Linux: the magic number of the header.
 	[ "$(bytes "$1" 56 4)" = 41524d64 ] || refuse "$1 is no Image of an arm64 kernel"
 }
+# The same, or a compressed UEFI program of one (EFI_ZBOOT).
+wants_kernel() { [ -r "$1" ] && [ "$(bytes "$1" 4 4)" = 7a696d67 ] || wants_image "$1"; }
 wants_gzip() {
 	[ -r "$1" ] || refuse "cannot read $1"
 	gzip -t -- "$1" 2>/dev/null || refuse "$1 is not compressed with gzip, or damaged"

@@ -171,6 +171,9 @@ UNRULY = [
           "^  (pt|unruly|full): standard output: ENOSPC", f"^# unruly full pt {command}.*: exit status 1$",
           f"^not ok 1 unruly full pt {command}", "^ok 2", "^tablewalk: FAIL$")
       for command in ("diff", "dirty", "idle")],
+    way("trackers", f"unruly trackers + {GOOD}", 0, "^  # first Exited.0., then .Exited.1., Exited.1..$",
+        "^  # first Exited.0., then .Exited.1., Exited.1..$", "^ok 1 unruly trackers", "^ok 2", "^tablewalk: PASS$",
+        initrd="all"),
     way("disk-in-use", f"unruly swap + {GOOD}", 0, r"Mounted root \(ext2 filesystem\) readonly",
         "^  # swap: false, written: false", "^ok 1 unruly swap", "^tablewalk: PASS$",
         initrd="disk", kernel="console=ttyAMA0 root=/dev/ram0 init=/init"),
@@ -409,7 +412,7 @@ def main():
     os.makedirs(LOGS, exist_ok=True)
     programs = [f"{folder}/{name}" for name in ("init", "pt", "walktest", "stress", "unruly")]
     pack(f"{LOGS}/small", *programs)
-    pack(f"{LOGS}/all", *programs, *(f"{folder}/{name}" for name in ("uffd", "contract", "hostile")))
+    pack(f"{LOGS}/all", *programs, *(f"{folder}/{name}" for name in ("uffd", "contract", "hostile", "checkpoint")))
     for example in ("own-init", "c-init"):
         pack(f"{LOGS}/{example}", f"build/{example}")
     make_disk(f"{LOGS}/disk", programs, ["dev", "proc", "sys"])

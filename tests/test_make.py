@@ -13,7 +13,7 @@ import unittest
 
 CHECKOUT = os.getcwd()
 FOLDERS = ("scripts", "kernel", "images", "initramfs", "tests", ".cargo")
-OWN = ("RUN", "IMAGE", "CPU", "SMP", "MEM", "TIMEOUT", "KEYS", "KERNEL_SRC", "TABLEWALK_CACHE", "INITRAMFS_LIMIT")
+OWN = ("RUN", "IMAGE", "CDPATH", "CPU", "SMP", "MEM", "TIMEOUT", "KEYS", "KERNEL_SRC", "TABLEWALK_CACHE", "INITRAMFS_LIMIT")
 
 
 def run(*command, cwd=CHECKOUT, **variables):
@@ -85,7 +85,9 @@ class Variables(WithFolder):
                             ("CPU", "max;id"), ("TIMEOUT", "abc"), ("TIMEOUT", "0"), ("INITRAMFS_LIMIT", "abc"),
                             ("SMALL_LIMIT", "-1"), ("JOBS", "0"), ("ROUNDS", "x"), ("TABLEWALK_CACHE", "cache"),
                             ("TABLEWALK_CACHE", "/a b"), ("TABLEWALK_CACHE", "/a;b"), ("XDG_CACHE_HOME", "x"),
-                            ("TMPDIR", "/a b"), ("GEOMETRIES", "4k39;id"), ("SECONDS_EACH", "-1")):
+                            ("TMPDIR", "/a b"), ("GEOMETRIES", "4k39;id"), ("SECONDS_EACH", "-1"), ("IMAGE", "/etc/passwd"),
+                            ("IMAGE", "/nowhere"), ("MAY_KILL", "abc"), ("TORTURE_SECONDS", "abc"),
+                            ("CARGO_HOME", "/a'b")):
             with self.subTest(name, value=value):
                 self.refuses(value if name != "CPU" else value.split(",")[0], "scripts/variables", **{name: value})
 
@@ -97,6 +99,7 @@ class Variables(WithFolder):
                 self.assertFalse({"build", "target"} & set(os.listdir(checkout)))
 
     def test_scripts_alone(self):
+        self.refuses("no Image", "tests/boot", "x", "/etc/passwd", "")
         self.refuses("SMP", "tests/boot", "x", "/dev/null", "", SMP="0")
         self.refuses("SMP", "tests/boot", "x", "/dev/null", "", SMP="2 4")
         self.refuses("INITRAMFS_LIMIT", "initramfs/pack", f"{self.folder}/x", "Makefile", INITRAMFS_LIMIT="abc")
@@ -131,8 +134,9 @@ class Variables(WithFolder):
         self.stub(f"{checkout}/bin/cargo", "exit 0")
         self.stub(f"{checkout}/scripts/rust-path", f"echo {checkout}/bin")
         self.stub(f"{checkout}/tests/boot", "printf '<%s>' \"$@\"")
+        write(f"{self.folder}/Image", "MZ" + 54 * " " + "ARMd")
         words = "pt stat self; touch pwned `touch pwned` ' \" * ~ + uffd"
-        status, output = run("make", "--no-print-directory", "run", "IMAGE=/dev/null", cwd=checkout, RUN=words)
+        status, output = run("make", "--no-print-directory", "run", f"IMAGE={self.folder}/Image", cwd=checkout, RUN=words)
         self.assertEqual(status, 0, output)
         self.assertIn("".join(f"<{word}>" for word in words.split()), output)
         self.assertNotIn("pwned", os.listdir(checkout))
@@ -158,6 +162,36 @@ class Variables(WithFolder):
             self.assertEqual(output.splitlines()[-1], home)
         _, output = run("bash", "-ceu", "here=kernel; . kernel/source.sh; echo $cache", HOME=None, XDG_CACHE_HOME=None)
         self.assertEqual(output, f"{home}/.cache/tablewalk\n")
+
+
+    def test_folders_of_the_shell(self):
+        """With CDPATH, cd goes elsewhere, and says so."""
+        os.makedirs(f"{self.folder}/kernel")
+        os.makedirs(f"{self.folder}/scripts")
+        self.assertEqual(run("scripts/variables", CDPATH=self.folder), (0, ""))
+        status, output = run("make", "--no-print-directory", "--eval=show: ; @env", "show", CDPATH=self.folder)
+        self.assertEqual(status, 0, output)
+        self.assertNotIn("CDPATH", output)
+
+    def test_rows_of_the_environment(self):
+        status, output = run("make", "--no-print-directory", "--eval=show: ; @echo $(GEOMETRIES)/$(SANITIZERS)", "show",
+                             GEOMETRIES="4k39", SANITIZERS="x=4k48")
+        self.assertEqual((status, output), (0, "4k39/x=4k48\n"))
+        self.assertNotEqual(run("tests/matrix", "/bin")[0], 0)
+
+    def test_words_of_make_are_data(self):
+        for name in ("RUN", "PARTS", "CONFIG", "SECONDS_EACH"):
+            status, output = run("make", "--no-print-directory", "--eval=show: ; @env", "show",
+                                 f"{name}=$(shell touch {self.folder}/pwned)")
+            self.assertEqual(status, 0, output)
+            self.assertIn(f"{name}=$(shell touch {self.folder}/pwned)", output)
+            self.assertEqual(os.listdir(self.folder), [])
+
+    def test_nothing_is_run_that_is_only_shown(self):
+        checkout = self.checkout()
+        self.stub(f"{checkout}/tests/all", f"touch {self.folder}/ran")
+        self.assertEqual(run("make", "-n", "test", cwd=checkout)[0], 0)
+        self.assertFalse(os.path.exists(f"{self.folder}/ran"))
 
 
 class Kernel(WithFolder):

@@ -22,6 +22,10 @@ SEED = "fuzz/corpus/dump/seed-4k39"
 ENTRIES = 0x20b0
 
 
+# Runs a command with an empty /dev, and without standard output.
+WITHOUT_DEV = ("unshare", "--map-root-user", "--mount", "bash", "-c", 'mount -t tmpfs none /dev && exec "$@" >&-', "x")
+
+
 def make_dump(path):
     """Saves a tree of 512 pages, no two of which are in one line: 60 KB of JSON."""
     with open(SEED, "rb") as file:
@@ -129,6 +133,24 @@ class Output(unittest.TestCase):
                 os.close(writer)
                 process.communicate()
             self.assertEqual(names, {number: "/dev/null" for number in closed})
+
+    @unittest.skipUnless(subprocess.run([*WITHOUT_DEV, "true"], check=False, capture_output=True).returncode == 0,
+                         "cannot mount anything")
+    def test_no_file_gets_it_either_where_there_is_no_device(self):
+        fifo = f"{self.folder}/fifo"
+        os.mkfifo(fifo)
+        with subprocess.Popen([*WITHOUT_DEV, "qemu-aarch64", f"{BIN}/pt", "walk", fifo], stdin=subprocess.PIPE,
+                              stderr=subprocess.PIPE, text=True) as process:
+            writer = self.open_when_read(process, fifo)
+            files = f"/proc/{process.pid}/fd"
+            names = {number: os.readlink(f"{files}/{number}") for number in os.listdir(files)}
+            os.close(writer)
+            self.assertIn("pt: ", process.communicate()[1])
+        self.assertEqual(names.get("1"), "/")
+        # What is printed is lost then, and the status says so.
+        done = subprocess.run([*WITHOUT_DEV, *self.walk], stderr=subprocess.PIPE, text=True, check=False)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("standard output: EBADF", done.stderr)
 
     def open_when_read(self, process, fifo):
         """Opens the FIFO for writing once the process opens it for reading, and waits in that."""

@@ -4,19 +4,21 @@
 #![no_std]
 #![cfg_attr(not(test), no_main)]
 
+use heapless::{CString, String, format};
 use tablewalk_live::Live;
-use tablewalk_live::copy::{Copied, Either};
 use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::memory::write;
 use tablewalk_rt::process::Fork;
 use tablewalk_rt::{Args, ExitCode, println};
-use tablewalk_testkit::compare::{compare_all, compare_tree};
+use tablewalk_testkit::compare::compare_all;
 use tablewalk_testkit::error::Error;
-use tablewalk_testkit::prerequisite::{Source, source};
+use tablewalk_testkit::prerequisite::call_or_pt;
+use tablewalk_testkit::pt;
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::process::Status;
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, signal};
 use tablewalk_walker::{Format, Level, TableSource, VirtualAddress, entry};
 
@@ -29,8 +31,8 @@ compares every page with /proc/PID/pagemap, and watches the kernel change a tabl
 while it is mapped. Prints KTAP.
   --pid PID  walk process PID instead of a child
   --help     print this text
-Needs /proc and root. Without remap_page_table tables are copied, by BPF or by
-/proc/kcore; these do not change when the kernel changes its own.";
+Needs /proc and root. Without remap_page_table `pt verify` compares, if it is in
+/bin: it copies tables, which do not change when the kernel changes its own.";
 
 const TESTS: &[Case<Context, Error>] = &[
     Case {
@@ -50,43 +52,35 @@ const TESTS: &[Case<Context, Error>] = &[
 struct Context {
     /// The process to walk; a child is made if there is none.
     pid: Option<i32>,
-    tables: Tables,
+    /// Whether tables are mapped here, and not copied by `pt`.
+    live: bool,
 }
 
-/// Where tables come from.
-#[expect(clippy::large_enum_variant, reason = "there is one")]
-enum Tables {
-    Live,
-    Copied(Copied<Either>),
-}
-
-impl Tables {
+impl Context {
     /// Compares the tables of a process with pagemap.
-    fn compare(&mut self, pid: i32) -> Result<bool, Error> {
-        match self {
-            Self::Live => compare_all(pid, true),
-            Self::Copied(copied) => {
-                copied.retarget(pid)?;
-                compare_tree(copied, pid, true)
-            }
+    fn compare(&self, pid: i32) -> Result<Verdict, Error> {
+        if self.live {
+            return compare_all(pid, true).map(Verdict::from);
         }
+        let mut number = CString::<16>::new();
+        let digits: String<16> = format!("{pid}").unwrap_or_default();
+        // Sixteen are enough.
+        let _room = number.extend_from_bytes(digits.as_bytes());
+        Ok(match pt::run(&[c"verify", &number])? {
+            Status::Exited(0) => Verdict::Ok,
+            Status::Exited(status) if status == ExitCode::SKIP.0 => {
+                Verdict::Skip("this kernel has no remap_page_table, and pt no source")
+            }
+            _ => Verdict::NotOk,
+        })
     }
 }
 
 fn main(args: Args) -> ExitCode {
-    match parse(args) {
-        Ok(pid) => match tables() {
-            Ok(tables) => ktap::run(&mut Context { pid, tables }, &[TESTS]),
-            Err(status) => status,
-        },
+    let live = |pid| call_or_pt("walktest").map(|live| Context { pid, live });
+    match parse(args).and_then(live) {
+        Ok(mut context) => ktap::run(&mut context, &[TESTS]),
         Err(status) => status,
-    }
-}
-
-fn tables() -> Result<Tables, ExitCode> {
-    match source("walktest")? {
-        Source::Call => Ok(Tables::Live),
-        Source::Copies(copied) => Ok(Tables::Copied(copied)),
     }
 }
 
@@ -106,7 +100,7 @@ fn parse(mut args: Args) -> Result<Option<i32>, ExitCode> {
 
 fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
     if let Some(pid) = context.pid {
-        return context.tables.compare(pid).map(Verdict::from);
+        return context.compare(pid);
     }
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
@@ -122,7 +116,7 @@ fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
         .map_err(Error::call("fork"))?;
     drop(writer);
     match file::read(&reader, &mut [0]) {
-        Ok(1) => context.tables.compare(child.pid()).map(Verdict::from),
+        Ok(1) => context.compare(child.pid()),
         Ok(_) => Err(Error::Call("the child's memory", Errno::ENOMEM)),
         Err(errno) => Err(Error::Call("pipe", errno)),
     }
@@ -161,12 +155,12 @@ impl Specimens {
 }
 
 fn walk_self(context: &mut Context) -> Result<Verdict, Error> {
-    context.tables.compare(process::pid()).map(Verdict::from)
+    context.compare(process::pid())
 }
 
 /// Keeps a leaf table mapped while the kernel adds a page to it and takes it away.
 fn watch(context: &mut Context) -> Result<Verdict, Error> {
-    if !matches!(context.tables, Tables::Live) {
+    if !context.live {
         return Ok(Verdict::Skip(
             "tables are copied here, and a copy does not change",
         ));

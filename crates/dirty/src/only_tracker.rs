@@ -30,6 +30,8 @@ pub struct OnlyTracker {
     before: [u8; 16],
     /// The PID of the caller in this `/proc`, which may belong to another PID namespace.
     own: u64,
+    pid: i32,
+    what: What,
 }
 
 impl OnlyTracker {
@@ -37,35 +39,42 @@ impl OnlyTracker {
     ///
     /// # Errors
     ///
-    /// `ESRCH` if the process has no tables; as remap_page_table(2) and open(2) of `/proc/self/stat`.
+    /// `ESRCH` if the process has no tables; as [`OnlyTracker::check`], and open(2) of `/proc/self/stat`.
     pub fn announce(pid: i32, what: What) -> Result<Self, Errno> {
-        let what = match what {
-            What::Written => "dirty",
-            What::Accessed => "idle",
-        };
-        // Nine digits drop only the uppermost bits of a frame number, with 4 KiB pages and 52-bit addresses.
-        let frame = remap::path(pid, 0)?.root_pfn & 0xf_ffff_ffff;
-        let text: String<64> = format!("{what}@{frame:x}").map_err(|_| Errno::ENAMETOOLONG)?;
-        let mut name = [0; 16];
-        for (to, from) in name.iter_mut().zip(text.bytes()) {
-            *to = from;
-        }
         let mut buffer = [0; CHUNK];
         let stat = read_stat(c"/proc/self/stat", &mut buffer)?;
         let own = stat.split(|&byte| byte == b' ').next();
         let own = own.and_then(|digits| parse_number(digits, 10));
-        let own = own.ok_or(Errno::EINVAL)?;
         let before = process::thread_name();
-        process::set_thread_name(&name)?;
-        Ok(Self { name, before, own })
+        let mut tracker = Self {
+            name: before,
+            before,
+            own: own.ok_or(Errno::EINVAL)?,
+            pid,
+            what,
+        };
+        tracker.check()?;
+        Ok(tracker)
     }
 
-    /// Checks that no other process has this name. Makes three system calls for each process.
+    /// Checks that no other process has this name. After an execve(2) of the tracked process its tables are
+    /// other ones, and the name changes. Makes three system calls for each process.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if another process has the name; as open(2) and getdents(2) of `/proc`.
-    pub fn check(&self) -> Result<(), Errno> {
+    /// `EBUSY` if another process has the name; as remap_page_table(2), and open(2) and getdents(2) of `/proc`.
+    pub fn check(&mut self) -> Result<(), Errno> {
+        let name = name(self.pid, self.what)?;
+        if name != self.name {
+            // Check before taking the name: the other tracker would see a second one, and stop.
+            self.name = name;
+            self.check_others()?;
+            process::set_thread_name(&name)?;
+        }
+        self.check_others()
+    }
+
+    fn check_others(&self) -> Result<(), Errno> {
         let mut found = Ok(());
         for_each_process(&mut |pid| {
             if u64::from(pid.unsigned_abs()) == self.own || !self.is_name_of(pid) {
@@ -100,6 +109,22 @@ impl Drop for OnlyTracker {
         // Cannot fail: the kernel itself returned this name.
         let _ = process::set_thread_name(&self.before);
     }
+}
+
+/// Returns the name of a tracker of process `pid`.
+fn name(pid: i32, what: What) -> Result<[u8; 16], Errno> {
+    let what = match what {
+        What::Written => "dirty",
+        What::Accessed => "idle",
+    };
+    // Nine digits drop only the uppermost bits of a frame number, with 4 KiB pages and 52-bit addresses.
+    let frame = remap::path(pid, 0)?.root_pfn & 0xf_ffff_ffff;
+    let text: String<64> = format!("{what}@{frame:x}").map_err(|_| Errno::ENAMETOOLONG)?;
+    let mut name = [0; 16];
+    for (to, from) in name.iter_mut().zip(text.bytes()) {
+        *to = from;
+    }
+    Ok(name)
 }
 
 /// Reads the beginning of `/proc/PROCESS/stat`.

@@ -1,6 +1,6 @@
 //! Which handlers read events, while the others call a policy that may wait for one of these events.
 
-use crate::sync::{AtomicU64, Ordering, mutant};
+use crate::sync::{AtomicU64, Ordering, has_failed, mutant};
 
 /// How many handlers there are, and how many of them are free to read events.
 #[derive(Debug)]
@@ -50,13 +50,16 @@ impl Readers {
 
 impl Drop for Handling<'_> {
     fn drop(&mut self) {
+        if has_failed() {
+            return;
+        }
         self.0.state.fetch_sub(HANDLER + FREE, Ordering::Relaxed);
     }
 }
 
 impl Drop for Working<'_> {
     fn drop(&mut self) {
-        if mutant("readers: no longer free when done") {
+        if has_failed() || mutant("readers: no longer free when done") {
             return;
         }
         self.0.state.fetch_add(FREE, Ordering::Relaxed);

@@ -65,6 +65,19 @@ pub(crate) const fn mutant(_mutant: &str) -> bool {
     false
 }
 
+/// Whether a model has failed, and is being unwound: loom's atomics must not be used any more. Never in the
+/// product.
+#[cfg(not(loom))]
+#[inline(always)]
+pub(crate) const fn has_failed() -> bool {
+    false
+}
+
+#[cfg(loom)]
+pub(crate) fn has_failed() -> bool {
+    std::thread::panicking()
+}
+
 #[cfg(loom)]
 mod modelled {
     use std::string::String;

@@ -148,8 +148,8 @@ pub fn output_is_lost() -> bool {
     STDOUT.is_lost()
 }
 
-/// Returns whether descriptor 1 was closed when the program started. It is `/dev/null` since then, if that
-/// exists.
+/// Returns whether descriptor 1 was closed when the program started. It is `/dev/null` since then, or a
+/// folder.
 #[must_use]
 pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
@@ -162,8 +162,8 @@ pub fn never_give_up() {
     ENDLESS.store(true, Ordering::Relaxed);
 }
 
-/// Opens `/dev/null` for each of descriptors 0 to 2 that is closed, so that no file of the program gets such
-/// a number and receives the program's messages.
+/// Opens `/dev/null` for each of descriptors 0 to 2 that is closed, or the root folder if there is no
+/// `/dev/null`, so that no file of the program gets such a number and receives the program's messages.
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn fill_descriptors() {
     for fd in 0..=2 {
@@ -173,8 +173,10 @@ pub(crate) fn fill_descriptors() {
         if fd == STDOUT.fd.number() {
             STDOUT_WAS_CLOSED.store(true, Ordering::Relaxed);
         }
-        // Opens under the lowest free number, which is this one. Without `/dev/null` nothing can be done.
-        let _ = file::open_for_good(c"/dev/null", file::O_RDWR);
+        // Opens under the lowest free number, which is this one. Nothing can be written to a folder, but it keeps
+        // the number.
+        let _ = file::open_for_good(c"/dev/null", file::O_RDWR)
+            .or_else(|_| file::open_for_good(c"/", file::O_RDONLY));
     }
 }
 

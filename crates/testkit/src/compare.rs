@@ -25,27 +25,15 @@ struct Tally {
     differences: u64,
 }
 
-/// Compares the tables of process `pid`, mapped by the call, with pagemap: see [`compare_tree`].
+/// Walks the tables of process `pid`, prints them if `print` is set, and compares them with pagemap in both
+/// directions. Every page that the walk finds must be in pagemap, and the number of pages that the walk finds
+/// must be the number that pagemap has. Returns whether both hold.
 ///
 /// # Errors
 ///
 /// The errors of mapping tables and of reading pagemap.
 pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
-    compare_tree(&mut Live::with_batch(pid, SLOTS, BATCH_SLOTS)?, pid, print)
-}
-
-/// Walks the tables of process `pid`, read from `source`, prints them if `print` is set, and compares them
-/// with pagemap in both directions. Every page that the walk finds must be in pagemap, and the number of
-/// pages that the walk finds must be the number that pagemap has. Returns whether both hold.
-///
-/// # Errors
-///
-/// The errors of the source and of reading pagemap.
-pub fn compare_tree<S>(source: &mut S, pid: i32, print: bool) -> Result<bool, Error>
-where
-    S: TableSource,
-    Error: From<S::Error>,
-{
+    let source = &mut Live::with_batch(pid, SLOTS, BATCH_SLOTS)?;
     let geometry = source.geometry();
     let pagemap = Pagemap::open(pid, geometry.page_shift()).map_err(Error::call("pagemap"))?;
     // Walk once without printing: when a process walks itself, the first walk and the first read of pagemap
@@ -72,11 +60,7 @@ where
 
 /// Compares each entry at the moment the walk reaches it: a process that walks itself changes the entries of
 /// its own table mappings on the way.
-fn visit<S>(source: &mut S, pagemap: &Pagemap, print: bool) -> Result<Tally, Error>
-where
-    S: TableSource,
-    Error: From<S::Error>,
-{
+fn visit(source: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error> {
     let format = source.format();
     let mut tally = Tally::default();
     for visit in Walk::new(source) {

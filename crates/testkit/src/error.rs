@@ -4,7 +4,6 @@ use core::fmt;
 
 use tablewalk_dirty::DirtyError;
 use tablewalk_live::LiveError;
-use tablewalk_live::copy::CopyError;
 use tablewalk_pager::PagerError;
 use tablewalk_uapi::Errno;
 
@@ -13,8 +12,6 @@ use tablewalk_uapi::Errno;
 pub enum Error {
     /// Mapping tables.
     Live(LiveError),
-    /// Copying tables.
-    Copy(CopyError),
     /// Resolving faults.
     Pager(PagerError),
     /// Tracking what is written.
@@ -36,12 +33,6 @@ impl From<LiveError> for Error {
     }
 }
 
-impl From<CopyError> for Error {
-    fn from(error: CopyError) -> Self {
-        Self::Copy(error)
-    }
-}
-
 impl From<PagerError> for Error {
     fn from(error: PagerError) -> Self {
         Self::Pager(error)
@@ -58,7 +49,6 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Live(error) => error.fmt(f),
-            Self::Copy(error) => error.fmt(f),
             Self::Pager(error) => error.fmt(f),
             Self::Dirty(error) => error.fmt(f),
             Self::Call(purpose, errno) => write!(f, "{purpose}: {errno}"),

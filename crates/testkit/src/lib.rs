@@ -9,6 +9,7 @@ pub mod expect;
 pub mod page;
 pub mod paging;
 pub mod prerequisite;
+pub mod pt;
 pub mod random;
 pub mod sparse;
 pub mod swap;

@@ -2,11 +2,12 @@
 
 use core::fmt::Display;
 
-use tablewalk_live::copy::{Copied, Either};
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask};
 use tablewalk_uapi::userfault::Userfault;
+
+use crate::pt;
 
 /// Returns the geometry of this kernel's page tables. Success proves that the call exists and is permitted.
 ///
@@ -29,32 +30,17 @@ pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
 
 const NO_CALL: &str = "this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)";
 
-/// A source of tables that this kernel has.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a program")]
-pub enum Source {
-    /// The call: page tables are mapped, and live.
-    Call,
-    /// Copies of page tables, by whichever of BPF and `/proc/kcore` works, after calibration.
-    Copies(Copied<Either>),
-}
-
-/// Returns the best source that this kernel has: the call, or else copies by BPF or from `/proc/kcore`.
+/// Checks that the call exists and is permitted. Returns false if the kernel lacks it and `pt` is installed,
+/// which can copy tables instead.
 ///
 /// # Errors
 ///
-/// As [`info`]; [`ExitCode::SKIP`] if there is none, after printing why each failed.
-pub fn source(program: &str) -> Result<Source, ExitCode> {
-    if ask() != Err(Errno::ENOSYS) {
-        return info(program).map(|_| Source::Call);
+/// As [`info`]; [`ExitCode::SKIP`] if there is neither.
+pub fn call_or_pt(program: &str) -> Result<bool, ExitCode> {
+    if ask() == Err(Errno::ENOSYS) && pt::is_there() {
+        return Ok(false);
     }
-    let bpf = Either::bpf().and_then(Copied::calibrated);
-    bpf.map(Source::Copies).or_else(|bpf| {
-        Either::kcore()
-            .and_then(Copied::calibrated)
-            .map(Source::Copies)
-            .map_err(|kcore| skip(&format_args!("{NO_CALL}; {bpf}; {kcore}")))
-    })
+    info(program).map(|_| true)
 }
 
 /// Prints a KTAP plan of no tests, with the reason.

@@ -28,14 +28,12 @@ macro_rules! errnos {
                 pub const $name: Self = Self::from_number(sys::$name);
             )*
 
-            /// Returns name and text of an error number that has a constant here.
-            const fn name_and_text(self) -> Option<(&'static str, &'static str)> {
-                match self {
-                    $(Self::$name => Some((stringify!($name), $text)),)*
-                    _ => None,
-                }
-            }
         }
+
+        /// The error numbers that have a constant, each with its name and text as printed.
+        const TEXTS: &[(Errno, &str)] = &[
+            $((Errno::$name, concat!(stringify!($name), " (", $text, ")")),)*
+        ];
     };
 }
 
@@ -99,8 +97,8 @@ impl Errno {
 
 impl fmt::Display for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.name_and_text() {
-            Some((name, text)) => write!(f, "{name} ({text})"),
+        match TEXTS.iter().find(|(errno, _)| errno == self) {
+            Some((_, text)) => f.write_str(text),
             None => write!(f, "errno {}", u32::from(self.0)),
         }
     }

@@ -10,6 +10,7 @@ use core::ptr;
 
 use linux_raw_sys::general as sys;
 use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_NAME, PR_SET_PDEATHSIG};
+use linux_raw_sys::ptrace::PTRACE_TRACEME;
 
 use crate::errno::Errno;
 use crate::file::OwnedFd;
@@ -153,6 +154,16 @@ pub fn has_ended(pid: i32) -> Result<bool, Errno> {
 pub fn first_ended() -> Result<Option<i32>, Errno> {
     let options = sys::WEXITED | sys::WNOWAIT | sys::WNOHANG;
     wait_for(sys::P_ALL, 0, options).map(|what| (what.pid != 0).then_some(what.pid))
+}
+
+/// ptrace(2), `PTRACE_TRACEME`: makes the parent the tracer of the caller.
+///
+/// # Errors
+///
+/// As ptrace(2).
+pub fn trace_me() -> Result<(), Errno> {
+    // SAFETY: touches no memory.
+    unsafe { syscall!(sys::__NR_ptrace, PTRACE_TRACEME, 0_usize, 0_usize, 0_usize) }.map(drop)
 }
 
 /// waitid(2): waits until child `pid` is stopped. Returns false if it has ended instead; it stays a zombie.

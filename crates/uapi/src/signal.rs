@@ -426,7 +426,19 @@ impl FaultContext<'_> {
 /// None is documented.
 pub fn block(signals: &[Signal]) -> Result<(), Errno> {
     let bits = signals.iter().map(|&signal| 1 << (signal as u32 - 1));
-    let set = bits.fold(0, |set, bit: u64| set | bit);
+    block_set(bits.fold(0, |set, bit: u64| set | bit))
+}
+
+/// As [`block`], for all signals that can be blocked.
+///
+/// # Errors
+///
+/// None is documented.
+pub fn block_all() -> Result<(), Errno> {
+    block_set(u64::MAX)
+}
+
+fn block_set(set: u64) -> Result<(), Errno> {
     let old: *mut u64 = ptr::null_mut();
     // SAFETY: the kernel reads one word.
     unsafe {

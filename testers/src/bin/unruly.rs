@@ -10,12 +10,14 @@
 use core::ffi::CStr;
 use core::mem::ManuallyDrop;
 
-use heapless::{CString, Vec};
-use tablewalk_rt::process::execute;
+use heapless::{CString, String, Vec, format};
+use tablewalk_proc::pagemap::proc_path;
+use tablewalk_rt::process::{Fork, execute};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_testkit::swap::{AREA, Swap};
 use tablewalk_uapi::file::{self, O_NOCTTY, O_RDONLY, O_WRONLY, OwnedFd};
-use tablewalk_uapi::{Errno, process, terminal};
+use tablewalk_uapi::process::Status;
+use tablewalk_uapi::{Errno, process, signal, terminal};
 
 tablewalk_rt::program!(main);
 
@@ -27,6 +29,7 @@ unruly stop       stops the console, and prints more than the kernel buffers
 unruly forge      prints characters that look like the end of a line
 unruly full PROGRAM [ARGUMENT...]
                   executes /bin/PROGRAM with a full device as its output
+unruly trackers   runs two trackers of one process at a time, pt or checkpoint
 unruly swap       tries to swap to the RAM disk while it is in use";
 
 /// Number of orphans.
@@ -46,6 +49,7 @@ fn main(mut args: Args) -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Some(Ok("swap")) => swap(),
+        Some(Ok("trackers")) => trackers(),
         Some(Ok("full")) => Err(full(args)),
         _ => {
             println!("{HELP}");
@@ -146,6 +150,81 @@ fn full(args: Args) -> Errno {
     }
     let words: Vec<&CStr, 16> = words.iter().map(CString::as_c_str).collect();
     execute(&path, &words)
+}
+
+/// Starts two programs that track one process: the second must be refused, and the first must go on.
+fn trackers() -> Result<ExitCode, Errno> {
+    // SAFETY: the child uses nothing of its parent.
+    let idler = unsafe { Fork::promised() }.spawn(|| {
+        loop {
+            signal::pause();
+        }
+    })?;
+    let mut pid = CString::<16>::new();
+    let digits: String<16> = format!("{}", idler.pid()).map_err(|_| Errno::EINVAL)?;
+    pid.extend_from_bytes(digits.as_bytes())
+        .map_err(|_| Errno::EINVAL)?;
+    let start = |path: &CStr, words: &[&CStr]| {
+        // SAFETY: the child only reads strings.
+        unsafe { Fork::promised() }.spawn(|| {
+            let errno = execute(path, words);
+            println!("# {errno}");
+            ExitCode(127)
+        })
+    };
+    let dirty = |count| {
+        start(
+            c"/bin/pt",
+            &[
+                c"pt",
+                c"dirty",
+                &pid,
+                c"--interval",
+                c"50",
+                c"--count",
+                count,
+            ],
+        )
+    };
+    let checkpoint = |rounds| {
+        let words = [
+            c"checkpoint",
+            c"--interval",
+            c"50",
+            c"--rounds",
+            rounds,
+            &pid,
+        ];
+        start(c"/bin/checkpoint", &words)
+    };
+    let mut as_expected = true;
+    for is_checkpoint in [false, true] {
+        let first = if is_checkpoint {
+            checkpoint(c"100")?
+        } else {
+            dirty(c"100")?
+        };
+        while !is_tracker(first.pid())? {
+            process::yield_now();
+        }
+        let second = [dirty(c"1")?.wait()?, checkpoint(c"1")?.wait()?];
+        let first = first.wait()?;
+        println!("# first {first:?}, then {second:?}");
+        as_expected &= first == Status::Exited(0) && second == [Status::Exited(1); 2];
+    }
+    Ok(if as_expected {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Returns whether a process has the name of a tracker, or has ended.
+fn is_tracker(pid: i32) -> Result<bool, Errno> {
+    let mut bytes = [0; 64];
+    let read = file::read(&file::open(&proc_path(pid, "stat")?, O_RDONLY)?, &mut bytes)?;
+    let stat = bytes.get(..read).unwrap_or_default();
+    Ok(stat.windows(7).any(|part| part == b"(dirty@") || process::has_ended(pid)?)
 }
 
 /// Checks that the swap area is neither taken nor written while it is in use.

@@ -99,14 +99,26 @@ impl<R: BufRead> Objects<R> {
     }
 }
 
-/// A line without the sequences by which terminals change colours: ESC, `[`, numbers, and a letter. None
-/// are in JSON, where ESC is escaped.
+/// A line without the sequences for terminals (ECMA-48): ESC, `[`, numbers, and a letter; ESC, `]`, a text, and BEL
+/// or ESC `\\`; ESC, others from blank to `/`, and one more. None are in JSON, where ESC is escaped.
 fn plain(line: &str) -> String {
-    let mut parts = line.split("\x1b[");
+    let mut parts = line.split('\x1b');
     let mut plain = parts.next().unwrap_or_default().to_owned();
     for part in parts {
-        let end = part.find(|character| ('@'..='~').contains(&character));
-        plain.push_str(end.and_then(|end| part.get(end + 1..)).unwrap_or_default());
+        let end = match part.chars().next() {
+            Some('[') => {
+                part.find(|character| ('@'..='~').contains(&character) && character != '[')
+            }
+            // Without BEL its end is another sequence.
+            Some(']') => part.find('\x07'),
+            _ => part.find(|character| !(' '..='/').contains(&character)),
+        };
+        let rest = end.and_then(|end| part.get(end..)).map(|rest| {
+            let mut characters = rest.chars();
+            characters.next();
+            characters.as_str()
+        });
+        plain.push_str(rest.unwrap_or_default());
     }
     plain
 }
@@ -235,6 +247,11 @@ mod tests {
         );
         let found = texts(&log).unwrap();
         assert_eq!(found, [(1, ONE.to_owned()), (2, ONE.to_owned())]);
+        let log = format!(
+            "{ONE}\x1b(B\x1b[m\n\x1b]0;a title\x07{ONE}\x1b]0;another {{\x1b\\\n{ONE}\x1bM\n"
+        );
+        let found = texts(&log).unwrap();
+        assert_eq!(found, [1, 2, 3].map(|line| (line, ONE.to_owned())));
     }
 
     #[test]

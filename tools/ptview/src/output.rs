@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use tempfile::{Builder, NamedTempFile};
@@ -94,11 +94,18 @@ fn place(path: &Path, contents: &[u8]) -> io::Result<Place> {
     if path == Path::new("-") {
         return Ok(Place::Into(contents.to_owned()));
     }
+    // What is there is asked for before any link is followed: those in /proc lead to what is open, by names that need
+    // not be there, and a file that a shell has opened for the output has to stay the one that it has.
+    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir())
+        || leads_into_proc(path)
+    {
+        return Ok(Place::Into(contents.to_owned()));
+    }
     let target = follow(path)?;
     let replaced = match fs::metadata(&target) {
         Ok(found) if found.is_dir() => return Err(io::ErrorKind::IsADirectory.into()),
         Ok(found) if !found.is_file() => return Ok(Place::Into(contents.to_owned())),
-        Ok(found) => Some(found.permissions()),
+        Ok(found) => Some(found),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
@@ -112,11 +119,29 @@ fn place(path: &Path, contents: &[u8]) -> io::Result<Place> {
         .prefix(".ptview-")
         .permissions(Permissions::from_mode(0o666))
         .tempfile_in(folder)?;
-    if let Some(permissions) = replaced {
-        file.as_file().set_permissions(permissions)?;
+    if let Some(replaced) = replaced {
+        // Only root can give a file away; the mode comes last, since that takes bits of it away.
+        let _ = fchown(file.as_file(), Some(replaced.uid()), Some(replaced.gid()));
+        file.as_file().set_permissions(replaced.permissions())?;
     }
     file.write_all(contents)?;
     Ok(Place::Beside(file, target))
+}
+
+/// Whether `path`, or a link that it is, is a link in `/proc`, as `/dev/stdout` is.
+fn leads_into_proc(path: &Path) -> bool {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS {
+        let Ok(next) = fs::read_link(&path) else {
+            return false;
+        };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        if fs::canonicalize(folder).is_ok_and(|folder| folder.starts_with("/proc")) {
+            return true;
+        }
+        path = folder.join(next);
+    }
+    false
 }
 
 /// Where symbolic links at `path` lead, also if nothing is there.

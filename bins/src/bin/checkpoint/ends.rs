@@ -1,15 +1,20 @@
 //! What ends a checkpointer, and what is left then.
 
+use core::time::Duration;
+
 use tablewalk_dirty::What;
 use tablewalk_dirty::only_tracker::OnlyTracker;
+use tablewalk_proc::lines::for_each_line;
+use tablewalk_proc::pagemap::proc_path;
 use tablewalk_rt::ktap::Verdict;
-use tablewalk_rt::process::{Child, Fork};
+use tablewalk_rt::process::{Child, Fork, execute};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_testkit::error::Error;
-use tablewalk_uapi::process::{self, kill};
+use tablewalk_uapi::process::{self, Status, kill};
 use tablewalk_uapi::signal::{self, Signal};
-use tablewalk_uapi::{Errno, file};
+use tablewalk_uapi::{Errno, file, remap};
 
+use crate::IDLE;
 use crate::stopped::{Stopped, is_stopped};
 
 /// A process that does nothing until it is killed.
@@ -24,7 +29,7 @@ fn idler() -> Result<Child, Error> {
         .map_err(Error::call("fork"))
 }
 
-/// Two trackers of one process: the second is refused while the first is there.
+/// Two trackers of one process: the second is refused while the first is there, which does not notice.
 pub(crate) fn tracked_twice() -> Result<Verdict, Error> {
     let idler = idler()?;
     let pid = idler.pid();
@@ -33,33 +38,65 @@ pub(crate) fn tracked_twice() -> Result<Verdict, Error> {
     let first = unsafe { Fork::promised() }
         .spawn(|| {
             let only = OnlyTracker::announce(pid, What::Written);
-            if only.is_ok() && file::write(&writer, b".").is_ok() {
-                signal::pause();
+            if let Ok(mut only) = only
+                && file::write(&writer, b".").is_ok()
+            {
+                while only.check().is_ok() {}
             }
             ExitCode::FAILURE
         })
         .map_err(Error::call("fork"))?;
     drop(writer);
     file::read(&reader, &mut [0]).map_err(Error::call("pipe"))?;
-    let call = Error::call("announce");
-    let second = OnlyTracker::announce(pid, What::Written).map_err(&call)?;
-    let refused = second.check() == Err(Errno::EBUSY);
+    let announce = |pid, what| OnlyTracker::announce(pid, what).map(drop);
+    let refused = (0..TRIES).all(|_| announce(pid, What::Written) == Err(Errno::EBUSY));
+    let goes_on = first.is_running().map_err(Error::call("wait"))?;
     // What is accessed is another thing, and so is another process.
-    drop(second);
-    let accessed = OnlyTracker::announce(pid, What::Accessed)
-        .map_err(&call)?
-        .check();
-    let other = OnlyTracker::announce(0, What::Written)
-        .map_err(&call)?
-        .check();
+    let accessed = announce(pid, What::Accessed);
+    let other = announce(0, What::Written);
     // Ended, and not waited for: a zombie tracks nothing.
     kill(first.pid(), Signal::Kill).map_err(Error::call("kill"))?;
     process::wait_without_reaping(first.pid()).map_err(Error::call("wait"))?;
-    let alone = OnlyTracker::announce(pid, What::Written)
-        .map_err(&call)?
-        .check();
-    println!("# refused {refused}, accessed {accessed:?}, other {other:?}, alone {alone:?}");
-    Ok((refused && [accessed, other, alone] == [Ok(()); 3]).into())
+    let alone = announce(pid, What::Written);
+    println!(
+        "# refused {refused}, first goes on {goes_on}, accessed {accessed:?}, other {other:?}, alone {alone:?}"
+    );
+    Ok((refused && goes_on && [accessed, other, alone] == [Ok(()); 3]).into())
+}
+
+/// How often a second tracker tries: the first looks in between.
+const TRIES: u32 = 100;
+
+/// A process that executes another program has other tables: the name of its tracker is that of these.
+pub(crate) fn tracked_over_exec() -> Result<Verdict, Error> {
+    let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+    // SAFETY: the child uses a pipe.
+    let target = unsafe { Fork::promised() }
+        .spawn(|| {
+            let _ = file::read(&reader, &mut [0]);
+            let _ = execute(c"/proc/self/exe", &[c"checkpoint", IDLE]);
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
+    let pid = target.pid();
+    let call = Error::call("tracker");
+    let frame = || remap::path(pid, 0).map(|path| path.root_pfn);
+    let before = frame().map_err(&call)?;
+    let mut only = OnlyTracker::announce(pid, What::Written).map_err(&call)?;
+    file::write(&writer, b".").map_err(Error::call("pipe"))?;
+    while frame().map_err(&call)? == before {
+        process::yield_now();
+    }
+    only.check().map_err(&call)?;
+    // SAFETY: the child uses a number.
+    let second = unsafe { Fork::promised() }
+        .spawn(|| match OnlyTracker::announce(pid, What::Written) {
+            Err(Errno::EBUSY) => ExitCode::SUCCESS,
+            _ => ExitCode::FAILURE,
+        })
+        .map_err(Error::call("fork"))?;
+    let status = second.wait().map_err(Error::call("wait"))?;
+    Ok((status == Status::Exited(0)).into())
 }
 
 /// A checkpointer is killed while its process is stopped.
@@ -71,7 +108,10 @@ pub(crate) fn killed_while_stopped() -> Result<Verdict, Error> {
     let checkpointer = unsafe { Fork::promised() }
         .spawn(|| {
             let stopped = Stopped::stop(pid);
-            if stopped.is_ok() && file::write(&writer, b".").is_ok() {
+            // What a terminal or a user may send to all of them.
+            let guard = stopped.as_ref().ok().and_then(Stopped::guard);
+            let sent = guard.is_some_and(|guard| kill(guard, Signal::Usr1).is_ok());
+            if sent && file::write(&writer, b".").is_ok() {
                 signal::pause();
             }
             ExitCode::FAILURE
@@ -88,3 +128,57 @@ pub(crate) fn killed_while_stopped() -> Result<Verdict, Error> {
     }
     Ok(before.into())
 }
+
+/// A process that its user has stopped stays stopped.
+pub(crate) fn stopped_before() -> Result<Verdict, Error> {
+    let idler = idler()?;
+    let pid = idler.pid();
+    kill(pid, Signal::Stop).map_err(Error::call("SIGSTOP"))?;
+    process::wait_until_stopped(pid).map_err(Error::call("wait"))?;
+    drop(Stopped::stop(pid)?);
+    let stays = is_stopped(pid)?;
+    kill(pid, Signal::Continue).map_err(Error::call("SIGCONT"))?;
+    while is_stopped(pid)? {
+        process::yield_now();
+    }
+    drop(Stopped::stop(pid)?);
+    let runs = !is_stopped(pid)?;
+    println!("# stopped before: stays {stays}; not stopped before: runs {runs}");
+    Ok((stays && runs).into())
+}
+
+/// A process that is traced is stopped in another way, and one that does not stop is not waited for.
+pub(crate) fn stopped_or_not() -> Result<Verdict, Error> {
+    // SAFETY: the child uses nothing of its parent's.
+    let traced = unsafe { Fork::promised() }
+        .spawn(|| match process::trace_me() {
+            Ok(()) => loop {
+                signal::pause();
+            },
+            Err(_) => ExitCode::FAILURE,
+        })
+        .map_err(Error::call("fork"))?;
+    let path = proc_path(traced.pid(), "status").map_err(Error::call("/proc"))?;
+    loop {
+        let mut is_traced = false;
+        for_each_line(&path, &mut |line| {
+            is_traced |= line.starts_with(b"TracerPid:") && line != b"TracerPid:\t0";
+            Ok(())
+        })
+        .map_err(Error::call("/proc/PID/status"))?;
+        if is_traced {
+            break;
+        }
+        process::yield_now();
+    }
+    drop(Stopped::stop(traced.pid())?);
+    // A thread of the kernel takes no signals.
+    match Stopped::stop_within(KTHREADD, Duration::from_millis(100)) {
+        Err(Error::Call(_, Errno::ETIMEDOUT)) => Ok(Verdict::Ok),
+        Err(error) => Err(error),
+        Ok(_) => Ok(Verdict::NotOk),
+    }
+}
+
+/// The parent of the kernel's threads.
+const KTHREADD: i32 = 2;

@@ -13,6 +13,7 @@ mod increments;
 mod stopped;
 mod subject;
 
+use core::ffi::CStr;
 use core::time::Duration;
 
 use tablewalk_dirty::What;
@@ -26,9 +27,11 @@ use tablewalk_testkit::error::Error;
 use tablewalk_testkit::prerequisite;
 use tablewalk_testkit::swap::Swap;
 use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
-use tablewalk_uapi::{Errno, file, process, time};
+use tablewalk_uapi::{Errno, file, process, signal, time};
 
-use crate::ends::{killed_while_stopped, tracked_twice};
+use crate::ends::{
+    killed_while_stopped, stopped_before, stopped_or_not, tracked_over_exec, tracked_twice,
+};
 use crate::increments::Checkpoint;
 use crate::stopped::Stopped;
 use crate::subject::subject;
@@ -46,6 +49,10 @@ Without PID, processes of its own that write, discard and move their memory.
   --rounds N     rounds before the last (20)
   --interval MS  time between them (10)
 Prints KTAP. Needs a kernel with remap_page_table and its form TRACK, /proc, and root.";
+
+/// The word that makes it do nothing.
+const IDLE_WORD: &str = "--idle";
+const IDLE: &CStr = c"--idle";
 
 const OTHER: &[Case<Plan, Error>] = &[Case {
     name: "the memory rebuilt from the increments is that of the process",
@@ -71,6 +78,18 @@ const OWN: &[Case<Plan, Error>] = &[
     Case {
         name: "a process that was stopped goes on when the checkpointer is killed",
         run: |_| killed_while_stopped(),
+    },
+    Case {
+        name: "the name of a tracker is of the tables that the process has now",
+        run: |_| tracked_over_exec(),
+    },
+    Case {
+        name: "a process that was stopped before stays so, another goes on",
+        run: |_| stopped_before(),
+    },
+    Case {
+        name: "a process that is traced is stopped too, and one that does not stop is given up",
+        run: |_| stopped_or_not(),
     },
 ];
 
@@ -108,8 +127,12 @@ fn parse(plan: &mut Plan, args: &mut Args) -> Result<(), ExitCode> {
                 let milliseconds = cli::number(args, HELP, argument, 1_000_000)?;
                 plan.interval = Duration::from_millis(milliseconds.into());
             }
+            // What a test executes.
+            IDLE_WORD => loop {
+                signal::pause();
+            },
             _ => match parse_number(argument.as_bytes(), 10).and_then(|pid| pid.try_into().ok()) {
-                Some(pid) if pid != 0 && pid != process::pid() => plan.pid = pid,
+                Some(pid) if pid != 0 && pid != process::pid() && plan.pid == 0 => plan.pid = pid,
                 _ => return Err(cli::unknown(args, argument)),
             },
         }
@@ -144,7 +167,7 @@ impl Plan {
 
     fn save(&self, pid: i32) -> Result<Verdict, Error> {
         let mut checkpoint = Checkpoint::create(pid)?;
-        let only = only_tracker(pid)?;
+        let mut only = only_tracker(pid)?;
         let first = checkpoint.round(true)?;
         for _ in 1..self.rounds {
             // Not woken before: there is no signal handler.
@@ -171,7 +194,8 @@ const TRACKED: &str = "another pt or checkpoint may track the process";
 
 /// That the caller is the only one to track the process, as far as can be seen.
 fn only_tracker(pid: i32) -> Result<OnlyTracker, Error> {
-    let only = OnlyTracker::announce(pid, What::Written).map_err(Error::call("process"))?;
-    only.check().map_err(Error::call(TRACKED))?;
-    Ok(only)
+    OnlyTracker::announce(pid, What::Written).map_err(|errno| match errno {
+        Errno::EBUSY => Error::Call(TRACKED, errno),
+        _ => Error::Call("process", errno),
+    })
 }

@@ -1,61 +1,98 @@
 //! A process that is stopped for a while.
 
+use core::time::Duration;
+
 use tablewalk_proc::lines::for_each_line;
 use tablewalk_proc::pagemap::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_testkit::error::Error;
-use tablewalk_uapi::Errno;
-use tablewalk_uapi::file::OwnedFd;
+use tablewalk_uapi::file::{self, OwnedFd};
 use tablewalk_uapi::poll::{Events, PollFd, poll};
 use tablewalk_uapi::process::{self, kill};
 use tablewalk_uapi::signal::{self, Signal};
+use tablewalk_uapi::{Errno, time};
 
-/// A process that is stopped, and goes on when this is dropped or the caller ends, however it does.
+/// How long a process may take to stop: one that waits for a disk, or for a child that shares its memory,
+/// does not before that is there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A process that is stopped, and goes on when this is dropped or the caller ends, however it does. One that
+/// was stopped before stays so.
 pub(crate) struct Stopped {
     pid: i32,
     /// Waits for the end of the caller. Killed when this is dropped.
-    _guard: Child,
+    guard: Option<Child>,
 }
 
 impl Stopped {
     /// Stops a process.
     pub(crate) fn stop(pid: i32) -> Result<Self, Error> {
+        Self::stop_within(pid, PATIENCE)
+    }
+
+    /// The same, with another patience.
+    pub(crate) fn stop_within(pid: i32, patience: Duration) -> Result<Self, Error> {
+        if is_stopped(pid)? {
+            return Ok(Self { pid, guard: None });
+        }
         let own = process::pidfd_open(process::pid()).map_err(Error::call("pidfd_open"))?;
-        // SAFETY: the child uses a descriptor and a number.
+        let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
+        // SAFETY: the child uses descriptors and a number.
         let guard = unsafe { Fork::promised() }
-            .spawn(|| match guard(pid, &own) {
+            .spawn(|| match guard(pid, &own, &writer) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(_) => ExitCode::FAILURE,
             })
             .map_err(Error::call("fork"))?;
-        let stopped = Self { pid, _guard: guard };
-        stop(pid)?;
+        drop(writer);
+        // Not before it is ready.
+        if file::read(&reader, &mut [0]).map_err(Error::call("pipe"))? == 0 {
+            return Err(Error::Call("guard", Errno::ECHILD));
+        }
+        let stopped = Self {
+            pid,
+            guard: Some(guard),
+        };
+        stop(pid, patience)?;
         Ok(stopped)
+    }
+
+    /// The process that waits for the end of the caller.
+    pub(crate) fn guard(&self) -> Option<i32> {
+        self.guard.as_ref().map(Child::pid)
     }
 }
 
 impl Drop for Stopped {
     fn drop(&mut self) {
-        // One that is no more needs nothing.
-        let _ = kill(self.pid, Signal::Continue);
+        if self.guard.is_some() {
+            // One that is no more needs nothing.
+            let _ = kill(self.pid, Signal::Continue);
+        }
     }
 }
 
 /// Lets the process go on when the one of `parent` ends.
-fn guard(pid: i32, parent: &OwnedFd) -> Result<(), Errno> {
-    // It outlives its parent, and the Ctrl-C that ends that: SIGCONT does nothing to one that runs.
-    signal::block(&[Signal::Hangup, Signal::Interrupt, Signal::Term])?;
+fn guard(pid: i32, parent: &OwnedFd, ready: &OwnedFd) -> Result<(), Errno> {
+    // It outlives its parent, and what ends that: SIGCONT does nothing to one that runs.
+    signal::block_all()?;
     process::set_parent_death_signal(Signal::Continue)?;
     process::set_thread_name(b"guard\0\0\0\0\0\0\0\0\0\0\0")?;
+    file::write(ready, b".")?;
     poll(&mut [PollFd::new(parent, Events::READABLE)], None)?;
     kill(pid, Signal::Continue)
 }
 
 /// Stops a process; its threads are stopped when `/proc` says so.
-fn stop(pid: i32) -> Result<(), Error> {
+fn stop(pid: i32, patience: Duration) -> Result<(), Error> {
+    let now = || time::monotonic().map_err(Error::call("clock"));
+    let deadline = now()?.saturating_add(patience);
     kill(pid, Signal::Stop).map_err(Error::call("SIGSTOP"))?;
     while !is_stopped(pid)? {
+        if now()? > deadline {
+            return Err(Error::Call("it does not stop", Errno::ETIMEDOUT));
+        }
         process::yield_now();
     }
     Ok(())
@@ -66,7 +103,8 @@ pub(crate) fn is_stopped(pid: i32) -> Result<bool, Error> {
     let path = proc_path(pid, "status").map_err(Error::call("/proc"))?;
     let (mut stopped, mut ended) = (false, false);
     for_each_line(&path, &mut |line| {
-        stopped |= line.starts_with(b"State:\tT");
+        // Of one that is traced, the stop is its tracer's to end.
+        stopped |= line.starts_with(b"State:\tT") || line.starts_with(b"State:\tt");
         ended |= line.starts_with(b"State:\tZ") || line.starts_with(b"State:\tX");
         Ok(())
     })

@@ -29,9 +29,11 @@ pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<
         return Err(Error::Usage("a file is neither written nor idle"));
     };
     let mut heat = Heat::new(pid, subject.format.geometry.page_shift(), what)?;
-    let tracker = OnlyTracker::announce(pid, what);
-    let tracker = tracker.map_err(|errno| Error::Proc(pid, "stat", errno))?;
-    heat.check_only(&tracker)?;
+    let tracked = |errno| match errno {
+        Errno::EBUSY => Error::Tracked(pid),
+        errno => Error::Proc(pid, "stat", errno),
+    };
+    let mut tracker = OnlyTracker::announce(pid, what).map_err(tracked)?;
     heat.each(options, &mut |_, tracker| tracker.start())?;
     let start = ticks();
     let mut last = start;
@@ -45,7 +47,7 @@ pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<
         let passed = [now - start, now - last].map(|ticks| ticks / (frequency() / 1000).max(1));
         last = now;
         heat.look(round, passed, options)?;
-        heat.check_only(&tracker)?;
+        tracker.check().map_err(tracked)?;
     }
     heat.each(options, &mut |_, tracker| tracker.stop())?;
     Ok((ExitCode::SUCCESS, 0))
@@ -76,14 +78,6 @@ impl Heat {
             page_shift,
             what,
             maps: leak_zeroed(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?,
-        })
-    }
-
-    /// Checks that nobody else tracks the process.
-    fn check_only(&self, tracker: &OnlyTracker) -> Result<(), Error> {
-        tracker.check().map_err(|errno| match errno {
-            Errno::EBUSY => Error::Tracked(self.pid),
-            errno => Error::Proc(self.pid, "stat", errno),
         })
     }
 

@@ -80,10 +80,7 @@ impl Bpf {
         memory
             .advise(0..size, Advice::DontFork)
             .map_err(open(BPF_MAP))?;
-        let code = assemble(map.number(), page_shift, pages(batch)).ok_or(CopyError::Open {
-            what: BPF_PROGRAM,
-            errno: Errno::E2BIG,
-        })?;
+        let code = assemble(map.number(), page_shift, pages(batch));
         let program = bpf::load_raw_tracepoint(&code, &mut []).map_err(|errno| match errno {
             Errno::EINVAL if !has_raw_tracepoints() => open(BPF_PROGRAM)(Errno::ENOSYS),
             errno => open(BPF_PROGRAM)(errno),

@@ -123,7 +123,7 @@ impl Room<'_> {
 impl Machine {
     pub(super) fn new() -> Self {
         Self {
-            code: assemble(3, 12, PAGES).unwrap().to_vec(),
+            code: assemble(3, 12, PAGES).to_vec(),
             memory: Memory::default(),
             task: OFFSET + 0x4040_0000,
             runs: 0,

@@ -102,118 +102,153 @@ enum Label {
 
 const LABELS: usize = 10;
 
-/// Writes a program; jumps name labels, which are resolved at the end.
+/// Most jumps.
+const JUMPS: usize = 24;
+
+/// Writes a program, when this is compiled; jumps name labels, which are resolved at the end.
 struct Assembler {
-    code: heapless::Vec<Instruction, LENGTH>,
-    jumps: heapless::Vec<(usize, Label), 24>,
+    code: [Instruction; LENGTH],
+    length: usize,
+    /// Where they are, and where they go.
+    jumps: [(usize, Label); JUMPS],
+    jump_count: usize,
     labels: [usize; LABELS],
-    /// Whether there was no room for something.
-    full: bool,
 }
 
+/// The program, and where in it constants stand that are known when it is loaded.
+struct Program {
+    code: [Instruction; LENGTH],
+    /// The descriptor of the map.
+    map: usize,
+    /// Bytes of a page.
+    sizes: [usize; 2],
+    /// Pages that may be written.
+    pages: usize,
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "where there is no room, this does not compile"
+)]
 impl Assembler {
     const fn new() -> Self {
+        let nothing = Instruction {
+            code: 0,
+            registers: 0,
+            offset: 0,
+            immediate: 0,
+        };
         Self {
-            code: heapless::Vec::new(),
-            jumps: heapless::Vec::new(),
+            code: [nothing; LENGTH],
+            length: 0,
+            jumps: [(0, Label::Failed); JUMPS],
+            jump_count: 0,
             labels: [0; LABELS],
-            full: false,
         }
     }
 
-    fn put(&mut self, code: u8, to: u8, from: u8, offset: i16, immediate: i32) {
-        let instruction = Instruction {
+    /// Returns the place of the instruction.
+    const fn put(&mut self, code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> usize {
+        let place = self.length;
+        self.code[place] = Instruction {
             code,
             registers: to | from << 4,
             offset,
             immediate,
         };
-        self.full |= self.code.push(instruction).is_err();
+        self.length += 1;
+        place
     }
 
     /// `to = from`.
-    fn copy(&mut self, to: u8, from: u8) {
+    const fn copy(&mut self, to: u8, from: u8) {
         self.put(0xbf, to, from, 0, 0);
     }
 
     /// `to = value`.
-    fn set(&mut self, to: u8, value: i32) {
+    const fn set(&mut self, to: u8, value: i32) {
         self.put(0xb7, to, 0, 0, value);
     }
 
     /// `to += from`.
-    fn add(&mut self, to: u8, from: u8) {
+    const fn add(&mut self, to: u8, from: u8) {
         self.put(0x0f, to, from, 0, 0);
     }
 
     /// `to += value`.
-    fn add_value(&mut self, to: u8, value: i32) {
+    const fn add_value(&mut self, to: u8, value: i32) {
         self.put(0x07, to, 0, 0, value);
     }
 
     /// `to *= value`.
-    fn multiply(&mut self, to: u8, value: i32) {
-        self.put(0x27, to, 0, 0, value);
+    const fn multiply(&mut self, to: u8, value: i32) -> usize {
+        self.put(0x27, to, 0, 0, value)
     }
 
     /// `to = *(u64 *)(from + offset)`.
-    fn load(&mut self, to: u8, from: u8, offset: i16) {
+    const fn load(&mut self, to: u8, from: u8, offset: i16) {
         self.put(0x79, to, from, offset, 0);
     }
 
     /// `*(u64 *)(to + offset) = from`.
-    fn store(&mut self, to: u8, offset: i16, from: u8) {
+    const fn store(&mut self, to: u8, offset: i16, from: u8) {
         self.put(0x7b, to, from, offset, 0);
     }
 
-    fn call(&mut self, helper: i32) {
+    const fn call(&mut self, helper: i32) {
         self.put(0x85, 0, 0, 0, helper);
     }
 
-    fn exit(&mut self) {
+    const fn exit(&mut self) {
         self.put(0x95, 0, 0, 0, 0);
     }
 
-    fn label(&mut self, label: Label) {
-        if let Some(place) = self.labels.get_mut(label as usize) {
-            *place = self.code.len();
-        }
+    const fn label(&mut self, label: Label) {
+        self.labels[label as usize] = self.length;
     }
 
-    fn jump_to(&mut self, label: Label, code: u8, register: u8, other: u8, value: i32) {
-        self.full |= self.jumps.push((self.code.len(), label)).is_err();
-        self.put(code, register, other, 0, value);
+    const fn jump_to(
+        &mut self,
+        label: Label,
+        code: u8,
+        register: u8,
+        other: u8,
+        value: i32,
+    ) -> usize {
+        self.jumps[self.jump_count] = (self.length, label);
+        self.jump_count += 1;
+        self.put(code, register, other, 0, value)
     }
 
-    fn jump(&mut self, label: Label) {
+    const fn jump(&mut self, label: Label) {
         self.jump_to(label, 0x05, 0, 0, 0);
     }
 
-    fn jump_if_equal(&mut self, register: u8, value: i32, label: Label) {
+    const fn jump_if_equal(&mut self, register: u8, value: i32, label: Label) {
         self.jump_to(label, 0x15, register, 0, value);
     }
 
-    fn jump_unless_equal(&mut self, register: u8, value: i32, label: Label) {
+    const fn jump_unless_equal(&mut self, register: u8, value: i32, label: Label) {
         self.jump_to(label, 0x55, register, 0, value);
     }
 
     /// If `register >= value`, without sign.
-    fn jump_if_at_least(&mut self, register: u8, value: i32, label: Label) {
-        self.jump_to(label, 0x35, register, 0, value);
+    const fn jump_if_at_least(&mut self, register: u8, value: i32, label: Label) -> usize {
+        self.jump_to(label, 0x35, register, 0, value)
     }
 
     /// If `register > value`, without sign.
-    fn jump_if_above(&mut self, register: u8, value: i32, label: Label) {
-        self.jump_to(label, 0x25, register, 0, value);
+    const fn jump_if_above(&mut self, register: u8, value: i32, label: Label) -> usize {
+        self.jump_to(label, 0x25, register, 0, value)
     }
 
-    fn jump_if_not_below(&mut self, register: u8, other: u8, label: Label) {
+    const fn jump_if_not_below(&mut self, register: u8, other: u8, label: Label) {
         self.jump_to(label, 0x3d, register, other, 0);
     }
 
     /// Loads before are done before those behind: an addition to memory that returns what was there is a full
     /// barrier (`Documentation/atomic_t.txt`). Destroys r1.
-    fn fence(&mut self) {
+    const fn fence(&mut self) {
         let at = offset16(offset_of!(Shared, fence));
         self.set(R1, 0);
         // BPF_STX | BPF_ATOMIC | BPF_DW, BPF_ADD | BPF_FETCH
@@ -221,10 +256,10 @@ impl Assembler {
     }
 
     /// Goes to `changed` unless the entry at `offset` of [`ELEMENT`] holds its descriptor.
-    fn check(&mut self, offset: i16, changed: Label) {
+    const fn check(&mut self, offset: i16, changed: Label) {
         self.fence();
         self.copy(R1, STACK);
-        self.add_value(R1, WORD.into());
+        self.add_value(R1, WORD as i32);
         self.set(R2, 8);
         self.load(R3, ELEMENT, offset + offset16(offset_of!(Entry, address)));
         self.call(PROBE_READ_KERNEL);
@@ -243,7 +278,7 @@ impl Assembler {
     }
 
     /// `ELEMENT = SHARED + NUMBER * size`.
-    fn element(&mut self, size: i32) {
+    const fn element(&mut self, size: i32) {
         self.copy(R1, NUMBER);
         self.multiply(R1, size);
         self.copy(ELEMENT, SHARED);
@@ -252,7 +287,7 @@ impl Assembler {
 
     /// Goes to `unchanged` if each link of the chain holds its descriptor, to [`Label::Failed`] otherwise.
     /// Numbers are known to the verifier, which follows every turn of the loop.
-    fn check_chain(&mut self, turn: Label, unchanged: Label) {
+    const fn check_chain(&mut self, turn: Label, unchanged: Label) {
         self.load(COUNT, SHARED, offset16(offset_of!(Shared, links)));
         self.set(NUMBER, 0);
         self.label(turn);
@@ -264,13 +299,17 @@ impl Assembler {
         self.jump(turn);
     }
 
-    fn finish(mut self) -> Option<heapless::Vec<Instruction, LENGTH>> {
-        for &(at, label) in &self.jumps {
-            let to = *self.labels.get(label as usize)?;
-            let distance = i16::try_from(to).ok()? - i16::try_from(at).ok()? - 1;
-            self.code.get_mut(at)?.offset = distance;
+    #[expect(clippy::cast_possible_truncation, reason = "a program is short")]
+    #[expect(clippy::cast_possible_wrap, reason = "a program is short")]
+    const fn finish(mut self) -> [Instruction; LENGTH] {
+        let mut number = 0;
+        while number < self.jump_count {
+            let (at, label) = self.jumps[number];
+            self.code[at].offset = self.labels[label as usize] as i16 - at as i16 - 1;
+            number += 1;
         }
-        (!self.full).then_some(self.code)
+        assert!(self.length == LENGTH);
+        self.code
     }
 }
 
@@ -291,19 +330,27 @@ const fn offset16(offset: usize) -> i16 {
     offset
 }
 
-/// The program for a map with descriptor `map`, of pages of `1 << page_shift` bytes of which `pages` are
-/// for copies. `None` if it were too long.
-pub(super) fn assemble(
-    map: i32,
-    page_shift: u32,
-    pages: usize,
-) -> Option<heapless::Vec<Instruction, LENGTH>> {
+/// The program for a map with descriptor `map`, of pages of `1 << page_shift` bytes of which `pages` may be
+/// written behind the first.
+pub(super) fn assemble(map: i32, page_shift: u32, pages: usize) -> [Instruction; LENGTH] {
+    const PROGRAM: Program = program();
+    let mut code = PROGRAM.code;
+    let pages = i32::try_from(pages).unwrap_or(0);
+    let [size, again] = PROGRAM.sizes.map(|place| (place, 1 << page_shift));
+    for (place, value) in [(PROGRAM.map, map), (PROGRAM.pages, pages), size, again] {
+        if let Some(instruction) = code.get_mut(place) {
+            instruction.immediate = value;
+        }
+    }
+    code
+}
+
+/// What is the same for all kernels.
+const fn program() -> Program {
     const TABLES: i16 = offset16(offset_of!(Shared, tables));
-    let pages = i32::try_from(pages).ok()?;
-    let size = 1_i32.checked_shl(page_shift)?;
     let mut a = Assembler::new();
     // SHARED = the map's value; SHARED->task = current.
-    a.put(0x18, SHARED, MAP_VALUE, 0, map);
+    let map = a.put(0x18, SHARED, MAP_VALUE, 0, 0);
     a.put(0, 0, 0, 0, 0);
     a.call(GET_CURRENT_TASK);
     a.store(SHARED, offset16(offset_of!(Shared, task)), R0);
@@ -327,13 +374,13 @@ pub(super) fn assemble(
     a.label(Label::Copy);
     a.load(R1, SHARED, offset16(offset_of!(Shared, page)));
     a.add(R1, NUMBER);
-    a.jump_if_at_least(R1, pages, Label::Done);
+    let pages = a.jump_if_at_least(R1, 0, Label::Done);
     // The first page is `Shared`.
     a.add_value(R1, 1);
-    a.multiply(R1, size);
+    let size = a.multiply(R1, 0);
     a.add(R1, SHARED);
     a.load(R2, ELEMENT, TABLES + offset16(offset_of!(Table, bytes)));
-    a.jump_if_above(R2, size, Label::Done);
+    let most = a.jump_if_above(R2, 0, Label::Done);
     a.load(R3, ELEMENT, TABLES + offset16(offset_of!(Table, address)));
     a.call(PROBE_READ_KERNEL);
     a.jump_unless_equal(R0, 0, Label::Done);
@@ -362,7 +409,12 @@ pub(super) fn assemble(
     a.label(Label::Failed);
     a.set(R0, 0);
     a.exit();
-    a.finish()
+    Program {
+        code: a.finish(),
+        map,
+        sizes: [size, most],
+        pages,
+    }
 }
 
 #[cfg(test)]
@@ -378,8 +430,7 @@ mod tests {
     #[test]
     fn jumps_stay_in_the_program_and_the_end_is_an_exit() {
         for (page_shift, pages) in [(12, 70), (14, 22), (16, 10)] {
-            let code = assemble(3, page_shift, pages).unwrap();
-            assert!(code.is_full(), "{} of {LENGTH}", code.len());
+            let code = assemble(3, page_shift, pages);
             assert_eq!(code.last().unwrap().code, EXIT);
             // The second half of a wide load is no instruction.
             assert_eq!((code[0].code, code[1].code), (WIDE, 0));
@@ -393,10 +444,5 @@ mod tests {
                 assert_ne!(instruction.offset, -1, "{at} turns for ever");
             }
         }
-    }
-
-    #[test]
-    fn a_page_of_an_impossible_size_has_no_program() {
-        assert!(assemble(3, 32, 9).is_none());
     }
 }

@@ -6,9 +6,10 @@ use core::ffi::CStr;
 
 use heapless::{CString, String, Vec, format};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::process::{Child, Fork, execute};
+use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_testkit::error::Error;
+use tablewalk_testkit::pt;
 use tablewalk_uapi::process::Status;
 use tablewalk_uapi::{Errno, file};
 
@@ -91,7 +92,7 @@ impl Shown {
         };
         let mut strings = Vec::<CString<64>, 8>::new();
         let more = source.iter().flatten().copied();
-        for word in ["pt"].into_iter().chain(words.iter().copied()).chain(more) {
+        for word in words.iter().copied().chain(more) {
             let word = if word == PID { pid.as_str() } else { word };
             let mut string = CString::new();
             let pushed = string.extend_from_bytes(word.as_bytes()).is_ok();
@@ -99,15 +100,8 @@ impl Shown {
                 return Err(Error::Call("pt", Errno::E2BIG));
             }
         }
-        // SAFETY: the child executes another program.
-        let child = unsafe { Fork::promised() }
-            .spawn(|| {
-                let words: Vec<&CStr, 8> = strings.iter().map(CString::as_c_str).collect();
-                eprintln!("busy: /bin/pt: {}", execute(c"/bin/pt", &words));
-                ExitCode(127)
-            })
-            .map_err(Error::call("fork"))?;
-        match child.wait().map_err(Error::call("wait"))? {
+        let words: Vec<&CStr, 8> = strings.iter().map(CString::as_c_str).collect();
+        match pt::run(&words)? {
             Status::Exited(0) => Ok(Verdict::Ok),
             status => {
                 println!("# pt: {status:?}");

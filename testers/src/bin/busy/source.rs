@@ -52,13 +52,21 @@ pub(crate) fn open(way: Way) -> Result<Option<Source>, Error> {
         Way::Kcore => Either::kcore(),
     };
     match copied {
-        Ok(kernel) => Ok(Some(Source::Copied(Copied::new(kernel, own)?))),
+        Ok(kernel) => Ok(Some(Source::Copied(
+            Copied::new(kernel, own).map_err(copy_error)?,
+        ))),
         Err(error @ CopyError::Open { .. }) => {
             println!("# {error}");
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(copy_error(error)),
     }
+}
+
+/// Prints why copying tables failed.
+fn copy_error(error: CopyError) -> Error {
+    println!("# {error}");
+    Error::Call("copies of tables", Errno::EIO)
 }
 
 impl Source {
@@ -73,7 +81,7 @@ impl Source {
     pub(crate) fn follow(&mut self, pid: i32) -> Result<(), Error> {
         match self {
             Self::Called(live) => *live = Live::with_batch(pid, SLOTS, BATCH_SLOTS)?,
-            Self::Copied(copied) => copied.retarget(pid)?,
+            Self::Copied(copied) => copied.retarget(pid).map_err(copy_error)?,
         }
         Ok(())
     }
@@ -82,7 +90,7 @@ impl Source {
     pub(crate) fn is_current(&mut self) -> Result<bool, Error> {
         match self {
             Self::Called(_) => Ok(false),
-            Self::Copied(copied) => Ok(copied.is_current()?),
+            Self::Copied(copied) => copied.is_current().map_err(copy_error),
         }
     }
 
@@ -101,7 +109,7 @@ impl Source {
                 }) => Ok(()),
                 result => Ok(result?),
             },
-            Self::Copied(copied) => Ok(walk(copied, range, visit)?),
+            Self::Copied(copied) => walk(copied, range, visit).map_err(copy_error),
         }
     }
 }

@@ -7,6 +7,7 @@
     reason = "reads and writes memory of a pager, and gives advice about it"
 )]
 
+mod discarded;
 mod replaced;
 
 use tablewalk_live::{format as format_of_kernel, path};
@@ -98,7 +99,7 @@ fn main(args: Args) -> ExitCode {
         pagemap,
         free: 0,
     };
-    ktap::run(&mut moved, &[TESTS, replaced::TESTS, END])
+    ktap::run(&mut moved, &[TESTS, discarded::TESTS, replaced::TESTS, END])
 }
 
 /// Fills each page with its number.

@@ -43,6 +43,34 @@ fn what_is_no_regular_file_is_written_to() {
 }
 
 #[test]
+fn the_names_of_the_standard_output_are_written_into() {
+    let folder = folder();
+    let program = env!("CARGO_BIN_EXE_ptview");
+    for (name, line) in [
+        ("pipe", "-o /dev/stdout | cat >page"),
+        ("file", "-o /dev/stdout >page"),
+        ("link", "-o link >page"),
+    ] {
+        let _ = symlink("/proc/self/fd/1", folder.path("link"));
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("{program} dump {line}")]);
+        let page = fs::File::create(folder.path("page")).unwrap();
+        let before = page.metadata().unwrap().ino();
+        let output = shell.current_dir(folder.path("")).output().unwrap();
+        assert!(
+            folder.text("page").ends_with("</html>"),
+            "{name}: {}",
+            said(&output)
+        );
+        assert_eq!(
+            fs::metadata(folder.path("page")).unwrap().ino(),
+            before,
+            "{name}"
+        );
+    }
+}
+
+#[test]
 fn a_dash_is_the_standard_output() {
     let folder = folder();
     let output = folder.run(&["dump", "-o", "-"]);
