@@ -1,4 +1,4 @@
-//! What it costs to know which pages were written: TRACK beside mprotect(2) and SIGSEGV.
+//! The cost of finding the written pages: TRACK compared with mprotect(2) and SIGSEGV.
 
 #![expect(
     unsafe_code,
@@ -23,7 +23,7 @@ use crate::dumps::PerPage;
 
 const GIB: usize = 1 << 30;
 
-/// One page of so many is written in each round.
+/// Strides in pages: each round writes one page of each stride.
 const STRIDES: [usize; 3] = [100, 10, 1];
 
 pub(crate) fn measure() -> Result<(), Error> {
@@ -31,7 +31,7 @@ pub(crate) fn measure() -> Result<(), Error> {
     let page = 1 << info.page_shift;
     let memory = Mapping::reserve(GIB, Protection::READ_WRITE).map_err(Error::call("mmap"))?;
     memory.base_pages_only().map_err(Error::call("madvise"))?;
-    // One fault for each page, and no more.
+    // Base pages only, so that each page costs exactly one fault.
     memory
         .advise(0..GIB, Advice::PopulateWrite)
         .map_err(Error::call("MADV_POPULATE_WRITE"))?;
@@ -56,16 +56,16 @@ pub(crate) fn measure() -> Result<(), Error> {
     look(&memory, page)
 }
 
-/// Ticks of a round.
+/// Ticks of one round.
 struct Round {
-    /// To find what was written, and begin anew.
+    /// Of finding the written pages and starting the next round.
     find: u64,
     /// Of the program that writes.
     program: u64,
 }
 
 impl Round {
-    /// Without what the program needs in any case.
+    /// Subtracts the cost of the program without tracking.
     const fn less(self, alone: u64) -> Self {
         Self {
             find: self.find,
@@ -86,17 +86,17 @@ impl Round {
     }
 }
 
-/// Writes every page of the stride once; ticks.
+/// Writes one page of each stride once. Returns the ticks.
 fn write_some(memory: &Mapping, page: usize, stride: usize) -> u64 {
     let start = counter::ticks();
     for offset in (0..memory.size()).step_by(page * stride) {
-        // SAFETY: inside the mapping.
+        // SAFETY: the address lies inside the mapping.
         unsafe { memory.as_ptr().wrapping_add(offset).write_volatile(1) };
     }
     counter::ticks() - start
 }
 
-/// Rounds of TRACK that are measured behind one that is not.
+/// Number of rounds of TRACK to measure, after one that is not measured.
 const ROUNDS: u64 = 2;
 
 fn by_tracking(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Error> {
@@ -112,7 +112,7 @@ fn by_tracking(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Er
         tracker.collect(|run| pages += (run.end.0 - run.start.0) / page as u64)?;
         let finding = counter::ticks() - begin;
         if pages != (memory.size() / page).div_ceil(stride) as u64 {
-            println!("# {pages} pages told");
+            println!("# {pages} pages reported");
         }
         if round > 0 {
             find += finding;
@@ -127,7 +127,7 @@ fn by_tracking(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Er
 }
 
 fn by_entries(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Error> {
-    // SAFETY: private memory, and nothing else is done with it until `stop`.
+    // SAFETY: private memory, with which nothing else is done until `stop`.
     let mut entries = unsafe { Entries::start(memory) }?;
     let (mut find, mut program) = (0, 0);
     for round in 0..=ROUNDS {
@@ -137,7 +137,7 @@ fn by_entries(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Err
         entries.collect(|(_, run)| pages += run)?;
         let finding = counter::ticks() - begin;
         if pages != (memory.size() / page).div_ceil(stride) as u64 {
-            println!("# {pages} pages told");
+            println!("# {pages} pages reported");
         }
         if round > 0 {
             find += finding;
@@ -151,14 +151,14 @@ fn by_entries(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Err
     })
 }
 
-/// Pages that the handler of the signal has seen: a bit for each, and where they begin.
+/// Pages that the signal handler has seen, one bit each, and the address of the first.
 static SEEN: [AtomicU64; GIB / 4096 / 64] = [const { AtomicU64::new(0) }; GIB / 4096 / 64];
 static FIRST: AtomicU64 = AtomicU64::new(0);
 static SHIFT: AtomicU64 = AtomicU64::new(12);
 
-/// Notes the page, and lets it be written.
+/// Signal handler: notes the page and makes it writable.
 extern "C" fn note(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
-    // SAFETY: the kernel hands over a siginfo; the address of a fault is its third word.
+    // SAFETY: the kernel passes a siginfo; the fault address is its third word.
     let address = unsafe { info.cast::<u64>().wrapping_add(2).read() };
     let shift = SHIFT.load(Ordering::Relaxed);
     let number = (address - FIRST.load(Ordering::Relaxed)) >> shift;
@@ -170,14 +170,14 @@ extern "C" fn note(_: c_int, info: *mut siginfo_t, _: *mut c_void) {
     }
     let page = usize::try_from(address >> shift << shift).unwrap_or(0);
     let page = core::ptr::with_exposed_provenance_mut(page);
-    // SAFETY: a page of the memory that is measured, which may be written before and afterwards.
+    // SAFETY: a page of the measured memory, which was writable before and is afterwards.
     let _ = unsafe { mprotect(page, 1 << shift, Protection::READ_WRITE) };
 }
 
 fn by_faults(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Error> {
     FIRST.store(memory.address(), Ordering::Relaxed);
     SHIFT.store(page.trailing_zeros().into(), Ordering::Relaxed);
-    // SAFETY: the handler only notes and permits; nobody else faults.
+    // SAFETY: the handler only notes the page and makes it writable; no other access faults.
     unsafe { signal::handle(Signal::Segv, note) }.map_err(Error::call("sigaction"))?;
     let arm = || {
         memory
@@ -185,7 +185,7 @@ fn by_faults(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Erro
             .map_err(Error::call("mprotect"))
     };
     arm()?;
-    // One round, as it takes so long.
+    // One round only, because it takes long.
     let program = write_some(memory, page, stride);
     let begin = counter::ticks();
     let words = SEEN.iter().map(|word| word.swap(0, Ordering::Relaxed));
@@ -199,12 +199,12 @@ fn by_faults(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Erro
         .protect(0..memory.size(), Protection::READ_WRITE)
         .map_err(Error::call("mprotect"))?;
     signal::restore_default(Signal::Segv).map_err(Error::call("sigaction"))?;
-    // Each entry is as it was before.
+    // Make each entry as it was before.
     write_some(memory, page, 1);
     Ok(Round { find, program })
 }
 
-/// What it costs to look at pages of which nothing is told, beside pagemap, which does not know.
+/// Measures a look that finds no written page, compared with reading pagemap, which cannot tell.
 fn look(memory: &Mapping, page: usize) -> Result<(), Error> {
     let start = VirtualAddress(memory.address());
     let range = start..start.wrapping_add(memory.size() as u64);

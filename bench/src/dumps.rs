@@ -1,4 +1,4 @@
-//! All pages of a process: their tables walked, beside pagemap.
+//! The cost of finding all pages of a process: a walk of its tables compared with pagemap.
 
 #![expect(unsafe_code, reason = "touches memory of a child that is all its own")]
 
@@ -16,16 +16,16 @@ use tablewalk_walker::{Level, Merge, Runs, TableSource, TableVisit, VirtualAddre
 
 use crate::Ratio;
 
-/// How a process has touched its memory.
+/// How the process has touched its memory.
 #[derive(Clone, Copy)]
 enum Touch {
-    /// Written every page, in order.
+    /// Every page written, in order.
     Written,
-    /// Written every page, so that neighbours have frames apart.
+    /// Every page written, in an order that gives neighbours distant frames.
     Scattered,
-    /// Read every page: all are the page of zeros.
+    /// Every page read, so that all map the shared zero page.
     Read,
-    /// Read one page for each level-3 table.
+    /// One page read for each level-3 table.
     Sparse,
     /// Written, in blocks.
     Blocks,
@@ -34,7 +34,7 @@ enum Touch {
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
-/// What is dumped: how memory is touched, and its bytes.
+/// The cases: how memory is touched, and its size in bytes.
 const DUMPS: [(&str, Touch, u64); 12] = [
     ("written", Touch::Written, MIB),
     ("written", Touch::Written, 32 * MIB),
@@ -50,10 +50,10 @@ const DUMPS: [(&str, Touch, u64); 12] = [
     ("one page of a table", Touch::Sparse, 16 * GIB),
 ];
 
-/// Level-3 tables that stay mapped: those of 16 GiB.
+/// Level-3 tables that stay mapped: enough for 16 GiB.
 const BATCH_SLOTS: usize = 8192 + 512;
 
-/// Entries of pagemap that are read at once.
+/// Number of pagemap entries to read at once.
 const ENTRIES: usize = 4096;
 
 pub(crate) fn measure(page_size: u64) -> Result<(), Error> {
@@ -86,7 +86,7 @@ pub(crate) fn measure(page_size: u64) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ticks of so many pages, with two digits behind the point.
+/// Ticks divided by a number of pages, printed with two decimals.
 pub(crate) struct PerPage(pub(crate) u64, pub(crate) u64);
 
 impl core::fmt::Display for PerPage {
@@ -96,7 +96,7 @@ impl core::fmt::Display for PerPage {
     }
 }
 
-/// A process that has touched memory and waits to be killed.
+/// A process that has touched its memory and waits to be killed.
 struct Target {
     child: Child,
     range: Mapping,
@@ -104,7 +104,7 @@ struct Target {
 
 impl Target {
     fn new(touch: Touch, size: u64, page_size: u64) -> Result<Self, Error> {
-        // Begins and ends where a level-3 table and a block do.
+        // The range begins and ends on the boundary of a level-3 table and of a block.
         let span = page_size * page_size / 8;
         let bytes = |size| usize::try_from(size).map_err(|_| Error::Call("mmap", Errno::ENOMEM));
         let room = Mapping::reserve(bytes(size + span)?, Protection::NONE);
@@ -122,7 +122,7 @@ impl Target {
             range.base_pages_only().map_err(Error::call("madvise"))?;
         }
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
         let child = unsafe { Fork::promised() }
             .spawn(|| {
                 touch.all(
@@ -145,7 +145,7 @@ impl Target {
 }
 
 impl Touch {
-    /// Touches the memory of `range`, in this process.
+    /// Touches the memory of `range` in this process.
     fn all(self, range: &Mapping, page: usize, span: usize) {
         let at = |offset| range.as_ptr().wrapping_add(offset);
         let (size, stride) = (
@@ -159,22 +159,22 @@ impl Touch {
         match self {
             Self::Written | Self::Blocks => {
                 for offset in (0..size).step_by(stride) {
-                    // SAFETY: inside the range, which is this process's own.
+                    // SAFETY: the address lies inside the range, which only this process uses.
                     unsafe { at(offset).write_volatile(1) };
                 }
             }
             Self::Scattered => {
-                // Every second page, and then the others.
+                // Every second page first, then the others.
                 for first in [0, page] {
                     for offset in (first..size).step_by(2 * stride) {
-                        // SAFETY: as above.
+                        // SAFETY: the address lies inside the range, which only this process uses.
                         unsafe { at(offset).write_volatile(1) };
                     }
                 }
             }
             Self::Read | Self::Sparse => {
                 for offset in (0..size).step_by(stride) {
-                    // SAFETY: as above.
+                    // SAFETY: the address lies inside the range, which can be read.
                     unsafe { at(offset).read_volatile() };
                 }
             }
@@ -182,10 +182,10 @@ impl Touch {
     }
 }
 
-/// Pages, and the sum of their frame numbers.
+/// Number of pages, and the sum of their frame numbers.
 type Content = (u64, u64);
 
-/// Walks the range; ticks, and what was there.
+/// Walks the range. Returns the ticks and the content.
 fn dump(live: &mut Live, target: &Target) -> Result<(u64, Content), Error> {
     let format = live.format();
     let start = VirtualAddress(target.range.address());
@@ -196,7 +196,7 @@ fn dump(live: &mut Live, target: &Target) -> Result<(u64, Content), Error> {
         let run = run.map_err(|_| Error::Call("walk", Errno::EAGAIN))?;
         let count = run.pages(&format);
         pages += count;
-        // The sum of `count` numbers from the first on.
+        // The sum of `count` consecutive numbers.
         let first = run.frame(&format).0;
         frames = frames.wrapping_add(first * count + count * (count - 1) / 2);
     }
@@ -204,8 +204,8 @@ fn dump(live: &mut Live, target: &Target) -> Result<(u64, Content), Error> {
     Ok((counter::ticks() - begin, content))
 }
 
-/// Reads every word of every level-3 table, none of which is mapped anew; ticks, and what was there,
-/// without blocks.
+/// Reads every word of every level-3 table, all mapped before. Returns the ticks and the content, without
+/// blocks.
 fn read_words(live: &mut Live, target: &Target) -> Result<(u64, Content), Error> {
     let geometry = live.geometry();
     let start = VirtualAddress(target.range.address());
@@ -230,7 +230,7 @@ fn read_words(live: &mut Live, target: &Target) -> Result<(u64, Content), Error>
     Ok((counter::ticks() - begin, content))
 }
 
-/// Reads pagemap for the range, many entries at once; ticks, and what was there.
+/// Reads pagemap for the range, many entries at once. Returns the ticks and the content.
 fn read_pagemap(target: &Target, page_size: u64) -> Result<(u64, Content), Errno> {
     let path = proc_path(target.child.pid(), "pagemap")?;
     let pagemap = file::open(&path, O_RDONLY)?;

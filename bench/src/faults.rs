@@ -1,4 +1,4 @@
-//! Pages that are touched for the first time: what each costs, by the kernel and by a pager.
+//! The cost of touching a page for the first time, when the kernel or a pager resolves the fault.
 
 use core::hint::black_box;
 use core::ops::Range;
@@ -13,35 +13,35 @@ use tablewalk_uapi::{Errno, Mapping, Sharing, process, remap};
 
 use crate::Ratio;
 
-/// Pages that are touched.
+/// Number of pages to touch.
 const PAGES: usize = 2048;
-/// Frames of a pool that is refilled while pages are touched, and pages that stay mapped then.
+/// Number of frames of a pool that is refilled while pages are touched, and of pages that stay mapped then.
 const FRAMES: usize = 1024;
 const KEEP: usize = 512;
-/// Measurements of each way. Where two CPUs wake each other, a round can fall into step with something
-/// else and cost a third more, the same in each repetition; the median does not.
+/// Number of measurements of each method. When two CPUs wake each other, a round can fall into step with
+/// other activity and cost a third more, reproducibly; the median is not affected.
 const ROUNDS: usize = 5;
-/// Pages that come with one fault.
+/// Numbers of pages that one fault brings.
 const BATCHES: [usize; 4] = [1, 16, 64, 512];
 
-/// Measures one way once: ticks of preparing, and of touching all pages.
+/// Measures one method once. Returns the ticks of preparing, and of touching all pages.
 type Round<'a> = &'a dyn Fn() -> Result<Ticks, Error>;
 
-/// What a round costs, for all pages.
+/// The cost of a round, for all pages.
 #[derive(Clone, Copy, Default)]
 struct Ticks {
     prepare: u64,
     touch: u64,
 }
 
-/// Prints lines, with ratios to what came first.
+/// Prints lines, with ratios to the first ones.
 struct Table {
-    /// The kernel's own fault, and `UFFDIO_COPY` of a page.
+    /// Ticks of the kernel's own fault, and of `UFFDIO_COPY` of a page.
     peers: [u64; 2],
 }
 
 impl Table {
-    /// Measures one way.
+    /// Measures one method and prints a line.
     fn line(&self, name: &str, round: Round<'_>) -> Result<(), Error> {
         self.print(name, median(round)?);
         Ok(())
@@ -58,7 +58,7 @@ impl Table {
     }
 }
 
-/// The median of some rounds.
+/// Returns the median of several rounds.
 fn median(round: Round<'_>) -> Result<Ticks, Error> {
     let mut rounds = [Ticks::default(); ROUNDS];
     for ticks in &mut rounds {
@@ -131,13 +131,13 @@ fn touched(what: impl FnOnce()) -> Ticks {
     }
 }
 
-/// Keeps the calling thread on a CPU, so that each way has its threads at the same places. Where
-/// there is no such CPU, all run on the only one.
+/// Pins the calling thread to a CPU, so that each method has its threads on the same CPUs. Without that CPU,
+/// all threads run on the only one.
 fn pin_to(cpu: u32) {
     let _ = process::set_affinity(0, 1 << cpu);
 }
 
-/// Private memory of [`PAGES`] base pages that are not there yet, and one more.
+/// Maps private memory of [`PAGES`] missing base pages, and one more.
 fn fresh(page: usize) -> Result<Mapping, Error> {
     let size = (PAGES + 1) * page;
     let region = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private);
@@ -153,16 +153,16 @@ fn touch(region: &Mapping, page: usize) {
     }
 }
 
-/// How the kernel resolves a userfault.
+/// The ioctl that resolves a userfault.
 #[derive(Clone, Copy)]
 enum Ioctl {
-    /// `UFFDIO_COPY` of so many pages.
+    /// `UFFDIO_COPY` of this number of pages.
     Copy(usize),
-    /// `UFFDIO_ZEROPAGE` of one.
+    /// `UFFDIO_ZEROPAGE` of one page.
     Zero,
 }
 
-/// One round of the kernel's own way: a thread reads events and answers each with one ioctl.
+/// Runs one round of the kernel's own method: a thread reads events and answers each with one ioctl.
 fn by_ioctl(page: usize, ioctl: Ioctl) -> Result<Ticks, Error> {
     let region = fresh(page)?;
     let source = Mapping::anonymous(64 * page, Protection::READ_WRITE, Sharing::Private)
@@ -183,7 +183,7 @@ fn by_ioctl(page: usize, ioctl: Ioctl) -> Result<Ticks, Error> {
         || {
             pin_to(0);
             let ticks = touched(|| touch(&region, page));
-            // The page behind tells the other thread to end.
+            // A fault on the extra page tells the other thread to end.
             write(&region, PAGES * page, 1);
             ticks
         },
@@ -207,25 +207,25 @@ fn answer(
         };
         let address = address & !(page as u64 - 1);
         if address == last {
-            // SAFETY: a page of the region, which is accessed by its address alone.
+            // SAFETY: a page of the region, which is accessed by raw pointers only.
             return unsafe { uffd.zeropage(address, size(1), Waking::Wake) }.map(drop);
         }
         match ioctl {
             Ioctl::Copy(pages) => {
-                // SAFETY: the mapping, which nobody writes to.
+                // SAFETY: the mapping, to which nobody writes.
                 let bytes = unsafe { core::slice::from_raw_parts(source.as_ptr(), pages * page) };
-                // SAFETY: as above.
+                // SAFETY: a page of the region, which is accessed by raw pointers only.
                 unsafe { uffd.copy(address, bytes, Waking::Wake) }?;
             }
             Ioctl::Zero => {
-                // SAFETY: as above.
+                // SAFETY: a page of the region, which is accessed by raw pointers only.
                 unsafe { uffd.zeropage(address, size(1), Waking::Wake) }?;
             }
         }
     }
 }
 
-/// Pages of zeros; with a clock, frames go round.
+/// A policy that fills pages with zeros; with a clock, it evicts pages in turn.
 struct Zeros {
     neighbours: Neighbours,
     clock: Option<Clock>,
@@ -253,8 +253,8 @@ impl Policy for Zeros {
     }
 }
 
-/// One round by a pager that has a frame for each page; or goes round with `frames`, every one of which was
-/// in use before, and everything counts.
+/// Runs one round with a pager that has a frame for each page, or one that reuses `frames` frames, all of
+/// which have been used before. Then eviction is part of the measurement.
 fn by_pager(delivery: Delivery, batch: usize, frames: usize) -> Result<(Ticks, Counts), Error> {
     let recycle = frames != 0;
     let policy = Zeros {
@@ -277,7 +277,7 @@ fn by_pager(delivery: Delivery, batch: usize, frames: usize) -> Result<(Ticks, C
     let mut ticks = pass(&pager, delivery)?;
     ticks.prepare += pool;
     if recycle {
-        // The first time all frames are new. The second time most pages are gone again.
+        // In the first pass all frames are new. In the second, most pages have been evicted.
         ticks = Ticks {
             prepare: 0,
             ..pass(&pager, delivery)?
@@ -286,13 +286,13 @@ fn by_pager(delivery: Delivery, batch: usize, frames: usize) -> Result<(Ticks, C
     Ok((ticks, pager.counts()))
 }
 
-/// Makes a worker, and touches all pages, to the end of their adoption.
+/// Starts a worker and touches all pages, until they are adopted.
 fn pass<P: Policy>(pager: &Pager<P>, delivery: Delivery) -> Result<Ticks, Error> {
     let (region, page) = (pager.as_ptr(), pager.page_size());
     let touch = || {
         for number in 0..PAGES {
             let word = region.wrapping_add(number * page);
-            // SAFETY: inside the region, where nobody has a reference.
+            // SAFETY: the address lies inside the region, to which no Rust reference exists.
             unsafe { word.cast::<u64>().write_volatile(1) };
         }
     };
@@ -322,7 +322,7 @@ fn pass<P: Policy>(pager: &Pager<P>, delivery: Delivery) -> Result<Ticks, Error>
                     start
                 },
             );
-            // The handler has adopted the rest, and its thread has ended.
+            // The handler has adopted the remaining pages, and its thread has ended.
             let ticks = counter::ticks() - start.map_err(Error::call("clone"))?;
             handled?;
             ticks

@@ -1,4 +1,4 @@
-//! `bench`: instructions per operation, beside the kernel's own ways, in one boot.
+//! `bench`: counts instructions per operation, and compares with the kernel's own methods, in one boot.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -31,16 +31,16 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: bench [calls | dumps | faults | dirty]
-Counts what operations cost, or one kind of them, in ticks of the virtual counter: instructions, where
-QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
+Measures what operations cost, all or one kind, in ticks of the virtual counter. A tick is one
+instruction if QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
 
-/// A system call to be measured.
+/// A system call to measure.
 type Call<'a> = &'a dyn Fn() -> Result<(), Errno>;
 
-/// How often a short operation is repeated.
+/// How often to repeat a short operation.
 const REPEATS: u64 = 1000;
 
-/// A part of the measurement, and its name.
+/// A part of the measurements: its name and function.
 type Part = (&'static str, fn() -> Result<(), Error>);
 
 const PARTS: [Part; 4] = [
@@ -81,7 +81,7 @@ fn measure_all_calls() -> Result<(), Error> {
     measure_translations(&peers)
 }
 
-/// Runs `operation` once to warm up and then `REPEATS` times; the ticks of one, with the loop.
+/// Runs `operation` once to warm up and then `REPEATS` times. Returns the ticks of one, loop included.
 fn measure<E>(mut operation: impl FnMut() -> Result<(), E>) -> Result<u64, E> {
     operation()?;
     let start = counter::ticks();
@@ -95,20 +95,19 @@ const fn per_operation(ticks: u64, operations: u64) -> u64 {
     (ticks + operations / 2) / operations
 }
 
-/// What others cost, who tell where a page is: ticks of one entry of pagemap by pread(2), of one entry
-/// when many are read at once, and of PATH.
+/// The cost of other ways to find where a page is: ticks of one pagemap entry by pread(2), of one entry when
+/// many are read at once, and of PATH.
 struct Peers([u64; 3]);
 
 impl Peers {
-    /// Prints a line: the ticks, and how many times those of each peer that is.
+    /// Prints a line: the ticks, and their ratio to those of each peer.
     fn print(&self, name: &str, ticks: u64) {
         let [one, bulk, path] = self.0.map(|peer| Ratio(ticks, peer));
         println!("{name:<42} {ticks:>8} {one:4.3} {bulk:6.2} {path:4.3}");
     }
 }
 
-/// How many times the second number the first one is, with as many digits before and behind the point
-/// as width and precision say.
+/// The first number divided by the second, printed with the formatter's width and precision.
 struct Ratio(u64, u64);
 
 impl core::fmt::Display for Ratio {
@@ -120,7 +119,7 @@ impl core::fmt::Display for Ratio {
     }
 }
 
-/// Entries of pagemap that are read at once.
+/// Number of pagemap entries to read at once.
 const BULK: usize = 512;
 
 fn measure_peers() -> Result<Peers, Error> {
@@ -134,7 +133,7 @@ fn measure_peers() -> Result<Peers, Error> {
     );
     let info = remap::info().map_err(Error::call("INFO"))?;
     let pagemap = Pagemap::open(process::pid(), info.page_shift).map_err(Error::call("pagemap"))?;
-    // Memory that is there, all of it.
+    // Memory with all pages present.
     let size = BULK << info.page_shift;
     let memory = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private)
         .map_err(Error::call("mmap"))?;
@@ -142,7 +141,7 @@ fn measure_peers() -> Result<Peers, Error> {
         write(&memory, offset, 1);
     }
     let address = memory.address();
-    // A word of the stack, which has few pages: pagemap reads on to the end of a level-3 table.
+    // A word of the stack, a mapping of few pages: pagemap reads on to the end of the level-3 table.
     let alone = core::ptr::from_ref(&info).expose_provenance() as u64;
     let mut entries = [PagemapEntry::default(); BULK];
     let one = measure(|| pagemap.entry(alone).map(drop)).map_err(Error::call("pagemap"))?;
@@ -162,10 +161,10 @@ fn measure_calls(peers: &Peers) -> Result<(), Error> {
     let info = remap::info().map_err(Error::call("INFO"))?;
     let page = Mapping::anonymous(1 << info.page_shift, Protection::READ, Sharing::Shared)
         .map_err(Error::call("mmap"))?;
-    // Something that is mapped: a word of the stack.
+    // Some mapped address: a word of the stack.
     let address = core::ptr::from_ref(&info).expose_provenance() as u64;
     let place = page.as_ptr().cast();
-    // SAFETY: the page is this function's.
+    // SAFETY: only this function uses the page.
     let map = || unsafe { remap::map_by_address(0, 3, address, place) };
     let frame = map().map_err(Error::call("ADDR"))?;
     let calls: [(&str, Call<'_>); 5] = [
@@ -177,7 +176,7 @@ fn measure_calls(peers: &Peers) -> Result<(), Error> {
         ("FLUSH of one page", &|| remap::flush(0, page.address(), 1)),
         ("map a level-3 table by address", &|| map().map(drop)),
         ("map a level-3 table by frame number", &|| {
-            // SAFETY: as above.
+            // SAFETY: only this function uses the page.
             unsafe { remap::map_by_frame(0, 3, frame, place) }
         }),
     ];
@@ -187,11 +186,11 @@ fn measure_calls(peers: &Peers) -> Result<(), Error> {
     Ok(())
 }
 
-/// Processes that are searched: how many level-3 tables they have, and how often each is searched.
+/// The processes to search: their numbers of level-3 tables, and how often to search each.
 const SEARCHED: [(u64, u64); 3] = [(10, 1000), (1000, 1000), (100_000, 20)];
 
-/// Mapping a table of another process, the last one in the order of addresses: what the search by
-/// frame number costs, and that the way by address does not depend on the number.
+/// Measures mapping the last table, in address order, of another process: the search by frame number, and the
+/// lookup by address, whose cost does not depend on the number of tables.
 fn measure_searches(peers: &Peers) -> Result<(), Error> {
     let info = remap::info().map_err(Error::call("INFO"))?;
     let page = Page::new(&info, Protection::READ).map_err(Error::call("mmap"))?;
@@ -225,7 +224,7 @@ fn live_page_size() -> Result<u64, Error> {
     Ok(1 << info.page_shift)
 }
 
-/// Makes the compiler believe that somebody wants the answer.
+/// Makes the compiler believe that the answer is used.
 fn consume(translation: Translation) {
     black_box(translation);
 }
@@ -283,10 +282,10 @@ fn measure_translations(peers: &Peers) -> Result<(), Error> {
     Ok(())
 }
 
-/// Leaf tables of 32 MiB, with 4K pages.
+/// Cache of leaf tables for 32 MiB, with 4K pages.
 type Tables = Cache<Live, 16, 4>;
 
-/// A call, as a program would make it that does not inline the walker.
+/// One call of the walker, as in a program that does not inline it.
 #[inline(never)]
 fn translate_warm(tables: &Tables, address: VirtualAddress) -> Option<PhysicalAddress> {
     tables.physical(address)

@@ -1,4 +1,4 @@
-//! `lazyload`: a file as memory, of which nothing is read before it is touched.
+//! `lazyload`: maps a file lazily. A page of the file is read when the program touches it first.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -23,32 +23,32 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: lazyload [--frames N] [FILE]
-Maps FILE (/init) lazily: each page is read from it when it is touched first, by a
-pager with fewer frames than the file has pages. Compares all of it with what read(2)
-gives: in order, and here and there. Prints KTAP.
-  --frames N  frames of the pool; half as many pages stay mapped (8)
+Maps FILE (default: /init) lazily: each page is read on its first access, by a pager
+with fewer frames than the file has pages. Compares all pages, in order and in random
+order, with the result of read(2). Prints KTAP.
+  --frames N  frames in the pool; half as many pages stay mapped (default: 8)
 Needs a kernel with remap_page_table and userfaultfd, and root.";
 
 const TESTS: &[Case<Lazy, Error>] = &[
     Case {
-        name: "events, in order: the file is what is there",
+        name: "events, in order: pages have the contents of the file",
         run: |lazy| lazy.check(Delivery::Threads, Walk::InOrder),
     },
     Case {
-        name: "events, here and there: the file is what is there",
+        name: "events, in random order: pages have the contents of the file",
         run: |lazy| lazy.check(Delivery::Threads, Walk::HereAndThere),
     },
     Case {
-        name: "signals, in order: the file is what is there",
+        name: "signals, in order: pages have the contents of the file",
         run: |lazy| lazy.check(Delivery::Signals, Walk::InOrder),
     },
     Case {
-        name: "signals, here and there: the file is what is there",
+        name: "signals, in random order: pages have the contents of the file",
         run: |lazy| lazy.check(Delivery::Signals, Walk::HereAndThere),
     },
 ];
 
-/// How pages are touched.
+/// The order in which pages are touched.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Walk {
     InOrder,
@@ -110,7 +110,7 @@ fn main(mut args: Args) -> ExitCode {
     }
 }
 
-/// A file and its size, as read(2) gives it.
+/// Opens a file. Returns it with its size, as found by read(2).
 fn open(path: &CStr) -> Result<(OwnedFd, u64), Errno> {
     let file = file::open(path, O_RDONLY)?;
     let mut size = 0;
@@ -124,7 +124,7 @@ fn open(path: &CStr) -> Result<(OwnedFd, u64), Errno> {
     }
 }
 
-/// The pages of a file.
+/// The pages of a file, as the contents of a pager's region.
 struct Pages<'f> {
     file: &'f OwnedFd,
     page_size: usize,
@@ -139,7 +139,7 @@ impl Policy for Pages<'_> {
 
     fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         self.clock.mapped(1);
-        // As with a file that is mapped: an access to what cannot be read gets SIGBUS.
+        // As with a file mapping: an access to a page that cannot be read raises SIGBUS.
         read_at(self.file, (page * self.page_size) as u64, bytes).ok_or(Refusal::Never)
     }
 
@@ -152,7 +152,7 @@ impl Policy for Pages<'_> {
     }
 }
 
-/// Reads until the end of the file; the number of bytes.
+/// Fills `bytes`, or reads to the end of the file. Returns the number of bytes; `None` on an error.
 fn read_at(file: &OwnedFd, offset: u64, bytes: &mut [u8]) -> Option<usize> {
     let mut done = 0;
     while let Some(rest) = bytes.get_mut(done..).filter(|rest| !rest.is_empty()) {
@@ -209,12 +209,12 @@ impl Lazy {
         Ok((wrong == 0 && counts.moved > 0).into())
     }
 
-    /// Whether a page is what read(2) gives, to the last byte.
+    /// Returns whether a page has the contents that read(2) returns, to the last byte.
     fn is_right(&self, pager: &Pager<Pages<'_>>, page: usize) -> bool {
         let mut bytes = [0; 512];
         let start = (page * self.page_size) as u64;
         (0..self.page_size).step_by(bytes.len()).all(|offset| {
-            // Zeros behind the end of the file.
+            // Zeros after the end of the file.
             bytes.fill(0);
             let (words, _) = bytes.as_chunks_mut::<8>();
             read_at(&self.file, start + offset as u64, words.as_flattened_mut()).is_some()

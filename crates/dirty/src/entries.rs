@@ -1,4 +1,4 @@
-//! The same from user space, through writable tables.
+//! Dirty tracking from user space, through writable page tables.
 
 #![expect(unsafe_code, reason = "changes entries of tables that are mapped here")]
 
@@ -13,31 +13,33 @@ use tablewalk_walker::VirtualAddress;
 use crate::DirtyError;
 use crate::round::{Round, restore};
 
-/// Private anonymous memory of one's own, locked, of which this knows what was written, by its entries and
-/// without the kernel: no system call but one FLUSH for each [`Entries::collect`].
+/// Tracks writes to private, anonymous, locked memory of the caller by changing its page-table entries,
+/// without the kernel: [`Entries::collect`] makes one system call, FLUSH.
 ///
-/// # The race with those who write
+/// # The race with writers
 ///
-/// An entry is loaded, and exchanged against a clean one if it is still the same.
+/// `collect` loads each entry, and replaces it by a clean one with a compare-and-exchange.
 ///
-/// - A write between load and exchange makes a clean entry dirty (the CPU or the kernel's fault does): the
-///   exchange fails, and the entry is looked at again. A dirty entry stays as it is: the write belongs to
-///   the pages that are being told.
-/// - A write behind the exchange may go by a TLB entry that is still writable, and leaves no trace. There
-///   is such a TLB entry only if the entry was dirty: the page is being told. One FLUSH behind all
-///   exchanges and before anything is told is enough; after it, a write makes the entry dirty again.
-/// - So contents are read when they are told, not before.
+/// - A write between load and exchange makes a clean entry dirty (by the CPU or by the kernel's fault
+///   handler). The exchange fails, and the entry is read again. An entry that is dirty already does not
+///   change: the write belongs to the page that this `collect` reports.
+/// - A write after the exchange may use a TLB entry that is still writable, and leaves no trace in the page
+///   table. Such a TLB entry exists only if the entry was dirty, so this `collect` reports the page. One
+///   FLUSH after all exchanges and before the first report is enough: after it, a write makes the entry dirty
+///   again.
+/// - Therefore the caller reads the contents of a page when it is reported, not before.
 ///
 /// # The race with the kernel
 ///
-/// The kernel takes the dirty state out of an entry before it lets go of a page, and drops the page if
-/// neither the entry nor the page is dirty. This clears the former and cannot set the latter. Hence only
-/// memory that is locked (mlock(2)) and not shared, which reclaim leaves alone: migration carries an entry
-/// over as it is, and [`Entries::stop`] makes it dirty again before the memory is unlocked. All else is
-/// [`Tracker`](crate::Tracker)'s.
+/// Before the kernel reclaims a page, it moves the dirty state from the entry to the page, and it drops the
+/// page if neither is dirty. This code clears the entry and cannot set the page. So the memory must be locked
+/// (mlock(2)) and not shared, which reclaim leaves alone. Migration copies an entry unchanged, and
+/// [`Entries::stop`] makes entries dirty again before it unlocks the memory. For all other memory use
+/// [`Tracker`](crate::Tracker).
 ///
-/// System calls that write by references to pages make the entry dirty, as the kernel knows the marks; one
-/// that holds a reference meanwhile, direct I/O or a device, is not told, as it is by the kernel.
+/// System calls that write through page references make the entry dirty, because the kernel knows the marks.
+/// A write through a reference that is held during `collect`, by direct I/O or a device, is missed. The
+/// kernel's tracking reports it.
 ///
 /// # Invariants
 ///
@@ -46,9 +48,9 @@ use crate::round::{Round, restore};
 pub struct Entries<'m> {
     memory: &'m Mapping,
     tables: Mapping,
-    /// A bit for each page: written, and not told yet.
-    told: Mapping,
-    /// The entry of the first page, among all of `tables`.
+    /// A bit for each page: written, and not reported yet.
+    reported: Mapping,
+    /// Index, in all of `tables`, of the entry of the first page.
     first: usize,
     page_shift: u32,
     write: u64,
@@ -56,18 +58,18 @@ pub struct Entries<'m> {
 }
 
 impl<'m> Entries<'m> {
-    /// Locks `memory` and begins. Its pages are there then, all of them. Some five system calls, and one
-    /// for each 512 tables.
+    /// Locks `memory`, which makes all of its pages present, and starts tracking. Makes about five system
+    /// calls, and one more for each 512 tables.
     ///
     /// # Errors
     ///
-    /// [`DirtyError::Entries`]: `ENOSYS` from a kernel without TRACK; `ENOENT` for memory that has blocks;
-    /// what the system calls give otherwise.
+    /// [`DirtyError::Entries`]: `ENOSYS` from a kernel without TRACK; `ENOENT` if the memory contains blocks;
+    /// otherwise the error of a system call.
     ///
     /// # Safety
     ///
-    /// The memory is private and anonymous. Until [`Entries::stop`] or the end of the process nobody
-    /// unlocks it, moves it, makes blocks of it, or forks: pages could lose what was written.
+    /// The memory is private and anonymous. Until [`Entries::stop`] or the end of the process nobody unlocks
+    /// it, moves it, collapses it into huge pages, or forks: writes could be lost.
     pub unsafe fn start(memory: &'m Mapping) -> Result<Self, DirtyError> {
         let refused = |errno| DirtyError::Entries { errno };
         let info = remap::info().map_err(refused)?;
@@ -77,7 +79,7 @@ impl<'m> Entries<'m> {
         memory.base_pages_only().map_err(refused)?;
         memory.lock(0..memory.size(), true).map_err(refused)?;
         let mut entries = Self::map(memory, &info).map_err(|errno| {
-            // It is locked: the range is good.
+            // The range was locked before, so it is valid.
             let _ = memory.lock(0..memory.size(), false);
             refused(errno)
         })?;
@@ -93,8 +95,8 @@ impl<'m> Entries<'m> {
         let count = usize::try_from(count).map_err(|_| Errno::ENOMEM)?;
         let page = 1_usize << info.page_shift;
         let tables = Mapping::anonymous(count * page, Protection::READ_WRITE, Sharing::Shared)?;
-        let told = (size >> info.page_shift).div_ceil(64) * 8;
-        let told = Mapping::anonymous(told, Protection::READ_WRITE, Sharing::Private)?;
+        let reported = (size >> info.page_shift).div_ceil(64) * 8;
+        let reported = Mapping::anonymous(reported, Protection::READ_WRITE, Sharing::Private)?;
         let mut mapped = 0;
         let mut next = begin;
         while mapped < count {
@@ -102,7 +104,7 @@ impl<'m> Entries<'m> {
             let room = list.get_mut(..(count - mapped).min(64)).unwrap_or_default();
             let place = tables.as_ptr().wrapping_add(mapped * page).cast();
             let end = start + size as u64;
-            // SAFETY: pages of `tables`, which nobody has seen yet.
+            // SAFETY: these are pages of `tables`, to which no reference exists yet.
             let (filled, after) = unsafe { remap::map_range(0, 3, next..end, place, room) }?;
             for (number, table) in list.iter().take(filled).enumerate() {
                 if table.addr != begin + (mapped + number) as u64 * span {
@@ -118,7 +120,7 @@ impl<'m> Entries<'m> {
         Ok(Self {
             memory,
             tables,
-            told,
+            reported,
             first: usize::try_from((start - begin) >> info.page_shift).unwrap_or(0),
             page_shift: info.page_shift,
             write: 1 << info.bit_write,
@@ -126,19 +128,20 @@ impl<'m> Entries<'m> {
         })
     }
 
-    /// The entries of the pages, in order.
+    /// Returns the entries of the pages, in order.
     fn entries(&self) -> &[AtomicU64] {
         let all = words(&self.tables);
         let pages = self.memory.size() >> self.page_shift;
         all.get(self.first..self.first + pages).unwrap_or_default()
     }
 
-    /// Calls `each` with the first address and the number of pages that were written since the last time,
-    /// in order, and begins anew. One system call; for each page a load, and an exchange if it was written.
+    /// Calls `each` with the first address and the number of pages of each run of pages that was written
+    /// since the last `collect`, in address order, and starts the next round. Makes one system call; costs a
+    /// load for each page, and an exchange for each written one.
     ///
     /// # Errors
     ///
-    /// [`DirtyError::Entries`]: FLUSH failed. Nothing was told: the next time tells it.
+    /// [`DirtyError::Entries`]: FLUSH failed. Nothing was reported; the next call reports these pages.
     pub fn collect(
         &mut self,
         mut each: impl FnMut((VirtualAddress, u64)),
@@ -148,7 +151,7 @@ impl<'m> Entries<'m> {
         let flush = || remap::flush(0, start, pages);
         let round = Round {
             entries: self.entries(),
-            told: words(&self.told),
+            reported: words(&self.reported),
             dirty: self.dirty,
         };
         round
@@ -161,7 +164,7 @@ impl<'m> Entries<'m> {
             .map_err(|errno| DirtyError::Entries { errno })
     }
 
-    /// Ends: entries are dirty as they would be, without marks, and the memory is unlocked. One system
+    /// Stops tracking: removes the marks, restores the dirty state, and unlocks the memory with one system
     /// call.
     pub fn stop(self) {}
 }
@@ -169,15 +172,15 @@ impl<'m> Entries<'m> {
 impl Drop for Entries<'_> {
     fn drop(&mut self) {
         restore(self.entries(), self.write, self.dirty);
-        // It was locked: the range is good.
+        // The range was locked before, so it is valid.
         let _ = self.memory.lock(0..self.memory.size(), false);
     }
 }
 
-/// A mapping as words that others change.
+/// Returns the contents of a mapping as atomic words, since the CPU and the kernel change them.
 fn words(mapping: &Mapping) -> &[AtomicU64] {
     let start = mapping.as_ptr().cast_const().cast::<AtomicU64>();
-    // SAFETY: the mapping can be read and written, is aligned to pages, and lives as long as the borrow;
-    // what is there is only ever used as atomic words.
+    // SAFETY: the mapping can be read and written, is page-aligned, and lives as long as the borrow. Its
+    // contents are only ever accessed as atomic words.
     unsafe { core::slice::from_raw_parts(start, mapping.size() / 8) }
 }

@@ -1,26 +1,26 @@
-//! What can go wrong.
+//! Errors of dirty tracking.
 
 use core::fmt;
 
 use tablewalk_uapi::Errno;
 use tablewalk_walker::VirtualAddress;
 
-/// Why nothing is known.
+/// Why tracking failed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DirtyError {
-    /// The kernel refused: `EINVAL` for memory of another kind than can be tracked, and from a kernel
-    /// that does not track; `EPERM`; `ESRCH`.
+    /// The kernel refused: `EINVAL` for memory of a kind that cannot be tracked, or from a kernel without
+    /// tracking; `EPERM`; `ESRCH`.
     Track {
         /// The process; 0 is the caller.
         pid: i32,
-        /// Where it would have gone on.
+        /// The first address that was not processed.
         address: VirtualAddress,
         /// The error of remap_page_table(2).
         errno: Errno,
     },
-    /// The way by entries is not possible: see [`Entries::start`](crate::Entries::start).
+    /// Tracking through entries is not possible: see [`Entries::start`](crate::Entries::start).
     Entries {
-        /// The error of a system call, or its own.
+        /// The error of a system call, or of [`Entries`](crate::Entries) itself.
         errno: Errno,
     },
 }
@@ -33,7 +33,7 @@ impl fmt::Display for DirtyError {
                 address,
                 errno,
             } => {
-                // Unsigned, as PIDs are: one way of printing numbers less in a program.
+                // Printed unsigned, like all PIDs, so that the program needs one number formatter less.
                 let pid = pid.cast_unsigned();
                 write!(f, "process {pid}: pages from {address} on: {errno}")
             }

@@ -1,40 +1,42 @@
-//! Which pages of a process were written or accessed, round by round.
+//! Reports which pages of a process were written or accessed, round by round.
 //!
-//! A [`Tracker`] is for a range of addresses of one's own or another process: anonymous memory, shmem,
-//! and private mappings of files. [`Tracker::start`] begins, [`Tracker::collect`] tells the pages that
-//! were written (or accessed) since the start or the last `collect` and begins anew, and
-//! [`Tracker::stop`] ends it: writes cost then what they did before.
+//! A [`Tracker`] covers an address range of the calling or of another process: anonymous memory, shmem, and
+//! private mappings of files. [`Tracker::start`] starts the first round. [`Tracker::collect`] reports the
+//! pages that were written (or accessed) in this round and starts the next one. [`Tracker::stop`] ends
+//! tracking: writes then cost what they did before.
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! - A write is told by the first `collect` that begins after it, or by the one that it falls into: then
-//!   it is in the page when that `collect` has returned. None is missed, also when reclaim takes the page
-//!   to swap and back, moves it to another frame, merges it, splits or makes a block of it, and when a
-//!   system call or a device writes it. `mremap` counts as a write of what it moves.
-//! - No page is told that was not written, but for the causes that [`Why`] gives: a block is one page to
-//!   its entry; a page in swap, or whose entry is new, may have been written; one that I/O refers to may
-//!   be written at any time.
-//! - No contents are lost: what the kernel knows of a page that has to go to swap it knows as before.
+//! - No write is missed. A write is reported by the first `collect` that begins after it, or by one that runs
+//!   during it; in that case the page has its new contents when `collect` returns. This holds also when
+//!   reclaim swaps the page out and back in, when the kernel migrates, merges, splits or collapses pages, and
+//!   when a system call or a device writes. `mremap` counts as a write to the pages that it moves.
+//! - There are no false positives except for the reasons in [`Reasons`]: a block has one entry for many
+//!   pages; a page in swap, or with a new entry, may have been written; a page that is under I/O may be
+//!   written at any time.
+//! - No contents are lost: the kernel still knows whether it has to write a page to swap.
 //!
-//! Not told are writes by somebody else: of another process that maps the same shmem or the same file,
-//! and of a device that has translations of its own and does not write by page references (HMM). Two
-//! trackers on the same pages take each other's news. A child inherits the state; `start` in it.
+//! Writes by others are not reported: by another process that maps the same shmem or file, and by a device
+//! that has its own address translations and does not write through page references (HMM). Two trackers of
+//! the same pages interfere: each consumes state that the other has not read. A child inherits the state;
+//! call `start` in it.
 //!
 //! # How it works
 //!
-//! The kernel does it (`EXPOSE_PGTBL_TRACK`): under the locks of memory management it marks the page dirty,
-//! clears the dirty state of the entry and sets a mark there. The entry stays writable: the CPU makes it
-//! dirty when it is written (`-cpu max`), or the kernel does in the shortest of its faults (Cortex-A72).
+//! The kernel does the work (`EXPOSE_PGTBL_TRACK`): under the locks of memory management it marks the page
+//! dirty, clears the dirty state of the entry and sets a mark in it. The entry stays writable. On the next
+//! write the CPU makes it dirty (`-cpu max`), or the kernel does, on the fast path of its fault handler
+//! (Cortex-A72).
 //!
-//! [`Entries`] does the same from user space, for memory of one's own that cannot go to swap; its
-//! documentation has the rules of the race with those who write.
+//! [`Entries`] does the same from user space, for memory of the caller that cannot be swapped out. Its
+//! documentation explains the race with writers.
 //!
 //! # Costs
 //!
-//! A call reads each entry of the range once: some 13 instructions for a page that was not written, 100 to
-//! 200 for one that was, and a TLB invalidation at the end, one for all. `collect` makes one call for 512
-//! runs of pages. A page that is written costs nothing, or one fault for each round without hardware
-//! management of the dirty state.
+//! A call reads each entry of the range once: about 13 instructions for a page that was not written, 100 to
+//! 200 for one that was, and one TLB invalidation at the end. `collect` makes one call for each 512 runs of
+//! pages. A write to a page costs nothing extra, or, without hardware management of the dirty state, one
+//! fault for each page and round.
 
 #![no_std]
 #![deny(unsafe_code)]
@@ -48,7 +50,7 @@ mod tracker;
 
 pub use crate::entries::Entries;
 pub use crate::error::DirtyError;
-pub use crate::run::{Run, Why};
+pub use crate::run::{Reasons, Run};
 pub use crate::tracker::{Blocks, Options, Tracker, What};
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! One tracker of a process at a time: two would take each other's reports, since what was told is kept
-//! in the entries and nowhere else.
+//! Makes sure that a process has one tracker at a time. Two would interfere: the state is kept in the entries
+//! and nowhere else, so each would consume state that the other has not read.
 
 use core::ffi::CStr;
 use core::ops::ControlFlow;
@@ -13,29 +13,29 @@ use tablewalk_proc::lines::parse_number;
 use tablewalk_proc::pagemap::proc_path;
 use tablewalk_proc::processes::for_each_process;
 
-/// Bytes of a file that are read at a time.
+/// Bytes of a file to read at a time.
 const CHUNK: usize = 1024;
 
-/// A name that the process has for as long as it tracks another: `dirty@40842`, after what it tracks and the
-/// frame of the root table.
+/// The thread name of a process while it tracks another: `dirty@40842`, from what it tracks and the frame
+/// number of the root table.
 ///
-/// The frame is the same from every PID namespace, as a PID is not; the name is gone with the process,
-/// however that ends, and needs nothing but `/proc`, not even locks of files, which small kernels lack. Of
-/// two trackers in different PID namespaces one sees the other, as the namespace of one is within that of
-/// the other if both have the process.
+/// The frame number is the same in every PID namespace, unlike a PID. The name disappears with the process,
+/// however it ends, and needs nothing but `/proc`, not even file locks, which small kernels lack. Of two
+/// trackers in different PID namespaces at least one sees the other: if both see the process, one namespace
+/// contains the other.
 #[derive(Debug)]
 pub struct OnlyTracker {
     name: [u8; 16],
-    /// The name that the process had before, and has again afterwards.
+    /// The name of the process before, restored at the end.
     before: [u8; 16],
-    /// The number of the caller in `/proc`, which need not be of its own namespace.
+    /// The PID of the caller in this `/proc`, which may belong to another PID namespace.
     own: u64,
     pid: i32,
     what: What,
 }
 
 impl OnlyTracker {
-    /// Names the calling process as the tracker of process `pid`.
+    /// Gives the calling process the name of a tracker of process `pid`.
     ///
     /// # Errors
     ///
@@ -57,16 +57,16 @@ impl OnlyTracker {
         Ok(tracker)
     }
 
-    /// Checks that no other process has the name. After execve(2) the tables of the process are others, and so is
-    /// the name. Three system calls for each process.
+    /// Checks that no other process has this name. After an execve(2) of the tracked process its tables are
+    /// other ones, and the name changes. Makes three system calls for each process.
     ///
     /// # Errors
     ///
-    /// `EBUSY` if there is one; as remap_page_table(2), and open(2) and getdents(2) of `/proc`.
+    /// `EBUSY` if another process has the name; as remap_page_table(2), and open(2) and getdents(2) of `/proc`.
     pub fn check(&mut self) -> Result<(), Errno> {
         let name = name(self.pid, self.what)?;
         if name != self.name {
-            // One that is to be refused does not show itself: the other would take it for a second one.
+            // Check before taking the name: the other tracker would see a second one, and stop.
             self.name = name;
             self.check_others()?;
             process::set_thread_name(&name)?;
@@ -86,11 +86,11 @@ impl OnlyTracker {
         found
     }
 
-    /// Whether the process runs under the name. One that is gone by now does not.
+    /// Returns whether process `pid` runs under this name; false if it has ended.
     fn is_name_of(&self, pid: i32) -> bool {
         let mut buffer = [0; CHUNK];
         let stat = proc_path(pid, "stat").and_then(|path| read_stat(&path, &mut buffer));
-        // `29 (dirty@40842) S ...`: Z and X are those that have ended.
+        // `29 (dirty@40842) S ...`: the states Z and X mean that the process has ended.
         let stat = stat.unwrap_or_default();
         let name = stat.iter().position(|&byte| byte == b'(');
         let name = name
@@ -106,18 +106,18 @@ impl OnlyTracker {
 
 impl Drop for OnlyTracker {
     fn drop(&mut self) {
-        // Nothing can be wrong with a name that the kernel gave.
+        // Cannot fail: the kernel itself returned this name.
         let _ = process::set_thread_name(&self.before);
     }
 }
 
-/// The name of a tracker.
+/// Returns the name of a tracker of process `pid`.
 fn name(pid: i32, what: What) -> Result<[u8; 16], Errno> {
     let what = match what {
         What::Written => "dirty",
         What::Accessed => "idle",
     };
-    // Nine digits are all but the uppermost bits of a frame of 4 KiB with 52-bit addresses.
+    // Nine digits drop only the uppermost bits of a frame number, with 4 KiB pages and 52-bit addresses.
     let frame = remap::path(pid, 0)?.root_pfn & 0xf_ffff_ffff;
     let text: String<64> = format!("{what}@{frame:x}").map_err(|_| Errno::ENAMETOOLONG)?;
     let mut name = [0; 16];
@@ -127,7 +127,7 @@ fn name(pid: i32, what: What) -> Result<[u8; 16], Errno> {
     Ok(name)
 }
 
-/// The beginning of `/proc/PROCESS/stat`.
+/// Reads the beginning of `/proc/PROCESS/stat`.
 fn read_stat<'b>(path: &CStr, buffer: &'b mut [u8]) -> Result<&'b [u8], Errno> {
     let read = file::read(&file::open(path, O_RDONLY)?, buffer)?;
     Ok(buffer.get(..read).unwrap_or_default())

@@ -1,4 +1,5 @@
-//! What is done with the entries of [`Entries`](crate::Entries): on words, wherever they are.
+//! One round of tracking through [`Entries`](crate::Entries), on a slice of entries, so that it is tested
+//! anywhere.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
@@ -10,25 +11,25 @@ use tablewalk_uapi::track::EXPOSE_PGTBL_BIT_TRACK_W;
 const VALID: u64 = 1;
 /// `PTE_RDONLY`: AP\[2\], bit 7.
 const READ_ONLY: u64 = 1 << 7;
-/// The mark: not written since, unless the entry is dirty.
+/// The mark: the page was not written since the mark was set, unless the entry is dirty.
 const MARK: u64 = 1 << EXPOSE_PGTBL_BIT_TRACK_W;
-/// What an entry has that was not written since the last round, if it is not dirty.
+/// State of an entry that was not written since the last round, if it is not dirty.
 const CALM: u64 = VALID | READ_ONLY | MARK;
 
-/// One round: nobody else makes one meanwhile.
+/// One round. No two rounds run at a time on the same entries.
 pub(crate) struct Round<'e> {
     /// The entries of the pages, in order.
     pub(crate) entries: &'e [AtomicU64],
-    /// A bit for each of them: written, and not told yet.
-    pub(crate) told: &'e [AtomicU64],
+    /// A bit for each entry: written, and not reported yet.
+    pub(crate) reported: &'e [AtomicU64],
     /// `PTE_DIRTY`.
     pub(crate) dirty: u64,
 }
 
 impl Round<'_> {
-    /// Takes the dirty state out of all entries, has TLBs forget them by `flush`, and calls `each` with the
-    /// numbers of pages that were written, as runs in order. Where `flush` fails, a page whose entry is
-    /// clean already stays to be told.
+    /// Clears the dirty state of all entries, invalidates TLBs with `flush`, and calls `each` for each run of
+    /// written pages, in order. If `flush` fails, pages whose entries are clean already are reported by the
+    /// next call.
     pub(crate) fn collect(
         &self,
         flush: impl FnOnce() -> Result<(), Errno>,
@@ -40,18 +41,18 @@ impl Round<'_> {
         fence(Ordering::SeqCst);
         flush()?;
         self.tell(each);
-        // Not before: what `each` did not get to is told again.
-        for word in self.told {
+        // Cleared only now: if `each` does not return, the pages are reported again.
+        for word in self.reported {
             word.store(0, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Notes the pages that were written, and takes the dirty state out; whether there is one to be told.
+    /// Notes the written pages and clears their dirty state. Returns whether there is a page to report.
     fn clean_all(&self) -> bool {
         let mut changed = false;
-        for (entries, told) in self.entries.chunks(64).zip(self.told) {
-            let mut bits = told.load(Ordering::Relaxed);
+        for (entries, reported) in self.entries.chunks(64).zip(self.reported) {
+            let mut bits = reported.load(Ordering::Relaxed);
             for (number, entry) in entries.iter().enumerate() {
                 let word = entry.load(Ordering::Relaxed);
                 if word & (CALM | self.dirty) != CALM {
@@ -59,13 +60,13 @@ impl Round<'_> {
                     bits |= 1_u64 << number;
                 }
             }
-            told.store(bits, Ordering::Relaxed);
+            reported.store(bits, Ordering::Relaxed);
             changed |= bits != 0;
         }
         changed
     }
 
-    /// Takes the dirty state out, whoever writes meanwhile.
+    /// Clears the dirty state of one entry while others may write.
     fn clean(&self, entry: &AtomicU64, mut word: u64) {
         while word & VALID != 0 {
             let clean = (word | READ_ONLY | MARK) & !self.dirty;
@@ -80,7 +81,7 @@ impl Round<'_> {
 
     fn tell(&self, each: &mut dyn FnMut(Range<u64>)) {
         let mut run = 0..0;
-        for (index, word) in (0..).zip(self.told) {
+        for (index, word) in (0..).zip(self.reported) {
             let mut bits = word.load(Ordering::Relaxed);
             while bits != 0 {
                 let number = index * 64 + u64::from(bits.trailing_zeros());
@@ -100,8 +101,8 @@ impl Round<'_> {
     }
 }
 
-/// Makes entries dirty as they would be, without marks: whoever lets go of a page writes it back. `write`
-/// is `PTE_WRITE`.
+/// Restores the dirty state and removes the marks, so that the kernel writes a page back before it drops it.
+/// `write` is `PTE_WRITE`.
 pub(crate) fn restore(entries: &[AtomicU64], write: u64, dirty: u64) {
     for entry in entries {
         let mut word = entry.load(Ordering::Relaxed);
@@ -128,20 +129,20 @@ mod tests {
 
     struct Pages {
         entries: Vec<AtomicU64>,
-        told: [AtomicU64; 3],
+        reported: [AtomicU64; 3],
     }
 
     impl Pages {
-        /// All of them clean.
+        /// All entries clean.
         fn new() -> Self {
             let clean = |_| AtomicU64::new(CALM | WRITE);
             Self {
                 entries: (0..130).map(clean).collect(),
-                told: [const { AtomicU64::new(0) }; 3],
+                reported: [const { AtomicU64::new(0) }; 3],
             }
         }
 
-        /// As the CPU does it: the entry is writable again.
+        /// Does what the CPU does on a write: makes the entry writable again.
         fn write(&self, page: usize) {
             self.entries[page].fetch_and(!READ_ONLY, Ordering::Relaxed);
         }
@@ -149,7 +150,7 @@ mod tests {
         fn collect(&self, flush: Result<(), Errno>) -> Result<Vec<(u64, u64)>, Errno> {
             let round = Round {
                 entries: &self.entries,
-                told: &self.told,
+                reported: &self.reported,
                 dirty: DIRTY,
             };
             let mut runs = Vec::new();
@@ -159,10 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_told_once() {
+    fn a_written_page_is_reported_once() {
         let pages = Pages::new();
         assert_eq!(pages.collect(Err(Errno::ENOMEM)), Ok(Vec::new()));
-        // As the kernel does it.
+        // What the kernel does.
         pages.entries[5].fetch_or(DIRTY, Ordering::Relaxed);
         for page in [62, 63, 64, 129] {
             pages.write(page);
@@ -177,24 +178,25 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_before_a_flush_that_fails_is_told_later() {
+    fn a_page_written_before_a_failed_flush_is_reported_later() {
         let pages = Pages::new();
         pages.write(7);
         assert_eq!(pages.collect(Err(Errno::EINTR)), Err(Errno::EINTR));
         pages.write(8);
         assert_eq!(pages.collect(Err(Errno::EINTR)), Err(Errno::EINTR));
-        // Its entry is clean, and a TLB may have it writable still: it is flushed again, and told.
+        // The entry is clean, but a TLB may still have a writable copy: the next round flushes again and
+        // reports it.
         assert_eq!(pages.collect(Ok(())).unwrap(), [(7, 9)]);
         assert_eq!(pages.collect(Ok(())), Ok(Vec::new()));
     }
 
     #[test]
-    fn what_was_not_heard_is_told_again() {
+    fn a_page_that_was_not_delivered_is_reported_again() {
         let pages = Pages::new();
         pages.write(7);
         let round = Round {
             entries: &pages.entries,
-            told: &pages.told,
+            reported: &pages.reported,
             dirty: DIRTY,
         };
         let heard = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_without_a_page_is_told_and_stays_as_it_is() {
+    fn an_entry_without_a_page_is_reported_and_unchanged() {
         let pages = Pages::new();
         pages.entries[3].store(0, Ordering::Relaxed);
         assert_eq!(pages.collect(Ok(())).unwrap(), [(3, 4)]);

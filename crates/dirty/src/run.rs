@@ -1,4 +1,4 @@
-//! What is told of pages.
+//! What is reported about pages.
 
 use tablewalk_uapi::track::{
     EXPOSE_PGTBL_RUN_ABSENT, EXPOSE_PGTBL_RUN_ACCESSED, EXPOSE_PGTBL_RUN_AWAY,
@@ -7,65 +7,65 @@ use tablewalk_uapi::track::{
 };
 use tablewalk_walker::VirtualAddress;
 
-/// Pages next to each other of which the same is told.
+/// Consecutive pages that are reported for the same reasons.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// The first address.
     pub start: VirtualAddress,
-    /// The address behind the last page.
+    /// The address after the last page.
     pub end: VirtualAddress,
-    /// Why they are told.
-    pub why: Why,
+    /// Why they are reported.
+    pub reasons: Reasons,
 }
 
-/// Why a page is told. [`Why::is_written`] and [`Why::is_accessed`] are certain, but for the size of a
-/// block; the others say why nothing is certain.
+/// Why a page is reported. [`Reasons::is_written`] and [`Reasons::is_accessed`] are certain, except that a
+/// block stands for all of its pages. The other reasons say why the kernel cannot know.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Why(u32);
+pub struct Reasons(u32);
 
-impl Why {
-    /// The entry was dirty: the page, or a page of the block, was written.
+impl Reasons {
+    /// Returns whether the entry was dirty: the page, or a page of the block, was written.
     #[must_use]
     pub const fn is_written(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_WRITTEN != 0
     }
 
-    /// The entry was young: the page, or a page of the block, was accessed.
+    /// Returns whether the entry was young: the page, or a page of the block, was accessed.
     #[must_use]
     pub const fn is_accessed(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_ACCESSED != 0
     }
 
-    /// The entry has come, or was changed by the kernel, since the last time: first use by a read, a
-    /// merger of pages, a block that was split or made, a move by `mremap`.
+    /// Returns whether the entry was made, or changed by the kernel, since the last round: by a first read
+    /// access, by merging pages, by splitting a block or collapsing pages into one, or by `mremap`.
     #[must_use]
     pub const fn is_new(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_NEW != 0
     }
 
-    /// The page went to swap before anybody knew whether it had been written, or is on its way to another
-    /// frame. Of shared memory: there is a page, and no entry that knows of it. It is told until it is
-    /// mapped, or, in swap, until it has left the swap cache.
+    /// Returns whether the page was swapped out before it was known whether it had been written, or is being
+    /// migrated. For shared memory: the page exists, and this process has no entry for it. Such a page is
+    /// reported until it is mapped or, if swapped out, until it has left the swap cache.
     #[must_use]
     pub const fn is_away(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_AWAY != 0
     }
 
-    /// Somebody has a reference to the page besides its mappings, as I/O under way has; a page that has
-    /// just come is on a list of the kernel's for a while, too. It is told until nobody has. A huge page
-    /// that is mapped more than once, after fork or as shared memory, is always told.
+    /// Returns whether the page has a reference besides its mappings, as during I/O. A new page has one for a
+    /// while, too, because it waits on a per-CPU list for the LRU. It is reported until the reference is
+    /// gone. A huge page that is mapped more than once, after fork or as shared memory, is always reported.
     #[must_use]
     pub const fn is_busy(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_BUSY != 0
     }
 
-    /// There is no page: what is read there are zeros, or what the file holds.
+    /// Returns whether there is no page: reads give zeros, or the contents of the file.
     #[must_use]
     pub const fn is_absent(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_ABSENT != 0
     }
 
-    /// The pages are those of a block, or blocks, of which each has one entry.
+    /// Returns whether the pages belong to blocks, each of which has one entry.
     #[must_use]
     pub const fn is_block(self) -> bool {
         self.0 & EXPOSE_PGTBL_RUN_BLOCK != 0
@@ -77,7 +77,7 @@ impl From<ExposePgtblRun> for Run {
         Self {
             start: VirtualAddress(run.start),
             end: VirtualAddress(run.end),
-            why: Why(run.kind),
+            reasons: Reasons(run.kind),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A range of addresses that is tracked.
+//! Dirty tracking of an address range.
 
 use core::ops::Range;
 
@@ -11,10 +11,10 @@ use tablewalk_walker::VirtualAddress;
 
 use crate::{DirtyError, Run};
 
-/// Runs that are asked for with one call.
+/// Maximum number of runs that one call returns.
 const RUNS: usize = 512;
 
-/// What is tracked.
+/// What to track.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum What {
     /// Pages that were written: by the dirty state.
@@ -23,46 +23,46 @@ pub enum What {
     Accessed,
 }
 
-/// What is done with blocks, of which one entry is for many pages.
+/// How to treat blocks, which have one entry for many pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blocks {
-    /// They stay: all pages of a block are told together.
+    /// Keep them: all pages of a block are reported together.
     Whole,
-    /// They are split when they come in sight, and their pages are told apart from then on. Splitting costs
-    /// some 15,000 instructions for each block, and TLB misses afterwards.
+    /// Split each block when it is first seen, and report its pages one by one from then on. A split costs
+    /// about 15,000 instructions for each block, and more TLB misses afterwards.
     Split,
 }
 
-/// How to track.
+/// Options of a [`Tracker`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Options {
-    /// What is asked.
+    /// What to track.
     pub what: What,
-    /// What is done with blocks.
+    /// How to treat blocks.
     pub blocks: Blocks,
-    /// Whether to tell where no page is, too: untouched, discarded, or not mapped at all.
+    /// Whether to report addresses without a page, too: never touched, discarded, or not mapped at all.
     pub absent: bool,
 }
 
 impl Options {
-    /// Pages that were written, blocks whole, without those that are absent.
+    /// Tracks writes, keeps blocks, and leaves out absent pages.
     pub const WRITTEN: Self = Self {
         what: What::Written,
         blocks: Blocks::Whole,
         absent: false,
     };
 
-    /// The same of pages that were accessed.
+    /// Tracks accesses, keeps blocks, and leaves out absent pages.
     pub const ACCESSED: Self = Self {
         what: What::Accessed,
         ..Self::WRITTEN
     };
 }
 
-/// A range of addresses of a process that is tracked.
+/// Tracks an address range of a process.
 ///
-/// It has no state but that of the entries: one that is dropped without [`Tracker::stop`] leaves marks
-/// there, which harm nobody, and writes that cost a little more once for each page.
+/// All state is in the entries. A tracker that is dropped without [`Tracker::stop`] leaves marks there; they
+/// are harmless, and the next write to each page costs a little more.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Tracker {
     pid: i32,
@@ -71,7 +71,7 @@ pub struct Tracker {
 }
 
 impl Tracker {
-    /// For the pages in `range` of process `pid` (0: the caller). No system call.
+    /// Returns a tracker of `range` in process `pid` (0: the caller). Makes no system call.
     #[must_use]
     pub const fn new(pid: i32, range: Range<VirtualAddress>, options: Options) -> Self {
         Self {
@@ -81,34 +81,34 @@ impl Tracker {
         }
     }
 
-    /// The range.
+    /// Returns the range.
     #[must_use]
     pub const fn range(&self) -> &Range<VirtualAddress> {
         &self.range
     }
 
-    /// Begins: what was written or accessed before is not told. One system call; more if others wait for
-    /// the address space.
+    /// Starts tracking: earlier writes and accesses are not reported. Makes one system call, or more if
+    /// others wait for the mmap lock.
     ///
     /// # Errors
     ///
-    /// [`DirtyError::Track`]; what lies before its address is begun.
+    /// [`DirtyError::Track`]; tracking of the range below its address has started.
     pub fn start(&self) -> Result<(), DirtyError> {
         self.call(EXPOSE_PGTBL_TRACK_ARM, &mut [], &mut |_| {})
     }
 
-    /// Calls `each` with the pages that were written, or accessed, since the start or the last `collect`,
-    /// in the order of addresses, and begins anew. One system call for 512 runs.
+    /// Calls `each` with the pages that were written, or accessed, since `start` or the last `collect`, in
+    /// address order, and starts the next round. Makes one system call for each 512 runs.
     ///
     /// # Errors
     ///
-    /// [`DirtyError::Track`]; what lies before its address was told.
+    /// [`DirtyError::Track`]; the pages below its address were reported.
     pub fn collect(&self, mut each: impl FnMut(Run)) -> Result<(), DirtyError> {
         let mut runs = [ExposePgtblRun::default(); RUNS];
         self.call(EXPOSE_PGTBL_TRACK_ARM, &mut runs, &mut each)
     }
 
-    /// As [`Tracker::collect`], and changes nothing.
+    /// As [`Tracker::collect`], but does not start the next round: the same pages are reported again.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl Tracker {
         self.call(0, &mut runs, &mut each)
     }
 
-    /// Ends: the marks go, and what could be written without a fault can be so again. One system call.
+    /// Stops tracking: removes the marks, so that writes cost what they did before. Makes one system call.
     ///
     /// # Errors
     ///

@@ -1,15 +1,15 @@
-//! The auxiliary vector: what the kernel handed this process at its start, getauxval(3).
+//! The auxiliary vector that the kernel gave this process at its start, as getauxval(3) reads it.
 
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY};
 
 pub use tablewalk_uapi::raw::auxv::{AT_PAGESZ, AT_SYSINFO_EHDR};
 
-/// The value of `key`, one of the `AT_` constants of `linux/auxvec.h`: two system calls.
+/// Returns the value of `key`, one of the `AT_` constants of `linux/auxvec.h`. Makes two system calls.
 ///
 /// # Errors
 ///
-/// As open(2) and read(2) of `/proc/self/auxv`; `ENODATA` without such a key.
+/// As open(2) and read(2) of `/proc/self/auxv`; `ENODATA` if the key is missing.
 pub fn value(key: u32) -> Result<u64, Errno> {
     let auxv = file::open(c"/proc/self/auxv", O_RDONLY)?;
     let mut bytes = [0; 512];

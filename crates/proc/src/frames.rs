@@ -1,28 +1,27 @@
-//! Frames that nobody uses, for tests that look for leaks.
+//! Counts of free frames and of page tables, for tests that look for leaks.
 
 use tablewalk_uapi::Errno;
 
 use crate::lines::{for_each_line, parse_number};
 
-/// Frames that neither a process nor its tables have: those of the free lists of every zone, those
-/// that each CPU keeps aside for itself (`struct per_cpu_pages`), and those of the kernel's slabs.
+/// Returns the number of free frames: on the free lists of every zone, on the per-CPU lists (`struct
+/// per_cpu_pages`), and in the kernel's slabs.
 ///
-/// `sysinfo` and `MemFree` leave out what CPUs keep aside, as many as the low watermark of the zone,
-/// a thousand and more: a count without them says nothing of a leak. Slabs grow and shrink with no
-/// relation to frames, most of all where KASAN keeps freed objects; for leaks inside them there is
-/// kmemleak.
+/// `sysinfo` and `MemFree` leave out the per-CPU lists, which hold up to the low watermark of the zone, a
+/// thousand frames and more: a count without them cannot show a leak. Slabs are added because they grow and
+/// shrink for other reasons, most of all where KASAN keeps freed objects; kmemleak finds leaks in slabs.
 ///
-/// What is left is noise of less than [`SLACK_OF_CPU`] frames a CPU: counters that a CPU has not
-/// added up yet (`vm_stat_diff`), and pages that wait in its lists for the LRU.
+/// The remaining noise is less than [`SLACK_OF_CPU`] frames for each CPU: counters that a CPU has not added
+/// up yet (`vm_stat_diff`), and pages that wait on per-CPU lists for the LRU.
 ///
 /// # Errors
 ///
-/// As [`for_each_line`]; `ENODATA` where `/proc/zoneinfo` says nothing of the kind.
+/// As [`for_each_line`]; `ENODATA` if `/proc/zoneinfo` has no such lines.
 pub fn free() -> Result<u64, Errno> {
     count(&[b"pages free", b"count:", b"nr_slab_"])
 }
 
-/// Frames that are page tables in use, of all processes.
+/// Returns the number of frames that are page tables, of all processes.
 ///
 /// # Errors
 ///
@@ -31,7 +30,7 @@ pub fn tables() -> Result<u64, Errno> {
     count(&[b"nr_page_table_pages"])
 }
 
-/// The sum of the numbers in all lines of `/proc/zoneinfo` that begin with one of `names`.
+/// Returns the sum of the numbers in all lines of `/proc/zoneinfo` that begin with one of `names`.
 fn count(names: &[&[u8]]) -> Result<u64, Errno> {
     let mut frames = None;
     for_each_line(c"/proc/zoneinfo", &mut |line| {
@@ -45,5 +44,5 @@ fn count(names: &[&[u8]]) -> Result<u64, Errno> {
     frames.ok_or(Errno::ENODATA)
 }
 
-/// By how many frames two counts may differ without a leak, for each CPU.
+/// Frames for each CPU by which two counts may differ without a leak.
 pub const SLACK_OF_CPU: u64 = 64;

@@ -1,4 +1,4 @@
-//! Readers of `/proc`: what the kernel says of a process, of frames, and of memory.
+//! Reads `/proc`: information about a process, about frames, and about memory.
 //!
 //! Formats: `Documentation/filesystems/proc.rst` and `Documentation/admin-guide/mm/pagemap.rst`.
 

@@ -5,15 +5,15 @@ use core::ffi::CStr;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY};
 
-/// As much of a line as is kept. A name in `/proc/<pid>/maps` is a path of any length.
+/// Bytes of a line that are kept. A line of `/proc/<pid>/maps` ends in a path of any length.
 const LINE: usize = 1024;
 
-/// Calls `visit` with every line of the file at `path`, without its end; of a line of more than 1023 bytes
-/// with its beginning.
+/// Calls `visit` with every line of the file at `path`, without the newline; with the first 1023 bytes of a
+/// longer line.
 ///
 /// # Errors
 ///
-/// As open(2) and read(2); whatever `visit` returns.
+/// As open(2) and read(2); the error that `visit` returns.
 pub fn for_each_line(
     path: &CStr,
     visit: &mut dyn FnMut(&[u8]) -> Result<(), Errno>,
@@ -21,7 +21,7 @@ pub fn for_each_line(
     let fd = file::open(path, O_RDONLY)?;
     let mut buffer = [0; LINE];
     let mut filled = 0;
-    // Whether the beginning of the line was visited already, and the rest is passed over.
+    // Whether the beginning of the current line was visited already, so that the rest is skipped.
     let mut passing = false;
     loop {
         let free = buffer.get_mut(filled..).unwrap_or_default();
@@ -51,7 +51,7 @@ pub fn for_each_line(
     }
 }
 
-/// The range of a line that begins, after spaces, with `start-end` in hexadecimal.
+/// Returns the range at the beginning of a line, after spaces, in the form `start-end` in hexadecimal.
 #[must_use]
 pub fn parse_range(line: &[u8]) -> Option<(u64, u64)> {
     let mut ends = line
@@ -63,7 +63,7 @@ pub fn parse_range(line: &[u8]) -> Option<(u64, u64)> {
     ))
 }
 
-/// The number that `digits` are in base `radix`; none if that is 2^64 or more.
+/// Returns the value of `digits` in base `radix`; `None` if it is 2^64 or more.
 #[must_use]
 pub fn parse_number(digits: &[u8], radix: u32) -> Option<u64> {
     digits.iter().try_fold(0_u64, |value, &digit| {

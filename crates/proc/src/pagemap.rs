@@ -1,4 +1,5 @@
-//! `/proc/<pid>/pagemap`, `/proc/<pid>/maps` and `/proc/kpageflags`: the kernel's own account of an address space.
+//! `/proc/<pid>/pagemap`, `/proc/<pid>/maps` and `/proc/kpageflags`: what the kernel reports about an address
+//! space.
 //!
 //! Format: `Documentation/admin-guide/mm/pagemap.rst` and `Documentation/filesystems/proc.rst`.
 
@@ -10,34 +11,33 @@ use tablewalk_uapi::{Errno, process};
 
 use crate::lines::{for_each_line, parse_range};
 
-/// Longest path of a file that the programs are given.
+/// Longest path of a file that the programs accept, in bytes.
 pub const PATH: usize = 256;
 
-/// What pagemap says of one page.
+/// The pagemap entry of one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PagemapEntry(u64);
 
 impl PagemapEntry {
-    /// Bit 63: the page is present.
+    /// Returns bit 63: the page is present.
     #[must_use]
     pub const fn is_present(self) -> bool {
         self.0 >> 63 != 0
     }
 
-    /// Bit 62: the page is in swap, or on its way to another frame, or has another entry that is not
-    /// valid.
+    /// Returns bit 62: the page is swapped out, or is being migrated, or has another entry that is not valid.
     #[must_use]
     pub const fn is_swapped(self) -> bool {
         self.0 >> 62 & 1 != 0
     }
 
-    /// Bits 4:0 and 54:5 of a page in swap: type, and offset or frame number.
+    /// Returns bits 4:0 and 54:5 of a page in swap: the type, and the offset or frame number.
     #[must_use]
     pub const fn swap(self) -> (u64, u64) {
         (self.frame() & 0x1f, self.frame() >> 5)
     }
 
-    /// Bits 54:0 of a present page: its frame number; 0 without `CAP_SYS_ADMIN`.
+    /// Returns bits 54:0 of a present page: its frame number; 0 without `CAP_SYS_ADMIN`.
     #[must_use]
     pub const fn frame(self) -> u64 {
         self.0 & ((1 << 55) - 1)
@@ -66,13 +66,13 @@ impl Pagemap {
     ///
     /// # Errors
     ///
-    /// As open(2): `ENOENT` without such a process or without `/proc`.
+    /// As open(2): `ENOENT` if there is no such process or no `/proc`.
     pub fn open(pid: i32, page_shift: u32) -> Result<Self, Errno> {
         let fd = file::open(&proc_path(pid, "pagemap")?, O_RDONLY)?;
         Ok(Self { fd, page_shift })
     }
 
-    /// Reads the entry of the page at `address`: one system call.
+    /// Returns the entry of the page at `address`. Makes one system call.
     ///
     /// # Errors
     ///
@@ -85,8 +85,8 @@ impl Pagemap {
         }
     }
 
-    /// Reads the entries of the page at `address` and those behind it, at most 512: one system call. How
-    /// many there are; none beyond the end of the address space.
+    /// Reads the entries of the page at `address` and of those after it, at most 512. Makes one system call.
+    /// Returns the number of entries, 0 beyond the end of the address space.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Pagemap {
         Ok(read / 8)
     }
 
-    /// Counts the pages present in `[start, end)`: one system call for 64 pages.
+    /// Counts the pages present in `[start, end)`. Makes one system call for each 64 pages.
     ///
     /// # Errors
     ///
@@ -126,32 +126,32 @@ impl Pagemap {
         Ok(present)
     }
 
-    /// Eight bytes for each page.
+    /// Returns the file offset of the entry of `address`: eight bytes for each page.
     const fn offset(&self, address: u64) -> u64 {
         (address >> self.page_shift) * 8
     }
 }
 
-/// An open `/proc/kpageflags`: what the kernel says of frames.
+/// An open `/proc/kpageflags`: the kernel's flags of each frame.
 #[derive(Debug)]
 pub struct FrameFlags(OwnedFd);
 
 impl FrameFlags {
-    /// Opens it.
+    /// Opens the file.
     ///
     /// # Errors
     ///
-    /// As open(2): `EACCES` or `EPERM` for others than root, `ENOENT` without `CONFIG_PROC_PAGE_MONITOR`.
+    /// As open(2): `EACCES` or `EPERM` without root, `ENOENT` without `CONFIG_PROC_PAGE_MONITOR`.
     pub fn open() -> Result<Self, Errno> {
         file::open(c"/proc/kpageflags", O_RDONLY).map(Self)
     }
 
-    /// Whether the frame is that of zeros, or one of the huge page of zeros, which has no mark in its
-    /// entries: `KPF_ZERO_PAGE` of `include/uapi/linux/kernel-page-flags.h`. One system call.
+    /// Returns whether the frame is the shared zero page, or belongs to the huge zero page, which entries do
+    /// not tell (`KPF_ZERO_PAGE` of `include/uapi/linux/kernel-page-flags.h`). Makes one system call.
     ///
     /// # Errors
     ///
-    /// As pread(2); `ENODATA` for a frame that is no memory.
+    /// As pread(2); `ENODATA` for a frame that is not memory.
     pub fn is_zeros(&self, frame: u64) -> Result<bool, Errno> {
         const ZERO_PAGE: u64 = 1 << 24;
         let mut bytes = [0; 8];
@@ -180,7 +180,8 @@ pub fn for_each_mapping(
     )
 }
 
-/// `/proc/<pid>/<name>`; `/proc/self/<name>` for the caller, whose number another `/proc` may not know.
+/// Returns `/proc/<pid>/<name>`, or `/proc/self/<name>` for the caller, whose PID may be another in this
+/// `/proc`.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! The processes that there are.
+//! The list of processes.
 
 use core::ops::ControlFlow;
 
@@ -7,11 +7,11 @@ use tablewalk_uapi::file::{self, O_RDONLY};
 
 use crate::lines::parse_number;
 
-/// Bytes of the folder that are read at a time.
+/// Bytes of the folder to read at a time.
 const CHUNK: usize = 1024;
 
-/// Calls `visit` with the number of each process in `/proc`, until it breaks. A process that is made
-/// meanwhile may be left out.
+/// Calls `visit` with the PID of each process in `/proc`, until it breaks. May miss processes that start
+/// meanwhile.
 ///
 /// # Errors
 ///
@@ -25,7 +25,7 @@ pub fn for_each_process(visit: &mut dyn FnMut(i32) -> ControlFlow<()>) -> Result
             return Ok(());
         }
         let mut rest = buffer.get(..read).unwrap_or_default();
-        // struct linux_dirent64: two words, the size of the entry, its type, the name.
+        // struct linux_dirent64: two words, the size of the entry, the type, the name.
         while let [
             _,
             _,

@@ -1,4 +1,4 @@
-//! `/proc/<pid>/smaps`: what the kernel counts in each mapping.
+//! `/proc/<pid>/smaps`: the kernel's counts for each mapping.
 //!
 //! Format: `Documentation/filesystems/proc.rst`.
 
@@ -7,8 +7,8 @@ use tablewalk_uapi::Errno;
 use crate::lines::{for_each_line, parse_number, parse_range};
 use crate::pagemap::proc_path;
 
-/// The KiB that process `pid` has of `field`, such as `Rss`, in the mapping of `address`; 0 if the
-/// kernel does not count it.
+/// Returns `field`, such as `Rss`, of the mapping that contains `address` in process `pid`, in KiB; 0 if the
+/// kernel does not report it.
 ///
 /// # Errors
 ///

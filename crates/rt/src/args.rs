@@ -5,8 +5,7 @@
 use core::ffi::{CStr, c_char};
 use core::iter::FusedIterator;
 
-/// The arguments that have not been taken yet, as an iterator; the first one is the program's name
-/// and is not among them.
+/// Iterates over the remaining arguments. The first, the name of the program, is not among them.
 #[derive(Clone, Debug)]
 pub struct Args {
     program_name: &'static str,
@@ -17,17 +16,17 @@ pub struct Args {
 impl Args {
     /// # Safety
     ///
-    /// `stack` is the stack pointer that the kernel entered the program with: `argc`, then `argc`
-    /// pointers to C strings, a null pointer, more such pointers, and another null pointer. Nobody
-    /// changes them.
+    /// `stack` is the stack pointer at the entry of the program: `argc`, then `argc` pointers to C strings, a
+    /// null pointer, pointers to the strings of the environment, and another null pointer. Nobody changes
+    /// them.
     pub(crate) unsafe fn from_stack(stack: *const usize) -> Self {
-        // SAFETY: argc is there.
+        // SAFETY: the stack pointer points to `argc`.
         let argc = unsafe { stack.read() };
         // SAFETY: argv follows it.
         let argv = unsafe { stack.add(1) }.cast::<*const c_char>();
-        // SAFETY: it has argc pointers and stays as it is.
+        // SAFETY: argv has `argc` pointers, and nobody changes them.
         let rest = unsafe { core::slice::from_raw_parts(argv, argc) };
-        // SAFETY: the null pointer that ends argv is in between.
+        // SAFETY: the environment follows argv and the null pointer that ends it.
         let environment = unsafe { argv.add(argc + 1) };
         let mut args = Self {
             program_name: "tablewalk",
@@ -41,13 +40,13 @@ impl Args {
         args
     }
 
-    /// The last component of the path that the program was started by.
+    /// Returns the last component of the path that the program was started with.
     #[must_use]
     pub const fn program_name(&self) -> &'static str {
         self.program_name
     }
 
-    /// The environment, each variable as `NAME=value`.
+    /// Returns the environment, each variable as `NAME=value`.
     #[must_use]
     pub const fn environment(&self) -> Environment {
         self.environment
@@ -55,13 +54,13 @@ impl Args {
 }
 
 impl Iterator for Args {
-    /// An argument; one that is not UTF-8 comes as it is.
+    /// An argument; the raw bytes if it is not UTF-8.
     type Item = Result<&'static str, &'static CStr>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let (first, rest) = self.rest.split_first()?;
         self.rest = rest;
-        // SAFETY: `from_stack` was promised C strings that stay as they are.
+        // SAFETY: the caller of `from_stack` guarantees C strings that nobody changes.
         let argument = unsafe { CStr::from_ptr(*first) };
         Some(argument.to_str().map_err(|_| argument))
     }
@@ -69,27 +68,28 @@ impl Iterator for Args {
 
 impl FusedIterator for Args {}
 
-/// The variables of the environment that have not been taken yet, as an iterator.
+/// Iterates over the remaining variables of the environment.
 ///
 /// # Invariants
 ///
-/// The pointer leads to pointers to C strings that stay as they are, of which a null pointer is the last.
+/// The pointer points into an array of pointers to C strings that ends with a null pointer. Nobody changes
+/// either.
 #[derive(Clone, Copy, Debug)]
 pub struct Environment(*const *const c_char);
 
 impl Iterator for Environment {
-    /// A variable; one that is not UTF-8 comes as it is.
+    /// A variable; the raw bytes if it is not UTF-8.
     type Item = Result<&'static str, &'static CStr>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        // SAFETY: by the invariant there is one more, if only the null pointer.
+        // SAFETY: by the invariant there is one more pointer, at least the null pointer.
         let first = unsafe { self.0.read() };
         if first.is_null() {
             return None;
         }
-        // SAFETY: it was not the last.
+        // SAFETY: this was not the null pointer, so another one follows.
         self.0 = unsafe { self.0.add(1) };
-        // SAFETY: by the invariant.
+        // SAFETY: by the invariant this is a C string.
         let variable = unsafe { CStr::from_ptr(first) };
         Some(variable.to_str().map_err(|_| variable))
     }

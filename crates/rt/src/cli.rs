@@ -1,10 +1,10 @@
-//! Command lines: `--help`, `--version`, and arguments that make no sense.
+//! Command lines: `--help`, `--version`, and errors.
 
 use core::fmt::Arguments;
 
 use crate::{Args, ExitCode, eprintln, println};
 
-/// Takes the next argument. `None` after the last; `--help` prints `help` and is the end too, as is
+/// Returns the next argument, or `None` after the last. Prints `help` for `--help`, and the version for
 /// `--version`.
 ///
 /// # Errors
@@ -26,7 +26,7 @@ pub fn next(args: &mut Args, help: &str) -> Result<Option<&'static str>, ExitCod
     }
 }
 
-/// The command line of a program that takes none but `--help`.
+/// Handles the command line of a program that accepts only `--help` and `--version`.
 ///
 /// # Errors
 ///
@@ -38,11 +38,11 @@ pub fn no_arguments(mut args: Args, help: &str) -> Result<(), ExitCode> {
     }
 }
 
-/// Takes the number that follows `option`, from 1 to `most`.
+/// Returns the number that follows `option`, from 1 to `most`.
 ///
 /// # Errors
 ///
-/// As [`next`]; 2 for no number, or one out of range.
+/// As [`next`]; 2 if a number is missing, malformed, or out of range.
 pub fn number(args: &mut Args, help: &str, option: &str, most: u32) -> Result<u32, ExitCode> {
     let Some(argument) = next(args, help)? else {
         return Err(refuse(args, format_args!("{option} needs a number")));
@@ -56,12 +56,12 @@ pub fn number(args: &mut Args, help: &str, option: &str, most: u32) -> Result<u3
     }
 }
 
-/// Says that there is no such argument.
+/// Prints that the argument is unknown and returns the exit status.
 pub fn unknown(args: &Args, argument: &str) -> ExitCode {
     refuse(args, format_args!("unknown argument `{argument}`"))
 }
 
-/// Says what makes no sense.
+/// Prints what is wrong with the arguments and returns the exit status.
 pub fn refuse(args: &Args, what: Arguments<'_>) -> ExitCode {
     let name = args.program_name();
     eprintln!("{name}: {what}; {name} --help lists what there is");

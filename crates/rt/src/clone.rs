@@ -1,4 +1,4 @@
-//! Threads without a library: `clone` returns twice, and the second time on another stack.
+//! Threads without a library: `clone` returns twice, in the new thread on another stack.
 
 #![expect(unsafe_code, reason = "starts a thread on a stack of its own")]
 
@@ -8,14 +8,14 @@ use core::ptr;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use linux_raw_sys::general::{
-    CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID, CLONE_SIGHAND, CLONE_SYSVSEM,
-    CLONE_THREAD, CLONE_VM,
+    __NR_clone, CLONE_CHILD_CLEARTID, CLONE_FILES, CLONE_FS, CLONE_PARENT_SETTID, CLONE_SIGHAND,
+    CLONE_SYSVSEM, CLONE_THREAD, CLONE_VM,
 };
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping, Sharing, futex, process};
 
-/// What a thread shares with the one that starts it, and what is done with its ID: all that a
-/// thread of the C library has, but thread-local storage.
+/// What a thread shares with its creator, and what happens to its ID: the flags of a C library's thread,
+/// without thread-local storage.
 const FLAGS: u32 = CLONE_VM
     | CLONE_FS
     | CLONE_FILES
@@ -27,10 +27,10 @@ const FLAGS: u32 = CLONE_VM
 
 /// Bytes of a thread's stack: a multiple of every page size.
 const STACK: usize = 128 << 10;
-/// Bytes below it that nobody can touch: one page of the largest size.
+/// Bytes of inaccessible memory below the stack: one page of the largest size.
 const GUARD: usize = 64 << 10;
 
-/// [`run_beside`](crate::thread::run_beside).
+/// Implements [`run_beside`](crate::thread::run_beside).
 pub(crate) fn run_beside<F, R>(beside: F, body: impl FnOnce() -> R) -> Result<R, Errno>
 where
     F: FnOnce() + Send,
@@ -40,8 +40,8 @@ where
     let id = AtomicU32::new(0);
     let mut beside = ManuallyDrop::new(beside);
 
-    // SAFETY: the stack is the thread's until `join` returns, and so are `id` and the closure,
-    // which `run` takes out once.
+    // SAFETY: the stack, `id` and the closure belong to the thread until `join` returns, and `run` takes the
+    // closure out once.
     let result = unsafe {
         clone_thread(
             FLAGS as usize,
@@ -61,22 +61,22 @@ where
     Ok(result)
 }
 
-/// A thread that uses the stack and the closure of the one that has started it.
+/// A running thread that uses the stack and the closure of its creator.
 struct Beside<'i>(&'i AtomicU32);
 
 impl Drop for Beside<'_> {
-    /// Also where `body` unwinds.
+    /// Waits also when `body` unwinds.
     fn drop(&mut self) {
         join(self.0);
     }
 }
 
-/// Waits until the thread has ended and the kernel has cleared its ID: it uses no memory after that.
+/// Waits until the thread has ended and the kernel has cleared its ID. After that it uses no memory.
 fn join(id: &AtomicU32) {
     loop {
         match id.load(Ordering::Acquire) {
             0 => return,
-            // A wake, a signal or a value that changed meanwhile: look again.
+            // A wake-up, a signal, or a changed value: check again.
             running => drop(futex::wait(id, running)),
         }
     }
@@ -86,24 +86,24 @@ fn join(id: &AtomicU32) {
 ///
 /// # Safety
 ///
-/// `closure` is an `F` that nobody else takes.
+/// `closure` points to an `F` that nobody else takes.
 unsafe extern "C" fn run<F: FnOnce()>(closure: *mut u8) -> ! {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let closure = unsafe { closure.cast::<F>().read() };
     closure();
-    // SAFETY: the closure is gone, and this is the first frame.
+    // SAFETY: the closure was dropped, and this is the first frame of the thread.
     unsafe { process::exit_thread() }
 }
 
-/// Starts a thread that runs `entry(argument)` on `stack`; returns its ID, or minus an errno.
+/// Starts a thread that runs `entry(argument)` on `stack`. Returns its ID, or a negative errno.
 ///
-/// The thread's ID is stored at `tid` before it runs and cleared, with a futex wake, after it ended
-/// (`flags` with `CLONE_PARENT_SETTID` and `CLONE_CHILD_CLEARTID`).
+/// The kernel stores the thread's ID at `tid` before the thread runs, and clears it and wakes a futex waiter
+/// after it has ended (`CLONE_PARENT_SETTID` and `CLONE_CHILD_CLEARTID` in `flags`).
 ///
 /// # Safety
 ///
-/// `stack` is the end of memory that nobody else uses while the thread runs, aligned to 16 bytes;
-/// `tid` stays valid as long; `entry` accepts `argument`.
+/// `stack` is the end of memory that nobody else uses while the thread runs, aligned to 16 bytes; `tid` is
+/// valid for the same time; `entry` accepts `argument`.
 #[unsafe(naked)]
 unsafe extern "C" fn clone_thread(
     flags: usize,
@@ -113,19 +113,20 @@ unsafe extern "C" fn clone_thread(
     argument: *mut u8,
 ) -> isize {
     naked_asm!(
-        "mov x5, x3",   // entry and argument, out of the way of
-        "mov x6, x4",   // what the system call takes in their places
+        "mov x5, x3",   // save entry and argument: the system call
+        "mov x6, x4",   // takes other values in their registers
         "mov x3, xzr",  // x3: thread pointer, unused
-        "mov x4, x2",   // x4: where the ID is cleared; x2: where it is stored
-        "mov x8, #220", // __NR_clone
+        "mov x4, x2",   // x4: address of the ID to clear at the end; x2: to store now
+        "mov x8, #{number}",
         "svc #0",
         "cbz x0, 1f",
-        "ret",          // the caller
-        "1:",           // the thread: all registers but x0 and sp are the caller's
+        "ret",          // in the creator
+        "1:",           // in the thread: all registers but x0 and sp are the creator's
         "mov x29, xzr", // no frame above this one
         "mov x30, xzr",
         "mov x0, x6",
         "blr x5",
         "udf #0", // entry does not return
+        number = const __NR_clone,
     )
 }

@@ -10,18 +10,18 @@ use tablewalk_uapi::{Errno, poll, process, terminal};
 
 use crate::ExitCode;
 
-/// Bytes that are written with one system call.
+/// Bytes to write with one system call.
 const LINE: usize = 256;
 
-/// How long a terminal may take nothing before [`never_give_up`] starts it.
+/// How long a terminal may accept no output before [`never_give_up`] restarts it.
 const STALLED: Duration = Duration::from_secs(1);
 
-/// A descriptor and what became of the bytes for it.
+/// A descriptor, and whether output to it was lost.
 #[derive(Debug)]
 struct Output {
     fd: BorrowedFd<'static>,
     name: &'static str,
-    /// The number of the error that the first lost bytes met, 0 if none were lost.
+    /// The errno of the first write that failed, 0 if none did.
     lost: AtomicU16,
 }
 
@@ -47,8 +47,8 @@ impl Output {
         self.lost.load(Ordering::Relaxed) != 0
     }
 
-    /// Writes all bytes, or none after bytes were lost: what is written is a beginning of the output,
-    /// without a gap.
+    /// Writes all bytes, or nothing once a write has failed: what arrives is a prefix of the output, without
+    /// a gap.
     fn write(&self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.is_lost() {
             match file::write_to(self.fd, bytes) {
@@ -61,18 +61,18 @@ impl Output {
         }
     }
 
-    /// Waits until the descriptor takes bytes again.
+    /// Waits until the descriptor accepts bytes again.
     fn wait(&self) {
         let endless = ENDLESS.load(Ordering::Relaxed);
         match poll::wait_until_writable(self.fd, endless.then_some(STALLED)) {
             Ok(true) | Err(Errno::EINTR) => {}
-            // What is no terminal has its own reasons, and is waited for.
+            // A descriptor that is not a terminal cannot be restarted; wait on.
             Ok(false) => drop(terminal::keep_going(self.fd)),
             Err(errno) => self.lose(errno),
         }
     }
 
-    /// Notes that bytes were lost; a program whose reader is gone ends.
+    /// Notes that output was lost. Exits if the reader is gone.
     fn lose(&self, errno: Errno) {
         if ENDLESS.load(Ordering::Relaxed) {
             return;
@@ -84,12 +84,12 @@ impl Output {
     }
 }
 
-/// An output stream that writes whole lines where they fit 256 bytes, so that lines of several
-/// processes do not mix.
+/// An output stream that writes whole lines if they fit into 256 bytes, so that lines of several processes do
+/// not mix.
 ///
-/// Where the descriptor is non-blocking and takes nothing now, it waits. Any other error is remembered:
-/// nothing is written to that descriptor any more, and the program's exit status says so. Without a
-/// reader (`EPIPE` of descriptor 1, where `SIGPIPE` is ignored) the program ends.
+/// If the descriptor is non-blocking and accepts nothing at the moment, the stream waits. Any other error is
+/// remembered: nothing more is written to that descriptor, and the exit status of the program is a failure.
+/// If the reader is gone (`EPIPE` of descriptor 1, where `SIGPIPE` is ignored), the program ends.
 #[derive(Debug)]
 pub struct Stream {
     output: &'static Output,
@@ -97,7 +97,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Descriptor 1.
+    /// Returns the stream to descriptor 1.
     #[must_use]
     pub const fn stdout() -> Self {
         Self {
@@ -106,7 +106,7 @@ impl Stream {
         }
     }
 
-    /// Descriptor 2.
+    /// Returns the stream to descriptor 2.
     #[must_use]
     pub const fn stderr() -> Self {
         Self {
@@ -142,27 +142,28 @@ impl Drop for Stream {
     }
 }
 
-/// Whether something that was printed did not get to descriptor 1. What ends by itself need not ask:
-/// the exit status will say it.
+/// Returns whether output to descriptor 1 was lost. Most programs need not ask: the exit status reports it.
 #[must_use]
 pub fn output_is_lost() -> bool {
     STDOUT.is_lost()
 }
 
-/// Whether descriptor 1 was closed when the program was started; it is `/dev/null` since then, or a folder.
+/// Returns whether descriptor 1 was closed when the program started. It is `/dev/null` since then, or a
+/// folder.
 #[must_use]
 pub fn stdout_was_closed() -> bool {
     STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
 }
 
-/// For process 1, which has nobody to report to and must not end: errors are not remembered, and a
-/// non-blocking terminal that takes nothing for a second is started again, whoever has stopped it.
+/// Makes the streams retry for ever, for process 1, which must not end and has nobody to report to. Errors
+/// are not remembered, and a non-blocking terminal that accepts nothing for a second is restarted, whoever
+/// has stopped it.
 pub fn never_give_up() {
     ENDLESS.store(true, Ordering::Relaxed);
 }
 
-/// Opens those of descriptors 0 to 2 that are closed on `/dev/null`, or the root folder where there is none, so that no file of the program gets
-/// such a number and the program's messages with it.
+/// Opens `/dev/null` for each of descriptors 0 to 2 that is closed, or the root folder if there is no
+/// `/dev/null`, so that no file of the program gets such a number and receives the program's messages.
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn fill_descriptors() {
     for fd in 0..=2 {
@@ -172,15 +173,15 @@ pub(crate) fn fill_descriptors() {
         if fd == STDOUT.fd.number() {
             STDOUT_WAS_CLOSED.store(true, Ordering::Relaxed);
         }
-        // The lowest number that is free is this one. Without the device, a folder: nothing can be written to it, but
-        // it keeps the number.
+        // Opens under the lowest free number, which is this one. Nothing can be written to a folder, but it keeps
+        // the number.
         let _ = file::open_for_good(c"/dev/null", file::O_RDWR)
             .or_else(|_| file::open_for_good(c"/", file::O_RDONLY));
     }
 }
 
-/// The status to exit with, of a program that ends with `status`: lost output is a failure, and standard
-/// error says why.
+/// Returns the exit status of a program that ends with `status`: a failure if output was lost, which standard
+/// error then reports.
 pub(crate) fn settle(status: ExitCode) -> ExitCode {
     for output in [&STDOUT, &STDERR] {
         let lost = i32::from(output.lost.load(Ordering::Relaxed));
@@ -195,14 +196,14 @@ pub(crate) fn settle(status: ExitCode) -> ExitCode {
     status
 }
 
-/// What [`print!`](crate::print) and [`println!`](crate::println) call.
+/// Called by [`print!`](crate::print) and [`println!`](crate::println).
 #[doc(hidden)]
 #[inline(never)]
 pub fn print(text: fmt::Arguments<'_>, end: &str) {
     write(Stream::stdout(), text, end);
 }
 
-/// What [`eprintln!`](crate::eprintln) calls.
+/// Called by [`eprintln!`](crate::eprintln).
 #[doc(hidden)]
 #[inline(never)]
 pub fn eprint(text: fmt::Arguments<'_>, end: &str) {
@@ -210,7 +211,7 @@ pub fn eprint(text: fmt::Arguments<'_>, end: &str) {
 }
 
 fn write(mut stream: Stream, text: fmt::Arguments<'_>, end: &str) {
-    // A stream takes everything, and remembers what it lost.
+    // Writing to a stream never fails; the stream remembers lost output.
     let _ = stream.write_fmt(text);
     let _ = stream.write_str(end);
 }

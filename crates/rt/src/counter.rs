@@ -1,18 +1,18 @@
-//! The generic timer's virtual counter, readable in user space (`arch/arm64/kernel`, `CNTKCTL_EL1`);
-//! on hosts that have none, nanoseconds.
+//! The virtual counter of the generic timer, which user space may read (`CNTKCTL_EL1`, `arch/arm64/kernel`);
+//! on other hosts, nanoseconds.
 //!
-//! Under `-icount shift=0` and `cntfrq=1000000000` QEMU advances it by one tick an instruction.
+//! QEMU with `-icount shift=0` and `cntfrq=1000000000` advances it by one tick for each instruction.
 
 #[cfg(not(target_arch = "aarch64"))]
 use crate::of_std as timer;
 
-/// The counter, in ticks, after everything before it has been executed.
+/// Returns the counter, in ticks, after all earlier instructions have been executed.
 #[must_use]
 pub fn ticks() -> u64 {
     timer::ticks()
 }
 
-/// Ticks a second.
+/// Returns the frequency of the counter, in ticks per second.
 #[must_use]
 pub fn frequency() -> u64 {
     timer::frequency()

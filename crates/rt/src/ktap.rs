@@ -4,14 +4,14 @@ use core::fmt::Display;
 
 use crate::{ExitCode, println};
 
-/// What one test found.
+/// The result of one test.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// What was expected.
+    /// The test passed.
     Ok,
-    /// Something else; the test said what as a diagnostic.
+    /// The test failed, and printed why as a diagnostic.
     NotOk,
-    /// Could not be tried, for this reason.
+    /// The test could not run, for this reason.
     Skip(&'static str),
 }
 
@@ -21,7 +21,7 @@ impl From<bool> for Verdict {
     }
 }
 
-/// Results so far.
+/// Counts the results so far.
 #[derive(Debug)]
 pub struct Suite {
     planned: usize,
@@ -31,7 +31,7 @@ pub struct Suite {
 }
 
 impl Suite {
-    /// Prints the header and the plan.
+    /// Prints the KTAP header and the plan.
     #[must_use]
     pub fn begin(planned: usize) -> Self {
         println!("KTAP version 1\n1..{planned}");
@@ -62,7 +62,7 @@ impl Suite {
         }
     }
 
-    /// Prints the totals; the status says whether all that was planned passed, or nothing ran.
+    /// Prints the totals. Returns success if all planned tests passed, or [`ExitCode::SKIP`] if none ran.
     #[must_use]
     pub fn end(self) -> ExitCode {
         let Self {
@@ -86,15 +86,16 @@ impl Suite {
     }
 }
 
-/// A test that works on `C`: its name and what it does. An error is a failure and is printed.
+/// A test that works on a `C`: a name and a function. An error that it returns is printed and counts as a
+/// failure.
 pub struct Case<C, E> {
-    /// Says what is expected, in words.
+    /// What the test expects, in words.
     pub name: &'static str,
-    /// Tries it.
+    /// Runs the test.
     pub run: fn(&mut C) -> Result<Verdict, E>,
 }
 
-/// Runs the cases of all `groups` in order; the plan counts them.
+/// Prints the plan and runs the cases of all `groups` in order.
 pub fn run<C, E: Display>(context: &mut C, groups: &[&[Case<C, E>]]) -> ExitCode {
     let mut suite = Suite::begin(groups.iter().map(|cases| cases.len()).sum());
     for case in groups.iter().copied().flatten() {

@@ -1,7 +1,8 @@
-//! What a freestanding program needs around its `main`: start-up, command line, console, panic, memory, processes, threads, test output, and the way out of an emulator.
+//! What a freestanding program needs around its `main`: start-up, console, panic handler, memory, processes,
+//! threads, test output, and a way to end the emulator.
 //!
-//! For arm64 Linux. On other hosts start-up, threads, panics and memory functions are those of std, so that
-//! what is built on this can be tested there. A program names its main function with [`program!`]:
+//! For arm64 Linux. On other hosts start-up, threads, panics and memory functions come from std, so that
+//! users of this crate can be tested there. A program names its main function with [`program!`]:
 //!
 //! ```ignore
 //! #![no_std]
@@ -48,13 +49,13 @@ pub use args::{Args, Environment};
 pub struct ExitCode(pub u8);
 
 impl ExitCode {
-    /// All is well.
+    /// Success.
     pub const SUCCESS: Self = Self(0);
-    /// The job was done and the answer is no, or it could not be done.
+    /// The program ran and the answer is no, or it could not do its work.
     pub const FAILURE: Self = Self(1);
-    /// The arguments make no sense.
+    /// The arguments are wrong.
     pub const USAGE: Self = Self(2);
-    /// What the program needs is missing: `KSFT_SKIP` of `tools/testing/selftests/kselftest.h`.
+    /// A prerequisite of the program is missing: `KSFT_SKIP` of `tools/testing/selftests/kselftest.h`.
     pub const SKIP: Self = Self(4);
 }
 
@@ -78,7 +79,8 @@ macro_rules! program {
             _: ::core::ffi::c_int,
             arguments: *const *const ::core::ffi::c_char,
         ) -> ::core::ffi::c_int {
-            // SAFETY: the C library's own, which it has from the kernel.
+            // SAFETY: the arguments are those that the C library passed to `main`, as the kernel laid them
+            // out.
             let args = unsafe { $crate::of_std::args(arguments) };
             $main(args).0.into()
         }

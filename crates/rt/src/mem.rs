@@ -1,7 +1,7 @@
-//! The memory functions that compiled code calls.
+//! The memory functions that the compiler generates calls to.
 //!
-//! Naked assembly: written in Rust, the compiler would recognise the loop and replace it with a call
-//! to the very function. Unaligned accesses are fine: Linux runs user space with `SCTLR_EL1.A` 0,
+//! They are naked assembly: in Rust, the compiler would recognise the loop of each function and replace it by
+//! a call to the function itself. Unaligned accesses are allowed: Linux runs user space with `SCTLR_EL1.A` 0,
 //! and the memory is Normal.
 
 #![expect(unsafe_code, reason = "symbols with fixed names, on raw memory")]
@@ -115,7 +115,8 @@ unsafe extern "C" fn memset(dst: *mut u8, value: i32, n: usize) -> *mut u8 {
     )
 }
 
-/// Compares `n` bytes: negative, 0 or positive as the first that differs is less or greater in `a`.
+/// Compares `n` bytes: returns a negative value, 0, or a positive value if the first different byte is less
+/// in `a`, there is none, or it is greater.
 ///
 /// # Safety
 ///
@@ -139,7 +140,7 @@ unsafe extern "C" fn memcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
     )
 }
 
-/// Compares `n` bytes: 0 if they are equal.
+/// Compares `n` bytes: returns 0 if they are equal.
 ///
 /// # Safety
 ///
@@ -150,7 +151,7 @@ unsafe extern "C" fn bcmp(a: *const u8, b: *const u8, n: usize) -> i32 {
     naked_asm!("b {memcmp}", memcmp = sym memcmp)
 }
 
-/// The bytes before the first that is 0.
+/// Returns the number of bytes before the first 0.
 ///
 /// # Safety
 ///

@@ -1,4 +1,4 @@
-//! Start-up, threads and the clock of a host, for tests of what is built on this.
+//! Start-up, threads and the clock on a host, so that users of this crate can be tested there.
 
 #![expect(unsafe_code, reason = "reads what the kernel laid on the stack")]
 
@@ -10,20 +10,21 @@ use tablewalk_uapi::Errno;
 
 use crate::Args;
 
-/// The arguments that the main function of a C program has got.
+/// Returns the arguments that the C library passed to `main`.
 ///
 /// # Safety
 ///
-/// They are those that the kernel laid on the stack, which the C library of Linux hands on in place.
+/// `arguments` points to argv as the kernel laid it out on the stack, which the C library of Linux passes on
+/// in place.
 #[must_use]
 pub unsafe fn args(arguments: *const *const c_char) -> Args {
-    // SAFETY: `argc`, as wide as a pointer, is below them.
+    // SAFETY: `argc`, in a full word, lies before argv.
     let stack = unsafe { arguments.sub(1) };
-    // SAFETY: the stack pointer that the program was entered with.
+    // SAFETY: this was the stack pointer at the entry of the program.
     unsafe { Args::from_stack(stack.cast()) }
 }
 
-/// [`run_beside`](crate::thread::run_beside).
+/// Implements [`run_beside`](crate::thread::run_beside).
 pub(crate) fn run_beside<F, R>(beside: F, body: impl FnOnce() -> R) -> Result<R, Errno>
 where
     F: FnOnce() + Send,
@@ -40,14 +41,14 @@ where
     })
 }
 
-/// Nanoseconds since the first call.
+/// Returns nanoseconds since the first call.
 pub(crate) fn ticks() -> u64 {
     static BEGIN: sync::OnceLock<Instant> = sync::OnceLock::new();
     let elapsed = BEGIN.get_or_init(Instant::now).elapsed();
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Of [`ticks`] a second.
+/// Returns the number of [`ticks`] per second.
 pub(crate) const fn frequency() -> u64 {
     1_000_000_000
 }

@@ -1,4 +1,5 @@
-//! A panic is a defect of the program: it says where and exits with status 101, as std does.
+//! The panic handler: a panic is a bug of the program. Prints the place and exits with status 101, as std
+//! does.
 
 use core::panic::PanicInfo;
 

@@ -14,7 +14,7 @@ use tablewalk_uapi::signal::Signal;
 
 use crate::{ExitCode, console};
 
-/// The name of the calling thread, for messages: up to 15 bytes of the program's, if it gave no other.
+/// The name of the calling thread, for messages, up to 15 bytes: the program's name unless another was set.
 pub(crate) struct Name([u8; 16]);
 
 impl Name {
@@ -41,28 +41,29 @@ pub struct Child {
     pid: i32,
 }
 
-/// The right to start one [`Child`].
+/// Permission to start one [`Child`].
 #[derive(Debug)]
 pub struct Fork(());
 
 impl Fork {
-    /// The right.
+    /// Returns the permission.
     ///
     /// # Safety
     ///
-    /// The `body` that is given to [`Fork::spawn`] neither uses nor drops what [`process::fork`] names.
+    /// The `body` that is passed to [`Fork::spawn`] neither uses nor drops the values that [`process::fork`]
+    /// lists.
     #[must_use]
     pub const unsafe fn promised() -> Self {
         Self(())
     }
 
-    /// Forks; the child runs `body` and exits with what that returns. It dies with its parent.
+    /// Forks. The child runs `body`, exits with the returned status, and is killed when its parent dies.
     ///
     /// # Errors
     ///
     /// As fork(2).
     pub fn spawn(self, body: impl FnOnce() -> ExitCode) -> Result<Child, Errno> {
-        // SAFETY: the child runs nothing but `body` and ends; the rest was promised.
+        // SAFETY: the child runs nothing but `body` and exits; the caller of `promised` guarantees the rest.
         match unsafe { process::fork() }? {
             Some(pid) => Ok(Child { pid }),
             None => {
@@ -77,13 +78,13 @@ impl Fork {
 }
 
 impl Child {
-    /// The process ID.
+    /// Returns the process ID.
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// Waits until it has ended; how it did.
+    /// Waits until the child has ended. Returns how it ended.
     ///
     /// # Errors
     ///
@@ -94,7 +95,7 @@ impl Child {
         status
     }
 
-    /// Whether it has not ended yet.
+    /// Returns whether the child has not ended yet.
     ///
     /// # Errors
     ///
@@ -106,19 +107,17 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // It may have ended already; there is nothing else to do about either.
+        // Errors are ignored: the child may have ended already, and nothing else could be done.
         let _ = process::kill(self.pid, Signal::Kill);
         let _ = process::wait(self.pid);
     }
 }
 
-/// Most words that [`execute`] passes on.
+/// Maximum number of arguments that [`execute`] passes on.
 const WORDS: usize = 32;
 
-/// Replaces the process by the program at `path`, with `words` as its name and arguments and no
-/// environment; returns to say what went wrong.
-///
-/// `E2BIG` for more than 32 words, otherwise as execve(2).
+/// Replaces the process by the program at `path`, with `words` as its name and arguments and no environment.
+/// Returns only on failure, with the error: `E2BIG` for more than 32 words, otherwise as execve(2).
 #[must_use]
 pub fn execute(path: &CStr, words: &[&CStr]) -> Errno {
     let mut pointers = [ptr::null::<c_char>(); WORDS + 1];
@@ -129,6 +128,6 @@ pub fn execute(path: &CStr, words: &[&CStr]) -> Errno {
         *pointer = word.as_ptr();
     }
     let environment = [ptr::null::<c_char>()];
-    // SAFETY: C strings, and at least one null pointer after the last in both arrays.
+    // SAFETY: both are arrays of C strings that end with a null pointer.
     unsafe { process::execve(path, pointers.as_ptr(), environment.as_ptr()) }
 }

@@ -1,7 +1,6 @@
-//! Calls that the emulator answers: ending it, and files of the machine that it runs on. They reach it
-//! from user space where it was told to allow that
-//! (`-semihosting-config enable=on,target=native,userspace=on`). Without, the instruction is
-//! undefined and the process is killed.
+//! Semihosting calls, which the emulator answers: they end it, or write files on its host. User space can
+//! make them if QEMU runs with `-semihosting-config enable=on,target=native,userspace=on`. Otherwise the
+//! instruction is undefined and the kernel kills the process.
 //!
 //! Source: Arm, Semihosting for AArch32 and AArch64.
 
@@ -28,11 +27,11 @@ const APPLICATION_EXIT: u64 = 0x20026;
 /// Mode of `SYS_OPEN`: as `wb` of fopen(3).
 const CREATE: u64 = 5;
 
-/// A block of parameters: three words or fewer, of which some are pointers.
+/// A parameter block: up to three words, some of which are pointers.
 #[repr(C)]
 struct Block<A, B>(A, B, u64);
 
-/// Makes the emulator exit with `status`; returns if it did not.
+/// Makes the emulator exit with `status`. Returns only if semihosting does not work.
 pub fn exit(status: u8) {
     call(
         EXIT_EXTENDED,
@@ -40,12 +39,12 @@ pub fn exit(status: u8) {
     );
 }
 
-/// What the emulator says to `operation` with a block of parameters.
+/// Makes the semihosting call `operation` with a parameter block. Returns its result.
 #[cfg(target_arch = "aarch64")]
 fn call<A, B>(operation: u64, block: &Block<A, B>) -> u64 {
     let result;
-    // SAFETY: the operations here read the block and what its pointers lead to, which the callers
-    // borrow, and change no memory.
+    // SAFETY: the operations used here read the block and the memory that its pointers point to, which the
+    // callers borrow, and change no memory.
     unsafe {
         core::arch::asm!(
             "hlt #0xf000",                     // the A64 semihosting call
@@ -57,18 +56,18 @@ fn call<A, B>(operation: u64, block: &Block<A, B>) -> u64 {
     result
 }
 
-/// Nobody answers on a host.
+/// Always fails: a host has no semihosting.
 #[cfg(not(target_arch = "aarch64"))]
 const fn call<A, B>(_: u64, _: &Block<A, B>) -> u64 {
     u64::MAX
 }
 
-/// A file of the machine that the emulator runs on, to be written from its beginning.
+/// A file on the host of the emulator, opened for writing.
 #[derive(Debug)]
 pub struct HostFile(u64);
 
 impl HostFile {
-    /// Creates it, or empties it; a relative name is one in the folder that the emulator runs in.
+    /// Creates or truncates the file; a relative name is relative to the folder in which the emulator runs.
     #[must_use]
     pub fn create(name: &CStr) -> Option<Self> {
         let block: Block<*const c_char, _> =
@@ -77,10 +76,10 @@ impl HostFile {
         (handle != u64::MAX).then_some(Self(handle))
     }
 
-    /// Writes all of `bytes`; whether that succeeded.
+    /// Writes all of `bytes`. Returns whether that succeeded.
     #[must_use]
     pub fn write(&mut self, bytes: &[u8]) -> bool {
-        // The number of bytes that were not written.
+        // The result is the number of bytes that were not written.
         call(WRITE, &Block(self.0, bytes.as_ptr(), bytes.len() as u64)) == 0
     }
 }

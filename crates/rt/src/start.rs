@@ -10,11 +10,11 @@ use core::arch::naked_asm;
 use crate::{Args, ExitCode, console, process};
 
 unsafe extern "Rust" {
-    /// The program's main function: see [`crate::program!`].
+    /// The main function of the program: see [`crate::program!`].
     fn tablewalk_main(args: Args) -> ExitCode;
 }
 
-/// Where the kernel enters: `argc`, `argv` and what follows are at the stack pointer
+/// The entry point: `argc`, `argv` and the rest are at the stack pointer
 /// (`fs/binfmt_elf.c`, `create_elf_tables`).
 #[unsafe(naked)]
 #[unsafe(no_mangle)]
@@ -28,16 +28,16 @@ unsafe extern "C" fn _start() -> ! {
     )
 }
 
-/// Runs the program.
+/// Runs the main function of the program and exits.
 ///
 /// # Safety
 ///
-/// `stack` is the stack pointer that the kernel entered the program with.
+/// `stack` is the stack pointer at the entry of the program.
 unsafe extern "C" fn entry(stack: *const usize) -> ! {
     console::fill_descriptors();
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     let args = unsafe { Args::from_stack(stack) };
-    // SAFETY: `program!` defined it, with this signature.
+    // SAFETY: `program!` defined the function with this signature.
     let status = unsafe { tablewalk_main(args) };
     process::finish(status)
 }

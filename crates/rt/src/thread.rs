@@ -1,4 +1,4 @@
-//! A second thread.
+//! Threads that share the stack frame of their creator.
 
 use tablewalk_uapi::Errno;
 
@@ -7,12 +7,12 @@ use crate::clone as threads;
 #[cfg(not(target_arch = "aarch64"))]
 use crate::of_std as threads;
 
-/// Runs `beside` on a thread of its own while `body` runs here; returns when both are done, with
-/// what `body` returned. Eight system calls, with the thread's own.
+/// Runs `beside` on a new thread while `body` runs here. Returns the result of `body` when both are done.
+/// Makes eight system calls, those of the thread included.
 ///
 /// # Errors
 ///
-/// `ENOMEM` or `EAGAIN`: no memory for a stack, no room for a thread. Neither ran then.
+/// `ENOMEM` or `EAGAIN`: no memory for a stack, or too many threads. Neither function ran.
 pub fn run_beside<F, R>(beside: F, body: impl FnOnce() -> R) -> Result<R, Errno>
 where
     F: FnOnce() + Send,
@@ -20,12 +20,12 @@ where
     threads::run_beside(beside, body)
 }
 
-/// Runs `threads` with the numbers from 0 to `count - 1`, each on a thread of its own but the last one;
-/// returns when all are done.
+/// Runs `threads` with the numbers from 0 to `count - 1`, each on a new thread except the last. Returns when
+/// all are done.
 ///
 /// # Errors
 ///
-/// As [`run_beside`]; those that have run then, have run.
+/// As [`run_beside`]; some of the threads may have run.
 pub fn run_all(count: usize, threads: &(dyn Fn(usize) + Sync)) -> Result<(), Errno> {
     match count.checked_sub(1) {
         None => Ok(()),

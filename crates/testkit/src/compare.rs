@@ -1,4 +1,4 @@
-//! A whole tree held against pagemap, in both directions.
+//! Compares the whole tree of a process with pagemap, in both directions.
 
 use tablewalk_live::Live;
 use tablewalk_rt::println;
@@ -8,33 +8,36 @@ use crate::error::Error;
 use crate::tree;
 use tablewalk_proc::pagemap::{Pagemap, for_each_mapping};
 
-/// One slot for each level: what a walk needs.
+/// Page-table mappings that the walk keeps: one for each lookup level.
 const SLOTS: usize = 5;
-/// Level-3 tables mapped with one call; fewer than some processes have.
+/// Level-3 tables mapped with one call. Deliberately fewer than some processes have, so that batches are
+/// refilled.
 const BATCH_SLOTS: usize = 4;
 
-/// What a walk saw.
+/// Counts of one walk.
 #[derive(Default)]
 struct Tally {
     tables: u64,
     pages: u64,
-    /// Pages that are no memory of the process, such as tables mapped here: pagemap leaves them out.
+    /// Pages that pagemap leaves out because they are not memory of the process, such as page tables mapped
+    /// here.
     special: u64,
     differences: u64,
 }
 
-/// Walks the tables of process `pid`, prints them if `print` says so, and compares them with pagemap in both
-/// directions: each page that the walk comes to, and their number with that of all pages that pagemap has.
+/// Walks the tables of process `pid`, prints them if `print` is set, and compares them with pagemap in both
+/// directions. Every page that the walk finds must be in pagemap, and the number of pages that the walk finds
+/// must be the number that pagemap has. Returns whether both hold.
 ///
 /// # Errors
 ///
-/// Those of mapping tables and of reading pagemap.
+/// The errors of mapping tables and of reading pagemap.
 pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
     let source = &mut Live::with_batch(pid, SLOTS, BATCH_SLOTS)?;
     let geometry = source.geometry();
     let pagemap = Pagemap::open(pid, geometry.page_shift()).map_err(Error::call("pagemap"))?;
-    // First without a word: when a process walks itself, the first walk and the first look at
-    // pagemap touch what the second finds.
+    // Walk once without printing: when a process walks itself, the first walk and the first read of pagemap
+    // touch pages that the second walk then finds.
     visit(source, &pagemap, false)?;
     count_present(pid, &geometry, &pagemap)?;
 
@@ -55,8 +58,8 @@ pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
     Ok(tally.pages > 0 && tally.differences == 0 && tally.pages == present)
 }
 
-/// Compares at the moment that the walk passes by: a process that walks itself changes the entries of
-/// its own slots as it goes.
+/// Compares each entry at the moment the walk reaches it: a process that walks itself changes the entries of
+/// its own table mappings on the way.
 fn visit(source: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Error> {
     let format = source.format();
     let mut tally = Tally::default();
@@ -68,7 +71,7 @@ fn visit(source: &mut Live, pagemap: &Pagemap, print: bool) -> Result<Tally, Err
         match visit {
             Visit::Table(_) => tally.tables += 1,
             Visit::Leaf(leaf) => compare(&format, pagemap, &leaf, &mut tally)?,
-            // Without access, but there.
+            // Present, but user space has no access (`PROT_NONE`).
             Visit::NotValid(entry) if format.linux.is_present(entry.descriptor, entry.level) => {
                 compare(&format, pagemap, &entry, &mut tally)?;
             }
@@ -103,11 +106,11 @@ fn compare(
     Ok(())
 }
 
-/// The pages present in all mappings of process `pid`, as pagemap has them.
+/// Counts the pages present in all mappings of process `pid`, according to pagemap.
 fn count_present(pid: i32, geometry: &Geometry, pagemap: &Pagemap) -> Result<u64, Error> {
     let mut present = 0;
     for_each_mapping(pid, |start, end| {
-        // Nothing above is translated by user tables.
+        // User tables translate no address above the user address space.
         if geometry.contains(VirtualAddress(start)) {
             present += pagemap.count_present(start, end)?;
         }

@@ -1,4 +1,4 @@
-//! What stops a program.
+//! The errors that end a test program.
 
 use core::fmt;
 
@@ -7,7 +7,7 @@ use tablewalk_live::LiveError;
 use tablewalk_pager::PagerError;
 use tablewalk_uapi::Errno;
 
-/// An error, with what was being done.
+/// An error, with the operation that failed.
 #[derive(Clone, Copy, Debug)]
 pub enum Error {
     /// Mapping tables.
@@ -16,12 +16,12 @@ pub enum Error {
     Pager(PagerError),
     /// Tracking what is written.
     Dirty(DirtyError),
-    /// A system call for this purpose.
+    /// A system call; the text says what it was for.
     Call(&'static str, Errno),
 }
 
 impl Error {
-    /// Says what a system call was for.
+    /// Returns a function that wraps the errno of a system call made for `purpose`.
     pub fn call(purpose: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| Self::Call(purpose, errno)
     }

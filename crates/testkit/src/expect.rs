@@ -1,4 +1,4 @@
-//! Expectations: what a test asked for beside what came.
+//! Expectations: compare a result with the expected one, and print both if they differ.
 
 use core::fmt;
 
@@ -8,10 +8,10 @@ use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::process::Status;
 
-/// What a call returned or a look found, as a number.
+/// The result of a call or of a measurement, as a number.
 pub type Outcome = Result<u64, Errno>;
 
-/// Says what came where something else was expected.
+/// Returns whether `outcome` is `expected`; prints both if not.
 pub fn expect(what: &str, outcome: Outcome, expected: Outcome) -> bool {
     let same = outcome == expected;
     if !same {
@@ -30,20 +30,20 @@ pub fn expect_error<T>(what: &str, result: Result<T, Errno>, errno: Errno) -> bo
     expect(what, result.map(|_| 0), Err(errno))
 }
 
-/// The verdict of a test that is a list of expectations.
+/// Returns [`Verdict::Ok`] if all expectations were met.
 ///
 /// # Errors
 ///
-/// None.
+/// Never fails; the type is that of a test.
 pub fn all(expectations: &[bool]) -> Result<Verdict, Errno> {
     Ok(expectations.iter().all(|&met| met).into())
 }
 
-/// The verdict of a test that is one expectation for each of several values.
+/// Returns [`Verdict::Ok`] if `met` returns true for each of `values`.
 ///
 /// # Errors
 ///
-/// None.
+/// Never fails; the type is that of a test.
 pub fn each(values: &[u64], met: &mut dyn FnMut(u64) -> bool) -> Result<Verdict, Errno> {
     Ok(values.iter().all(|&value| met(value)).into())
 }
@@ -59,7 +59,8 @@ impl fmt::Display for Shown {
     }
 }
 
-/// Runs `body` in a child, started by `fork`; its exit status, which is the number of the error if it failed.
+/// Runs `body` in a child started by `fork`. Returns the exit status of the child: 0, or the errno if `body`
+/// failed.
 ///
 /// # Errors
 ///
@@ -74,16 +75,16 @@ pub fn in_child(fork: Fork, body: impl FnOnce() -> Result<(), Errno>) -> Result<
     Ok(status_number(status))
 }
 
-/// What [`in_child`] returns where the body failed with `errno`.
+/// Returns the result of [`in_child`] for a body that failed with `errno`.
 ///
 /// # Errors
 ///
-/// None.
+/// Never fails; the type is that of [`in_child`].
 pub fn failed_with(errno: Errno) -> Result<u64, Errno> {
     Ok(errno.number().into())
 }
 
-/// The exit status of a child, or 256 and the signal that killed it.
+/// Returns the exit status of a child, or 256 plus the number of the signal that killed it.
 #[must_use]
 pub fn status_number(status: Status) -> u64 {
     match status {

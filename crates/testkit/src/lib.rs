@@ -1,5 +1,5 @@
-//! What tests that run on the target share: pages to be replaced by tables, witnesses to compare with, and
-//! expectations that say what was seen instead.
+//! Shared code of the tests that run on the target: pages to replace by tables, independent witnesses to
+//! compare with, and expectations that print the actual result when it is the wrong one.
 
 #![no_std]
 

@@ -1,4 +1,4 @@
-//! Pages to be replaced by tables, and the words of a table.
+//! Pages that a test replaces by page tables, and access to the words of such a table.
 
 #![expect(
     unsafe_code,
@@ -14,15 +14,16 @@ use tablewalk_uapi::remap::{
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
-/// Makes the call; the frame number that it wrote back.
+/// Calls `remap_page_table` and returns the frame number that the kernel wrote back.
 ///
 /// # Errors
 ///
-/// Those of the call.
+/// The errors of the call.
 ///
 /// # Safety
 ///
-/// Nobody has a reference to what the call replaces, fills or moves, by any of the arguments.
+/// No Rust reference points into memory that the call replaces, fills or moves, whatever the arguments
+/// select.
 pub unsafe fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
     let mut args = ExposePgtblArgs {
         pid,
@@ -30,31 +31,31 @@ pub unsafe fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u
         pfn,
         level,
     };
-    // SAFETY: the struct is here; the rest is the caller's promise.
+    // SAFETY: the kernel reads and writes the struct above; the caller guarantees the rest.
     unsafe { remap_page_table_raw((&raw mut args).cast()) }.map(|()| args.pfn)
 }
 
-/// Makes the call with the struct at `args`, which need not be memory at all.
+/// Calls `remap_page_table` with the struct at `args`, which may be any address, mapped or not.
 ///
 /// # Errors
 ///
-/// Those of the call.
+/// The errors of the call.
 ///
 /// # Safety
 ///
-/// As [`call`], by what the kernel finds at `args`, of which it writes eight bytes.
+/// As for [`call`], with the arguments that the kernel reads at `args`. The kernel writes eight bytes there.
 pub unsafe fn call_at(args: *mut u8) -> Result<(), Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { remap_page_table_raw(args.cast()) }
 }
 
-/// One page of shared anonymous memory, as callers of the base form map it, or several.
+/// One or more pages of shared anonymous memory, the kind of page that the base form of the call replaces.
 pub struct Page {
     mapping: Mapping,
 }
 
 impl Page {
-    /// Maps one.
+    /// Maps one page.
     ///
     /// # Errors
     ///
@@ -64,7 +65,7 @@ impl Page {
         Ok(Self { mapping })
     }
 
-    /// Maps `pages` of them, one behind the other.
+    /// Maps `pages` consecutive pages.
     ///
     /// # Errors
     ///
@@ -79,7 +80,7 @@ impl Page {
         Ok(Self { mapping })
     }
 
-    /// A page that may be written.
+    /// Maps one page that can be written.
     ///
     /// # Errors
     ///
@@ -88,7 +89,7 @@ impl Page {
         Self::new(info, Protection::READ_WRITE)
     }
 
-    /// The same, and written to: its address has a level-3 table, whatever lies beside it.
+    /// Maps one page and writes to it, so that its address has a level-3 table whatever its neighbours are.
     ///
     /// # Errors
     ///
@@ -100,23 +101,23 @@ impl Page {
         Ok(page)
     }
 
-    /// The mapping.
+    /// Returns the mapping.
     ///
     /// # Safety
     ///
-    /// While a table is mapped there, nothing is written by the mapping: that would change entries.
+    /// While a table is mapped there, nothing is written through the mapping: a write would change entries.
     #[must_use]
     pub const unsafe fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 
-    /// Bytes of the page, or of all of them.
+    /// Returns the size of the mapping in bytes.
     #[must_use]
     pub const fn size(&self) -> usize {
         self.mapping.size()
     }
 
-    /// mprotect(2) of all of it.
+    /// Calls mprotect(2) on the whole mapping.
     ///
     /// # Errors
     ///
@@ -125,7 +126,7 @@ impl Page {
         self.mapping.protect(0..self.size(), protection)
     }
 
-    /// madvise(2) for all of it.
+    /// Calls madvise(2) on the whole mapping.
     ///
     /// # Errors
     ///
@@ -134,22 +135,22 @@ impl Page {
         self.mapping.advise(0..self.size(), advice)
     }
 
-    /// Where it begins.
+    /// Returns the first address.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.mapping.address()
     }
 
-    /// Makes the call on this page, in the base form or by address: `level` has no other flag.
+    /// Makes the call on this page, in the base form or by address: `level` has no other flag set.
     ///
     /// # Errors
     ///
-    /// Those of the call; `EOVERFLOW`, which it never gives, for another flag.
+    /// The errors of the call; `EOVERFLOW`, which the call itself never returns, if `level` has another flag.
     pub fn map(&self, pid: i32, level: u32, pfn: u64) -> Result<u64, Errno> {
         if level & !(EXPOSE_PGTBL_LEVEL_MASK | EXPOSE_PGTBL_ADDR) != 0 {
             return Err(Errno::EOVERFLOW);
         }
-        // SAFETY: these forms replace the page, which nobody has a reference to, and nothing else.
+        // SAFETY: these forms replace the page and nothing else, and no Rust reference points to it.
         unsafe { self.call(pid, level, pfn) }
     }
 
@@ -157,35 +158,36 @@ impl Page {
     ///
     /// # Errors
     ///
-    /// Those of the call.
+    /// The errors of the call.
     ///
     /// # Safety
     ///
-    /// As [`call`], by what `level` and `pfn` say.
+    /// As for [`call`], with this `level` and `pfn`.
     pub unsafe fn call(&self, pid: i32, level: u32, pfn: u64) -> Result<u64, Errno> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { call(pid, self.address(), pfn, level) }
     }
 
-    /// Replaces the page by the table of `level` that translates `address`; its frame number.
+    /// Replaces the page by the table of `level` that translates `address`. Returns the frame number of the
+    /// table.
     ///
     /// # Errors
     ///
-    /// Those of the call.
+    /// The errors of the call.
     pub fn map_address(&self, pid: i32, level: u32, address: u64) -> Result<u64, Errno> {
         self.map(pid, level | EXPOSE_PGTBL_ADDR, address)
     }
 
-    /// Replaces the pages by tables of `level` below the root, as `range` says.
+    /// Replaces the pages by tables of `level` below the root, with the arguments in `range`.
     ///
     /// # Errors
     ///
-    /// Those of the call.
+    /// The errors of the call.
     ///
     /// # Safety
     ///
-    /// There are `range.count` of these pages, and as many elements where `range.tables` leads, which
-    /// nobody has a reference to.
+    /// The mapping has at least `range.count` pages, `range.tables` points to an array of as many elements,
+    /// and no Rust reference points to either.
     pub unsafe fn map_range(
         &self,
         pid: i32,
@@ -193,11 +195,11 @@ impl Page {
         range: &mut ExposePgtblRange,
     ) -> Result<(), Errno> {
         let pfn = core::ptr::from_mut(range).expose_provenance() as u64;
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.call(pid, level | EXPOSE_PGTBL_RANGE, pfn) }.map(drop)
     }
 
-    /// The word at `index`, 0 beyond the page.
+    /// Returns the word at `index`, or 0 beyond the mapping.
     #[must_use]
     pub fn word(&self, index: usize) -> u64 {
         self.words()
@@ -205,7 +207,7 @@ impl Page {
             .map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// How many words are not 0.
+    /// Returns the number of words that are not 0.
     #[must_use]
     pub fn words_in_use(&self) -> u64 {
         self.words()
@@ -218,7 +220,7 @@ impl Page {
     ///
     /// # Safety
     ///
-    /// No table is mapped there, or the word is an entry that may be written: see
+    /// No table is mapped there, or the word is an entry that the caller may write: see
     /// [`EntryMut`](tablewalk_walker::EntryMut).
     pub unsafe fn set_word(&self, index: usize, value: u64) {
         if let Some(word) = self.words().get(index) {
@@ -228,13 +230,13 @@ impl Page {
 
     fn words(&self) -> &[AtomicU64] {
         let start = self.mapping.as_ptr().cast_const().cast::<AtomicU64>();
-        // SAFETY: a mapping of that size, aligned to pages, that lives as long as this value. The
-        // call replaces its page by another that can be read just so.
+        // SAFETY: the mapping has that size, is page-aligned, and lives as long as this value. The call replaces a
+        // page only by another page that can be read the same way.
         unsafe { core::slice::from_raw_parts(start, self.mapping.size() / 8) }
     }
 }
 
-/// What [`Page::map_range`] takes for the tables that translate `start` to `end`.
+/// Returns the arguments of [`Page::map_range`] for the tables that translate `start` to `end`.
 #[must_use]
 pub fn range(start: u64, end: u64, tables: &mut [ExposePgtblTable]) -> ExposePgtblRange {
     ExposePgtblRange {
@@ -246,7 +248,7 @@ pub fn range(start: u64, end: u64, tables: &mut [ExposePgtblTable]) -> ExposePgt
     }
 }
 
-/// Bytes of a page.
+/// Returns the page size in bytes.
 #[must_use]
 pub const fn page_size(info: &ExposePgtblInfo) -> usize {
     1 << info.page_shift

@@ -1,4 +1,4 @@
-//! Threads that fault, threads that resolve faults, and the memory between them.
+//! Threads that fault, threads that resolve the faults, and the memory that both use.
 
 #![expect(unsafe_code, reason = "reads and writes memory of a pager")]
 
@@ -9,15 +9,16 @@ use tablewalk_uapi::{Errno, process};
 
 use crate::error::Error;
 
-/// Threads of each kind at most.
+/// Maximum number of threads of each kind.
 pub const THREADS: usize = 16;
 
-/// Runs `body` with the numbers from 0 to `threads - 1`, on a thread for each, in whose faults `pager` is
-/// asked: beside `handlers` threads that read events or, with signals, in the thread itself.
+/// Runs `body` with the numbers from 0 to `threads - 1`, each on a thread of its own. `pager` resolves their
+/// faults: on `handlers` threads that read userfaultfd events or, with signals, in the faulting thread
+/// itself.
 ///
 /// # Errors
 ///
-/// Those of workers and threads.
+/// The errors of the handlers and of starting threads.
 pub fn run<P: Policy>(
     pager: &Pager<P>,
     delivery: Delivery,
@@ -49,29 +50,30 @@ pub fn run<P: Policy>(
     started.map_err(Error::call("clone"))
 }
 
-/// The word at `offset`, a multiple of 8, of page `page` of a pager: it is there when this returns. 0
-/// beyond the region.
+/// Returns the word at `offset`, a multiple of 8, of page `page` of the region, or 0 beyond the region. The
+/// page is present when this returns.
 pub fn read<P: Policy>(pager: &Pager<P>, page: usize, offset: usize) -> u64 {
-    // SAFETY: a word of the region, where nobody has a reference.
+    // SAFETY: the word lies in the region, to which no Rust reference exists.
     place(pager, page, offset).map_or(0, |place| unsafe { place.read_volatile() })
 }
 
-/// Writes the word that [`read`] reads. Nothing beyond the region is written.
+/// Writes the word that [`read`] reads. Does nothing beyond the region.
 pub fn write<P: Policy>(pager: &Pager<P>, page: usize, offset: usize, value: u64) {
     if let Some(place) = place(pager, page, offset) {
-        // SAFETY: as in `read`.
+        // SAFETY: the word lies in the region, to which no Rust reference exists.
         unsafe { place.write_volatile(value) };
     }
 }
 
-/// Where a word of the region is.
+/// Returns the address of a word of the region.
 fn place<P: Policy>(pager: &Pager<P>, page: usize, offset: usize) -> Option<*mut u64> {
     let start = page.checked_mul(pager.page_size())?.checked_add(offset)?;
     let inside = offset.is_multiple_of(8) && start < pager.size();
     inside.then(|| pager.as_ptr().wrapping_add(start).cast())
 }
 
-/// Runs `body` with all of `workers` beside it; `running` are there already.
+/// Starts a handler thread for each of `workers`, of which the first `running` are started already, then runs
+/// `body`.
 fn run_handlers<P: Policy>(
     pager: &Pager<P>,
     workers: &mut [Worker<'_, P>],
@@ -84,7 +86,7 @@ fn run_handlers<P: Policy>(
         return Ok(());
     };
     let handle = || {
-        // A child that nobody serves sees zeros.
+        // A forked child, whose faults nobody resolves, reads zeros.
         if let Err(error) = worker.handle(&mut drop) {
             give_up(error.into());
         }
@@ -98,7 +100,7 @@ fn run_handlers<P: Policy>(
     }
 }
 
-/// Nobody would resolve the faults of the others.
+/// Exits: without this handler, the other threads would wait for their faults forever.
 fn give_up(error: Error) -> ! {
     eprintln!("pager: {error}");
     process::exit(1)

@@ -1,4 +1,4 @@
-//! What a program needs of the kernel and of its user, asked for before anything is tried.
+//! Checks what a program needs from the kernel and from its user, before it starts.
 
 use core::fmt::Display;
 
@@ -9,11 +9,11 @@ use tablewalk_uapi::userfault::Userfault;
 
 use crate::pt;
 
-/// The geometry of the page tables of this kernel; proof that the call is there and permitted.
+/// Returns the geometry of this kernel's page tables. Success proves that the call exists and is permitted.
 ///
 /// # Errors
 ///
-/// The status to exit with, after the reason was printed: skipped if the kernel lacks the call.
+/// The exit status, after the reason was printed: [`ExitCode::SKIP`] if the kernel lacks the call.
 pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
     ask().map_err(|errno| match errno {
         Errno::ENOSYS => skip(&NO_CALL),
@@ -30,11 +30,12 @@ pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
 
 const NO_CALL: &str = "this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)";
 
-/// Whether there is the call, and permitted; false if the kernel lacks it, but `pt` is there, which copies.
+/// Checks that the call exists and is permitted. Returns false if the kernel lacks it and `pt` is installed,
+/// which can copy tables instead.
 ///
 /// # Errors
 ///
-/// As [`info`]; skipped if there is neither.
+/// As [`info`]; [`ExitCode::SKIP`] if there is neither.
 pub fn call_or_pt(program: &str) -> Result<bool, ExitCode> {
     if ask() == Err(Errno::ENOSYS) && pt::is_there() {
         return Ok(false);
@@ -42,13 +43,13 @@ pub fn call_or_pt(program: &str) -> Result<bool, ExitCode> {
     info(program).map(|_| true)
 }
 
-/// A KTAP plan of no tests, with the reason.
+/// Prints a KTAP plan of no tests, with the reason.
 fn skip(reason: &dyn Display) -> ExitCode {
     println!("KTAP version 1\n1..0 # SKIP {reason}");
     ExitCode::SKIP
 }
 
-/// That there is a userfaultfd(2) and the program may use it.
+/// Checks that the kernel has userfaultfd(2) and that the program may use it.
 ///
 /// # Errors
 ///

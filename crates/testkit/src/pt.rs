@@ -1,4 +1,4 @@
-//! `pt`, run to its end: it copies tables where others would need the call.
+//! Runs `pt`, which copies page tables on kernels without the call.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -13,20 +13,20 @@ use tablewalk_uapi::{Errno, file};
 use crate::error::Error;
 
 const PATH: &CStr = c"/bin/pt";
-/// Most words behind its name.
+/// Maximum number of arguments.
 const WORDS: usize = 15;
 
-/// Whether it is where the initramfs has it.
+/// Returns whether `pt` is at its path in the initramfs.
 #[must_use]
 pub fn is_there() -> bool {
     file::check_executable(PATH).is_ok()
 }
 
-/// Runs it with these words.
+/// Runs `pt` with these arguments, and waits for it.
 ///
 /// # Errors
 ///
-/// Those of fork(2) and wait(2); `E2BIG` for more than 15 words.
+/// As fork(2) and wait(2); `E2BIG` for more than 15 arguments.
 pub fn run(words: &[&CStr]) -> Result<Status, Error> {
     let mut all = Vec::<&CStr, { WORDS + 1 }>::new();
     for word in [c"pt"].iter().chain(words) {

@@ -12,22 +12,22 @@ use tablewalk_uapi::{Errno, Mapping};
 
 use crate::error::Error;
 
-/// A child that has read one page in the range of each of its level-3 tables: each is the page of
-/// zeros that all share.
+/// A child process that has read one page in the range of each of its level-3 tables. All those entries map
+/// the shared zero page, so the tables take memory and the pages do not.
 #[derive(Debug)]
 pub struct Sparse {
     child: Child,
-    /// Address space, the same in the child and here; here it has no tables.
+    /// The address range, the same in the child and here. Only the child has tables for it.
     range: Mapping,
     span: u64,
 }
 
 impl Sparse {
-    /// Starts the child and waits until its tables are there.
+    /// Starts the child and waits until its tables exist.
     ///
     /// # Errors
     ///
-    /// As mmap(2) and fork(2); `ENOMEM` if the child could not get them.
+    /// As mmap(2) and fork(2); `ENOMEM` if the child ran out of memory for them.
     pub fn new(info: &ExposePgtblInfo, tables: u64) -> Result<Self, Error> {
         let span = 1_u64 << (2 * info.page_shift - 3);
         let size =
@@ -35,11 +35,11 @@ impl Sparse {
         let range = Mapping::reserve(size, Protection::READ).map_err(Error::call("mmap"))?;
         range.base_pages_only().map_err(Error::call("madvise"))?;
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
         let child = unsafe { Fork::promised() }
             .spawn(|| {
                 for offset in (0..size).step_by(1 << (2 * info.page_shift - 3)) {
-                    // SAFETY: inside the range, which can be read.
+                    // SAFETY: the address lies inside the range, which can be read.
                     unsafe { range.as_ptr().wrapping_add(offset).read_volatile() };
                 }
                 if file::write(&writer, b".").is_ok() {
@@ -55,13 +55,13 @@ impl Sparse {
         }
     }
 
-    /// The process ID of the child.
+    /// Returns the process ID of the child.
     #[must_use]
     pub const fn pid(&self) -> i32 {
         self.child.pid()
     }
 
-    /// An address that table number `table` translates, in the order of addresses.
+    /// Returns an address that table number `table`, in address order, translates.
     #[must_use]
     pub fn address_of_table(&self, table: u64) -> u64 {
         self.range.address() + table * self.span

@@ -1,4 +1,4 @@
-//! A place for pages that leave memory.
+//! Swap areas for tests.
 
 use core::ffi::CStr;
 
@@ -8,25 +8,27 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_EXCL, O_RDWR, O_WRONLY};
 use tablewalk_uapi::system;
 
-/// Where swapped-out pages go.
+/// The RAM disk, for swap.
 pub const AREA: &CStr = c"/dev/ram0";
-/// Where they go compressed, into memory again.
+/// The zram disk, for swap that is compressed in memory.
 const COMPRESSED: &CStr = c"/dev/zram0";
 const COMPRESSED_SIZE: &CStr = c"/sys/block/zram0/disksize";
 const COMPRESSED_RESET: &CStr = c"/sys/block/zram0/reset";
 
-/// A swap area, as long as this lives.
+/// A swap area that is active as long as this value lives.
 #[derive(Debug)]
 pub struct Swap(&'static CStr);
 
 impl Swap {
-    /// On the RAM disk, of 4 MiB. `None` without such a disk, without swap, or where the disk is in use.
+    /// Starts swapping to the RAM disk, of 4 MiB. `None` if the kernel has no such disk or no swap, or the
+    /// disk is in use.
     #[must_use]
     pub fn on() -> Option<Self> {
         Self::on_device(AREA, 4 << 20).ok()
     }
 
-    /// On zram, of `size` bytes before compression. `None` without it, without swap, or where it is in use.
+    /// Starts swapping to zram, `size` bytes before compression. `None` if the kernel has no zram or no swap,
+    /// or it is in use.
     #[must_use]
     pub fn compressed(size: u64) -> Option<Self> {
         let size_of_disk: String<20> = format!("{size}").ok()?;
@@ -36,9 +38,9 @@ impl Swap {
     }
 
     fn on_device(area: &'static CStr, size: u64) -> Result<Self, Errno> {
-        // `union swap_header` of include/linux/swap.h: version 1 and the last page at 1024, the magic
-        // word at the end of the first page.
-        // EBUSY where somebody has mounted it, or swaps to it: what is there is not ours to write to.
+        // Layout: `union swap_header` of include/linux/swap.h, with version 1 and the last page number at
+        // offset 1024, and the magic string at the end of the first page. O_EXCL fails with EBUSY if the disk
+        // is mounted or is a swap area already, so no foreign data is overwritten.
         let fd = file::open(area, O_RDWR | O_EXCL)?;
         let page = 1_u64 << tablewalk_uapi::remap::info()?.page_shift;
         let last = u32::try_from(size / page - 1).map_err(|_| Errno::EFBIG)?;

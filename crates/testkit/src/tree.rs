@@ -1,14 +1,14 @@
-//! Prints tables and leaves as a walk comes to them.
+//! Prints the tables and leaves of a walk.
 
 use tablewalk_rt::println;
 use tablewalk_walker::{Format, Found, Geometry, Level, TableVisit, Visit};
 
-/// Columns before a table of `level`: two for each level below the root.
+/// Returns the indentation of a table of `level`: two columns for each level below the root.
 fn columns(geometry: &Geometry, level: Level) -> usize {
     2 * geometry.depth(level)
 }
 
-/// Prints one line for what a walk came to.
+/// Prints one line for one step of the walk.
 pub fn print(format: &Format, visit: &Visit) {
     let geometry = &format.geometry;
     match visit {
@@ -23,7 +23,7 @@ pub fn print(format: &Format, visit: &Visit) {
     }
 }
 
-/// `[index] PMD frame 0x40a3b`: the place in the table above, level and frame.
+/// Prints `[index] PMD frame 0x40a3b`: the index in the table above, the level and the frame.
 fn print_table(geometry: &Geometry, table: &TableVisit) {
     let columns = columns(geometry, table.level);
     let name = geometry.level_name(table.level);
@@ -36,7 +36,7 @@ fn print_table(geometry: &Geometry, table: &TableVisit) {
     }
 }
 
-/// `[index] page frame 0x404c2  0x7f8b320000 rw-`: and what user space may do with it.
+/// Prints `[index] page frame 0x404c2  0x7f8b320000 rw-`: the last word is the permissions of user space.
 fn print_leaf(format: &Format, leaf: &Found) {
     let geometry = &format.geometry;
     let columns = columns(geometry, leaf.level) + 2;
@@ -62,7 +62,7 @@ fn print_leaf(format: &Format, leaf: &Found) {
     );
 }
 
-/// `[index] not valid 0x4000000000000f43  0x7f8b320000`: the word itself.
+/// Prints `[index] not valid 0x4000000000000f43  0x7f8b320000`: the raw descriptor.
 fn print_not_valid(geometry: &Geometry, entry: &Found) {
     let columns = columns(geometry, entry.level) + 2;
     println!(

@@ -1,4 +1,4 @@
-//! Whether all frames came back.
+//! Checks for leaked frames.
 
 use core::time::Duration;
 
@@ -8,7 +8,7 @@ use tablewalk_uapi::{process, time};
 use crate::error::Error;
 use tablewalk_proc::frames;
 
-/// How many frames there were before something was tried.
+/// The number of free frames before a test.
 #[derive(Debug)]
 pub struct Witness {
     free: u64,
@@ -16,13 +16,13 @@ pub struct Witness {
     slack: u64,
 }
 
-/// How long the kernel may take to free what the last process has left, tables after a grace period
-/// of RCU: half a minute, which a kernel with KASAN needs for 100,000 of them.
+/// How often to look, at most, until the kernel has freed everything, since it frees tables only after an RCU
+/// grace period. Half a minute in all: a kernel with KASAN needs it for 100,000 tables.
 const PATIENCE: u32 = 1500;
 const PAUSE: Duration = Duration::from_millis(20);
 
 impl Witness {
-    /// Counts.
+    /// Counts the free frames.
     ///
     /// # Errors
     ///
@@ -36,8 +36,8 @@ impl Witness {
         })
     }
 
-    /// Counts again, when every process that was started has ended. What is missing after a while is
-    /// lost.
+    /// Counts again, after every process that the test started has ended. Returns whether all frames were
+    /// freed: frames that are still missing at the end of the wait have leaked.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl Witness {
         self.all_came_back_but(0)
     }
 
-    /// As [`Witness::all_came_back`], with so many frames that may be lost.
+    /// As [`Witness::all_came_back`], but tolerates `lost` missing frames.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! bpf(2): maps that user space sees as memory, and programs that are run once at a time.
+//! bpf(2): maps whose values user space can map with mmap(2), and programs that are run once, on request.
 //!
 //! Numbers and layouts: `include/uapi/linux/bpf.h`. [`linux_raw_sys`] does not have them.
 
@@ -32,7 +32,7 @@ const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Instruction {
-    /// What it does: `BPF_*` class, operation and source.
+    /// The opcode: `BPF_*` class, operation and source.
     pub code: u8,
     /// Destination register in bits 3:0, source register in bits 7:4.
     pub registers: u8,
@@ -86,7 +86,7 @@ pub(crate) struct TestRun {
     pub(crate) cpu: u32,
 }
 
-/// Makes an array map of one value of `bytes` bytes, which [`Mapping::file`](crate::Mapping::file) maps.
+/// Creates an array map with one value of `bytes` bytes, for [`Mapping::file`](crate::Mapping::file).
 ///
 /// # Errors
 ///
@@ -105,14 +105,13 @@ pub fn create_array(bytes: u32) -> Result<OwnedFd, Errno> {
         .map(OwnedFd::from_return_value)
 }
 
-/// Loads a program of type raw tracepoint, licensed under the GPL. What the verifier says goes into `log`
-/// if that is not empty.
+/// Loads a program of type raw tracepoint, licensed under the GPL. The verifier writes its messages to `log`
+/// unless that is empty.
 ///
 /// # Errors
 ///
-/// As bpf(2): `EPERM` without `CAP_BPF` and `CAP_PERFMON`, or where the kernel is locked down for
-/// confidentiality; `EACCES` or `EINVAL` where the verifier refuses the program; `ENOSPC` if `log` is too
-/// small.
+/// As bpf(2): `EPERM` without `CAP_BPF` and `CAP_PERFMON`, or under lockdown for confidentiality; `EACCES` or
+/// `EINVAL` if the verifier rejects the program; `ENOSPC` if `log` is too small.
 pub fn load_raw_tracepoint(program: &[Instruction], log: &mut [u8]) -> Result<OwnedFd, Errno> {
     let too_long = |_| Errno::E2BIG;
     let attributes = ProgLoad {
@@ -134,7 +133,7 @@ pub fn load_raw_tracepoint(program: &[Instruction], log: &mut [u8]) -> Result<Ow
         .map(OwnedFd::from_return_value)
 }
 
-/// Runs a program that [`load_raw_tracepoint`] has loaded, once, on this thread; what it returns.
+/// Runs a program from [`load_raw_tracepoint`] once, on this thread. Returns the program's return value.
 ///
 /// # Errors
 ///
@@ -161,7 +160,7 @@ pub unsafe fn run_raw_tracepoint(program: &OwnedFd) -> Result<u32, Errno> {
         cpu: 0,
     };
     let size = size_of::<TestRun>();
-    // SAFETY: the kernel reads and writes the struct; the rest is the caller's promise.
+    // SAFETY: the kernel reads and writes the struct; the caller guarantees the rest.
     unsafe { syscall!(sys::__NR_bpf, BPF_PROG_TEST_RUN, &raw mut attributes, size) }
         .map(|_| attributes.retval)
 }

@@ -1,6 +1,6 @@
-//! Proof that each struct passed to the kernel is laid out as its header says.
+//! Compile-time proof that each struct passed to the kernel has the layout of its header.
 //!
-//! The numbers are those of a C compiler on a 64-bit architecture.
+//! The numbers come from a C compiler for a 64-bit architecture.
 
 use linux_raw_sys::general::{
     __kernel_timespec, __user_cap_data_struct, __user_cap_header_struct, iovec, kernel_sigaction,
@@ -23,7 +23,7 @@ macro_rules! check_struct {
         static_assertions::const_assert_eq!(size_of::<$name>(), $size);
         static_assertions::const_assert_eq!(align_of::<$name>(), $align);
         $(static_assertions::const_assert_eq!(core::mem::offset_of!($name, $field), $offset);)*
-        // No field is missing above.
+        // Fails to compile if a field is missing above.
         const _: fn($name) = |$name { $($field: _),* }| ();
     };
 }
@@ -101,7 +101,7 @@ check_struct!(uffdio_range, size 16, align 8, { start: 0, len: 8 });
 check_struct!(uffdio_register, size 32, align 8, { range: 0, mode: 16, ioctls: 24 });
 check_struct!(uffdio_copy, size 40, align 8, { dst: 0, src: 8, len: 16, mode: 24, copy: 32 });
 check_struct!(uffdio_zeropage, size 32, align 8, { range: 0, mode: 16, zeropage: 24 });
-// `__packed` in the header: every field is where it would be without, but the struct has no alignment.
+// `__packed` in the header changes no offset, but the alignment of the struct.
 check_struct!(uffd_msg, size 32, align 1, {
     event: 0, reserved1: 1, reserved2: 2, reserved3: 4, arg: 8
 });
@@ -109,11 +109,11 @@ static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefaul
 static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefault.address), 16);
 static_assertions::const_assert_eq!(core::mem::offset_of!(uffd_msg, arg.pagefault.feat), 24);
 
-// What threads share.
+// Types that threads may share.
 static_assertions::assert_impl_all!(crate::Mapping: Send, Sync);
 static_assertions::assert_impl_all!(crate::file::OwnedFd: Send, Sync);
 static_assertions::assert_impl_all!(crate::file::BorrowedFd<'static>: Send, Sync);
 static_assertions::assert_impl_all!(crate::userfault::Userfault: Send, Sync);
 static_assertions::assert_impl_all!(crate::Errno: Send, Sync);
-// What a handler is told is of the thread that was interrupted.
+// A fault context belongs to the interrupted thread.
 static_assertions::assert_not_impl_any!(crate::signal::FaultContext<'static>: Send, Sync);

@@ -1,4 +1,4 @@
-//! Who the calling process is, and giving up what it may do.
+//! Users, groups and capabilities of the calling process.
 
 #![expect(
     unsafe_code,
@@ -14,14 +14,14 @@ use linux_raw_sys::prctl::{PR_CAPBSET_DROP, PR_SET_DUMPABLE, PR_SET_KEEPCAPS};
 use crate::errno::Errno;
 use crate::syscall::int;
 
-/// getuid(2): the real user ID.
+/// getuid(2): returns the real user ID.
 #[must_use]
 pub fn uid() -> u32 {
     // SAFETY: touches no memory.
     int(unsafe { raw_syscall!(sys::__NR_getuid as usize) }).cast_unsigned()
 }
 
-/// setresuid(2) of all three user IDs.
+/// setresuid(2): sets all three user IDs.
 ///
 /// # Errors
 ///
@@ -31,7 +31,7 @@ pub fn set_uids(uid: u32) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_setresuid, uid, uid, uid) }.map(drop)
 }
 
-/// setresgid(2) of all three group IDs.
+/// setresgid(2): sets all three group IDs.
 ///
 /// # Errors
 ///
@@ -51,7 +51,7 @@ pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_setgroups, groups.len(), groups.as_ptr()) }.map(drop)
 }
 
-/// prctl(2), `PR_SET_KEEPCAPS`: what is permitted stays so when the user ID changes.
+/// prctl(2), `PR_SET_KEEPCAPS`: keeps the permitted capabilities when the user ID changes.
 ///
 /// # Errors
 ///
@@ -61,7 +61,7 @@ pub fn keep_capabilities() -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_prctl, PR_SET_KEEPCAPS, 1_u32) }.map(drop)
 }
 
-/// prctl(2), `PR_SET_DUMPABLE`: whether other processes of the user may look into this one.
+/// prctl(2), `PR_SET_DUMPABLE`: sets whether other processes of the user may access the memory of this one.
 ///
 /// # Errors
 ///
@@ -71,18 +71,18 @@ pub fn set_dumpable(dumpable: bool) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_prctl, PR_SET_DUMPABLE, u32::from(dumpable)) }.map(drop)
 }
 
-/// prctl(2), `PR_CAPBSET_DROP`: no program that is executed from now on gets this capability.
+/// prctl(2), `PR_CAPBSET_DROP`: no program that is executed later gets this capability.
 ///
 /// # Errors
 ///
-/// As prctl(2); `EINVAL` for one that the kernel does not know.
+/// As prctl(2); `EINVAL` for a capability that the kernel does not know.
 pub fn drop_from_bounding_set(capability: u32) -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_prctl, PR_CAPBSET_DROP, capability) }.map(drop)
 }
 
-/// capset(2): the capabilities whose bits (`CAP_*`, below 64) are set stay permitted and effective,
-/// and none is inheritable.
+/// capset(2): makes the capabilities in the bit set (bit `CAP_*`, below 64) permitted and effective, and
+/// drops all others. None is inheritable.
 ///
 /// # Errors
 ///

@@ -4,14 +4,14 @@ use core::fmt;
 
 use linux_raw_sys::errno as sys;
 
-/// Largest error number: `include/linux/err.h`, `MAX_ERRNO`.
+/// The largest error number: `include/linux/err.h`, `MAX_ERRNO`.
 const MAX: u16 = 4095;
 
 /// An error number, 1 to 4095.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Errno(u16);
 
-/// Decodes the value that the kernel returned: -4095 to -1 is an error, all else is not.
+/// Decodes the return value of a system call: -4095 to -1 are errors, everything else is success.
 pub(crate) fn decode(value: usize) -> Result<usize, Errno> {
     match u16::try_from(value.wrapping_neg()) {
         Ok(number @ 1..=MAX) => Err(Errno(number)),
@@ -19,7 +19,7 @@ pub(crate) fn decode(value: usize) -> Result<usize, Errno> {
     }
 }
 
-/// Defines a constant for each error number that the programs can meet, and its text.
+/// Defines a constant and a text for each error number that the programs may see.
 macro_rules! errnos {
     ($($name:ident $text:literal,)*) => {
         impl Errno {
@@ -30,7 +30,7 @@ macro_rules! errnos {
 
         }
 
-        /// The error numbers that have a constant, each with name and text as they are printed.
+        /// The error numbers that have a constant, each with its name and text as printed.
         const TEXTS: &[(Errno, &str)] = &[
             $((Errno::$name, concat!(stringify!($name), " (", $text, ")")),)*
         ];
@@ -73,11 +73,11 @@ errnos! {
 }
 
 impl Errno {
-    /// Decodes what a system call returned to assembly: 0 or more, or minus an error number.
+    /// Decodes a return value that assembly passes on: 0 or more, or a negative error number.
     ///
     /// # Errors
     ///
-    /// The error that the value stands for.
+    /// The error number.
     pub fn from_return_value(value: isize) -> Result<usize, Self> {
         decode(value.cast_unsigned())
     }
@@ -88,7 +88,7 @@ impl Errno {
         Self(number as u16)
     }
 
-    /// The number itself.
+    /// Returns the number.
     #[must_use]
     pub const fn number(self) -> u16 {
         self.0
@@ -104,7 +104,7 @@ impl fmt::Display for Errno {
     }
 }
 
-/// The same as [`Display`](fmt::Display).
+/// Prints the same as [`Display`](fmt::Display).
 impl fmt::Debug for Errno {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -21,47 +21,49 @@ use crate::syscall::{Argument, int};
 pub struct OwnedFd(i32);
 
 impl OwnedFd {
-    /// Takes over what a system call returned.
+    /// Takes ownership of the descriptor that a system call returned.
     pub(crate) const fn from_return_value(value: usize) -> Self {
         Self(int(value))
     }
 
-    /// Takes over descriptor `number`.
+    /// Takes ownership of descriptor `number`.
     ///
     /// # Safety
     ///
-    /// Nobody else owns it: dropping the value closes it, and [`duplicate_to`] replaces what it leads to.
+    /// Nobody else owns it: dropping the value closes it, and [`duplicate_to`] replaces the file it refers
+    /// to.
     #[must_use]
     pub const unsafe fn from_number(number: i32) -> Self {
         Self(number)
     }
 
-    /// The descriptor, for calls that take one which is not owned, too.
+    /// Borrows the descriptor, for functions that accept descriptors with and without an owner.
     #[must_use]
     pub const fn borrow(&self) -> BorrowedFd<'_> {
         BorrowedFd(self.0, PhantomData)
     }
 
-    /// The number, good for as long as this value lives.
+    /// Returns the number, valid as long as this value lives.
     #[must_use]
     pub const fn number(&self) -> i32 {
         self.0
     }
 }
 
-/// An open file descriptor that somebody else closes, not before `'fd` ends.
+/// A file descriptor that stays open for `'fd` and has another owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BorrowedFd<'fd>(i32, PhantomData<&'fd OwnedFd>);
 
 impl BorrowedFd<'static> {
-    /// Standard output. A program that was started without gets `EBADF`, or the first file that it opens.
+    /// Standard output. If it was closed when the program started, it is `EBADF` or the first file that was
+    /// opened.
     pub const STDOUT: Self = Self(1, PhantomData);
-    /// Standard error, as [`BorrowedFd::STDOUT`].
+    /// Standard error; see [`BorrowedFd::STDOUT`].
     pub const STDERR: Self = Self(2, PhantomData);
 }
 
 impl BorrowedFd<'_> {
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn number(&self) -> i32 {
         self.0
@@ -81,14 +83,14 @@ impl Argument for &OwnedFd {
 }
 
 impl Drop for OwnedFd {
-    /// Closes the descriptor, which is gone whatever close(2) returns.
+    /// Closes the descriptor; it is closed whatever close(2) returns.
     fn drop(&mut self) {
-        // SAFETY: nobody uses it from here on.
+        // SAFETY: nobody uses the descriptor after this.
         let _ = unsafe { syscall!(sys::__NR_close, self.0) };
     }
 }
 
-/// openat(2) of `path` from the current folder, close-on-exec; `flags` are `O_*`.
+/// openat(2): opens `path`, relative to the current folder, close-on-exec; `flags` are `O_*`.
 ///
 /// # Errors
 ///
@@ -100,11 +102,11 @@ pub fn open(path: &CStr, flags: u32) -> Result<OwnedFd, Errno> {
         .map(OwnedFd::from_return_value)
 }
 
-/// Makes the file at `path`, which is not there yet, for writing; `mode` are its permissions.
+/// Creates the file at `path`, which must not exist, for writing, with permissions `mode`.
 ///
 /// # Errors
 ///
-/// As open(2) with `O_CREAT` and `O_EXCL`: `EEXIST` if there is one.
+/// As open(2) with `O_CREAT` and `O_EXCL`: `EEXIST` if the file exists.
 pub fn create(path: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
     let flags = sys::O_CREAT | sys::O_EXCL | O_WRONLY | O_CLOEXEC;
     // SAFETY: the kernel reads a string that ends in NUL.
@@ -112,7 +114,7 @@ pub fn create(path: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
         .map(OwnedFd::from_return_value)
 }
 
-/// Removes the file at `path`: unlink(2).
+/// unlink(2): removes the file at `path`.
 ///
 /// # Errors
 ///
@@ -122,12 +124,12 @@ pub fn remove(path: &CStr) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_unlinkat, sys::AT_FDCWD, path.as_ptr(), 0_u32) }.map(drop)
 }
 
-/// Gives the file at `from` the name `to`, which is not there yet: renameat2(2) with `RENAME_NOREPLACE`,
-/// and link(2) on file systems that lack it.
+/// Renames the file at `from` to `to`, which must not exist: renameat2(2) with `RENAME_NOREPLACE`, or link(2)
+/// and unlink(2) on file systems without it.
 ///
 /// # Errors
 ///
-/// As rename(2): `EEXIST` if there is a file at `to`.
+/// As rename(2): `EEXIST` if `to` exists.
 pub fn rename_new(from: &CStr, to: &CStr) -> Result<(), Errno> {
     let (from, to) = (from.as_ptr(), to.as_ptr());
     let here = sys::AT_FDCWD;
@@ -137,18 +139,18 @@ pub fn rename_new(from: &CStr, to: &CStr) -> Result<(), Errno> {
     if renamed != Err(Errno::EINVAL) {
         return renamed.map(drop);
     }
-    // SAFETY: as above.
+    // SAFETY: the kernel reads strings that end in NUL.
     unsafe { syscall!(sys::__NR_linkat, here, from, here, to, 0_u32) }?;
-    // SAFETY: as above.
+    // SAFETY: the kernel reads a string that ends in NUL.
     unsafe { syscall!(sys::__NR_unlinkat, here, from, 0_u32) }.map(drop)
 }
 
-/// A file without a name in the folder `path`, to read and write, which is gone when it is closed: open(2)
-/// with `O_TMPFILE`.
+/// open(2) with `O_TMPFILE`: creates a file without a name in the folder `path`, for reading and writing. It
+/// is removed when it is closed.
 ///
 /// # Errors
 ///
-/// As open(2): `EOPNOTSUPP` on a file system that has no such files.
+/// As open(2): `EOPNOTSUPP` if the file system does not support it.
 pub fn create_unnamed(path: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
     let flags = sys::O_TMPFILE | O_RDWR | O_CLOEXEC;
     // SAFETY: the kernel reads a string that ends in NUL.
@@ -156,7 +158,8 @@ pub fn create_unnamed(path: &CStr, mode: u32) -> Result<OwnedFd, Errno> {
         .map(OwnedFd::from_return_value)
 }
 
-/// getdents64(2): entries of a folder, each a `struct linux_dirent64`; the number of bytes, 0 at the end.
+/// getdents64(2): reads folder entries, each a `struct linux_dirent64`. Returns the number of bytes, 0 at the
+/// end.
 ///
 /// # Errors
 ///
@@ -166,7 +169,7 @@ pub fn read_folder(fd: &OwnedFd, bytes: &mut [u8]) -> Result<usize, Errno> {
     unsafe { syscall!(sys::__NR_getdents64, fd, bytes.as_mut_ptr(), bytes.len()) }
 }
 
-/// pwrite(2); the number of bytes.
+/// pwrite(2). Returns the number of bytes written.
 ///
 /// # Errors
 ///
@@ -176,7 +179,7 @@ pub fn pwrite(fd: &OwnedFd, bytes: &[u8], offset: u64) -> Result<usize, Errno> {
     unsafe { syscall!(sys::__NR_pwrite64, fd, bytes.as_ptr(), bytes.len(), offset) }
 }
 
-/// read(2); the number of bytes, 0 at the end.
+/// read(2). Returns the number of bytes read, 0 at the end.
 ///
 /// # Errors
 ///
@@ -186,7 +189,7 @@ pub fn read(fd: &OwnedFd, bytes: &mut [u8]) -> Result<usize, Errno> {
     unsafe { syscall!(sys::__NR_read, fd, bytes.as_mut_ptr(), bytes.len()) }
 }
 
-/// pread(2) from `offset` on; the number of bytes, 0 at the end.
+/// pread(2) at `offset`. Returns the number of bytes read, 0 at the end.
 ///
 /// # Errors
 ///
@@ -204,7 +207,7 @@ pub fn pread(fd: &OwnedFd, bytes: &mut [u8], offset: u64) -> Result<usize, Errno
     }
 }
 
-/// write(2); the number of bytes taken.
+/// write(2). Returns the number of bytes written.
 ///
 /// # Errors
 ///
@@ -213,26 +216,25 @@ pub fn write(fd: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
     write_to(fd.borrow(), bytes)
 }
 
-/// write(2) to a descriptor that is not owned, as those that the program was started with; the bytes
-/// taken.
+/// write(2) to a descriptor with another owner, such as standard output. Returns the number of bytes written.
 ///
 /// # Errors
 ///
-/// As write(2); `EBADF` if it was started without.
+/// As write(2); `EBADF` if the descriptor was closed when the program started.
 pub fn write_to(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<usize, Errno> {
     // SAFETY: the kernel reads the slice.
     unsafe { syscall!(sys::__NR_write, fd, bytes.as_ptr(), bytes.len()) }
 }
 
-/// fcntl(2), `F_GETFD`: whether descriptor number `fd` is open.
+/// fcntl(2), `F_GETFD`: returns whether descriptor number `fd` is open.
 #[must_use]
 pub fn is_open(fd: i32) -> bool {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_fcntl, fd, sys::F_GETFD) }.is_ok()
 }
 
-/// openat(2) of `path` for good, under the lowest number that is free, kept over execve(2): for
-/// descriptors 0 to 2. The number.
+/// openat(2): opens `path` under the lowest free number, never closes it, and keeps it over execve(2): for
+/// descriptors 0 to 2. Returns the number.
 ///
 /// # Errors
 ///
@@ -242,7 +244,7 @@ pub fn open_for_good(path: &CStr, flags: u32) -> Result<i32, Errno> {
     unsafe { syscall!(sys::__NR_openat, sys::AT_FDCWD, path.as_ptr(), flags, 0_u32) }.map(int)
 }
 
-/// pipe2(2), close-on-exec: the end to read from and the end to write to.
+/// pipe2(2), close-on-exec. Returns the read end and the write end.
 ///
 /// # Errors
 ///
@@ -251,7 +253,7 @@ pub fn pipe() -> Result<(OwnedFd, OwnedFd), Errno> {
     pipe_with(0)
 }
 
-/// As [`pipe`]; neither end ever waits.
+/// As [`pipe`], with `O_NONBLOCK` on both ends.
 ///
 /// # Errors
 ///
@@ -269,17 +271,17 @@ fn pipe_with(flags: u32) -> Result<(OwnedFd, OwnedFd), Errno> {
     Ok((OwnedFd(reader), OwnedFd(writer)))
 }
 
-/// dup3(2): `to` becomes a copy of `fd` that is kept over execve(2); what it led to is closed.
+/// dup3(2): makes `to` a copy of `fd` that is kept over execve(2), and closes the file that `to` referred to.
 ///
 /// # Errors
 ///
-/// As dup3(2); `EINVAL` if they are the same.
+/// As dup3(2); `EINVAL` if both are the same descriptor.
 pub fn duplicate_to(fd: &OwnedFd, to: &mut OwnedFd) -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_dup3, fd, &*to, 0_u32) }.map(drop)
 }
 
-/// Removes the folder at `path`, which is empty: rmdir(2).
+/// rmdir(2): removes the empty folder at `path`.
 ///
 /// # Errors
 ///
@@ -290,24 +292,24 @@ pub fn remove_folder(path: &CStr) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_unlinkat, sys::AT_FDCWD, path.as_ptr(), flags) }.map(drop)
 }
 
-/// mkdirat(2) from the current folder.
+/// mkdirat(2): creates a folder, relative to the current one.
 ///
 /// # Errors
 ///
-/// As mkdir(2); `EEXIST` if it is there already.
+/// As mkdir(2); `EEXIST` if it exists.
 pub fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
     // SAFETY: the kernel reads a string that ends in NUL.
     unsafe { syscall!(sys::__NR_mkdirat, sys::AT_FDCWD, path.as_ptr(), mode) }.map(drop)
 }
 
-/// mknodat(2) from the current folder of a character device.
+/// mknodat(2): creates a character device, relative to the current folder.
 ///
 /// # Errors
 ///
-/// As mknod(2); `EEXIST` if it is there already.
+/// As mknod(2); `EEXIST` if it exists.
 pub fn make_character_device(path: &CStr, mode: u32, major: u32, minor: u32) -> Result<(), Errno> {
     let mode = sys::S_IFCHR | mode;
-    // `include/linux/kdev_t.h`, new_encode_dev().
+    // Encoded as new_encode_dev() of `include/linux/kdev_t.h`.
     let device = (minor & 0xff) | major << 8 | (minor & !0xff) << 12;
     // SAFETY: the kernel reads a string that ends in NUL.
     unsafe {
@@ -322,11 +324,11 @@ pub fn make_character_device(path: &CStr, mode: u32, major: u32, minor: u32) -> 
     .map(drop)
 }
 
-/// faccessat(2): that there is a file at `path` which the caller may execute.
+/// faccessat(2): checks that the file at `path` exists and that the caller may execute it.
 ///
 /// # Errors
 ///
-/// As access(2); `ENOENT` if there is none, `EACCES` if it is not executable.
+/// As access(2); `ENOENT` if it does not exist, `EACCES` if it is not executable.
 pub fn check_executable(path: &CStr) -> Result<(), Errno> {
     // SAFETY: the kernel reads a string that ends in NUL.
     unsafe { syscall!(sys::__NR_faccessat, sys::AT_FDCWD, path.as_ptr(), sys::X_OK) }.map(drop)

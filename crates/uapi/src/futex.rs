@@ -1,7 +1,7 @@
-//! futex(2): waiting for a word of memory to change.
+//! futex(2): waits for a word of memory to change.
 //!
-//! The forms for memory that is shared between processes, which serve within one too: the kernel
-//! wakes the word of `CLONE_CHILD_CLEARTID` in this form (`kernel/fork.c`, `mm_release`).
+//! These are the forms for memory shared between processes, which also work within one. The kernel wakes the
+//! word of `CLONE_CHILD_CLEARTID` in this form (`kernel/fork.c`, `mm_release`).
 
 #![expect(unsafe_code, reason = "the kernel reads a word by its address")]
 
@@ -12,7 +12,7 @@ use linux_raw_sys::general as sys;
 
 use crate::errno::Errno;
 
-/// Waits until another thread wakes `word`, if it holds `expected`.
+/// Waits until another thread wakes `word`, unless it does not hold `expected`.
 ///
 /// # Errors
 ///
@@ -32,7 +32,7 @@ pub fn wait(word: &AtomicU32, expected: u32) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// Wakes one thread that waits for `word`; how many there were, 0 or 1.
+/// Wakes one thread that waits for `word`. Returns the number of threads woken, 0 or 1.
 ///
 /// # Errors
 ///
@@ -41,7 +41,7 @@ pub fn wake_one(word: &AtomicU32) -> Result<usize, Errno> {
     wake(word, 1)
 }
 
-/// Wakes all threads that wait for `word`; their number.
+/// Wakes all threads that wait for `word`. Returns their number.
 ///
 /// # Errors
 ///
@@ -51,6 +51,6 @@ pub fn wake_all(word: &AtomicU32) -> Result<usize, Errno> {
 }
 
 fn wake(word: &AtomicU32, most: i32) -> Result<usize, Errno> {
-    // SAFETY: the address is a key and is not accessed.
+    // SAFETY: the kernel uses the address as a key and does not access the word.
     unsafe { syscall!(sys::__NR_futex, word.as_ptr(), sys::FUTEX_WAKE, most) }
 }

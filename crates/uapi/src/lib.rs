@@ -1,17 +1,17 @@
-//! The kernel's side of Tablewalk as Rust types: [`remap`] is the system call
-//! `remap_page_table`, the other modules are the ordinary system calls that programs without a libc
-//! need around it.
+//! The kernel interface of Tablewalk as Rust types: [`remap`] is the system call `remap_page_table`, and the
+//! other modules are the ordinary system calls that programs without a libc need.
 //!
-//! A wrapper is one expression: number, typed arguments, typed result. It costs one `svc` and
-//! nothing else. Types are those of `linux-raw-sys`; `check_types.rs` proves the layout of each one
-//! that is handed to the kernel. The values -4095 to -1 are decoded into [`Errno`] in one place.
+//! A wrapper is one expression: number, typed arguments, typed result. It costs one `svc` and nothing else.
+//! The types come from `linux-raw-sys`; `check_types.rs` proves the layout of each struct that is passed to
+//! the kernel. Return values from -4095 to -1 are decoded into [`Errno`] in one place.
 //!
-//! Functions that can break memory safety (unmapping, replacing a page, a signal handler) are
-//! `unsafe`, the rest are not.
+//! Functions that can break memory safety are `unsafe`: those that unmap or replace pages, or install a
+//! signal handler. All others are safe.
 //!
 //! # Examples
 //!
-//! The level-3 table that translates an address of process 1, read by one system call and no more:
+//! Map the level-3 table that translates an address of process 1, and read an entry. This makes one system
+//! call.
 //!
 //! ```no_run
 //! use core::sync::atomic::{AtomicU64, Ordering};

@@ -15,11 +15,11 @@ use crate::memory::{
 };
 use crate::syscall::Argument;
 
-/// Whether a mapping is seen by a child as the same memory or as a copy.
+/// Whether a child sees the same memory or a copy.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Sharing {
-    /// `MAP_PRIVATE`: copied on write.
+    /// `MAP_PRIVATE`: a copy, made on write.
     Private = MAP_PRIVATE,
     /// `MAP_SHARED`: the same memory.
     Shared = MAP_SHARED,
@@ -29,31 +29,31 @@ pub enum Sharing {
 ///
 /// # Invariants
 ///
-/// The region belongs to this value alone. It hands out pointers, never references: whoever makes
-/// a reference from one answers for it being gone before a method changes the pages it points to.
+/// This value owns the region. It hands out pointers, never references. A caller that makes a reference from
+/// such a pointer guarantees that the reference is gone before a method changes the pages it points to.
 #[derive(Debug)]
 pub struct Mapping {
     start: *mut u8,
     size: usize,
 }
 
-// SAFETY: the region is not tied to a thread.
+// SAFETY: the region does not belong to a thread.
 unsafe impl Send for Mapping {}
 // SAFETY: the methods that take `&self` are system calls, which the kernel serialises.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps `size` bytes where the kernel likes.
+    /// Maps `size` bytes at an address that the kernel chooses.
     ///
     /// # Errors
     ///
-    /// As mmap(2); `EINVAL` for no bytes.
+    /// As mmap(2); `EINVAL` if `size` is 0.
     pub fn anonymous(size: usize, protection: Protection, sharing: Sharing) -> Result<Self, Errno> {
         Self::map(ptr::null_mut(), size, protection, sharing as u32)
     }
 
-    /// Maps `size` bytes of private memory where the kernel likes, without a claim to so much memory
-    /// (`MAP_NORESERVE`): for ranges of which little is touched.
+    /// Maps `size` bytes of private memory at an address that the kernel chooses, without reserving memory
+    /// for them (`MAP_NORESERVE`): for ranges of which few pages are touched.
     ///
     /// # Errors
     ///
@@ -71,25 +71,25 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// As [`Mapping::anonymous`]; `EEXIST` if something is mapped there.
+    /// As [`Mapping::anonymous`]; `EEXIST` if the range overlaps a mapping.
     pub fn reserve_at(address: u64, size: usize, protection: Protection) -> Result<Self, Errno> {
         let address = ptr::with_exposed_provenance_mut(address.register());
         let flags = MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
         Self::map(address, size, protection, flags)
     }
 
-    /// Maps pages of hugetlbfs of `1 << page_shift` bytes each, none of them reserved.
+    /// Maps hugetlbfs pages of `1 << page_shift` bytes each, without reserving them.
     ///
     /// # Errors
     ///
-    /// As mmap(2); `EINVAL` or `ENOENT` if there are no pages of that size. Without a free one, the
-    /// first access is a `SIGBUS`.
+    /// As mmap(2); `EINVAL` or `ENOENT` if the kernel has no pages of that size. If no page is free at the
+    /// first access, that access raises `SIGBUS`.
     pub fn huge(size: usize, page_shift: u32, sharing: Sharing) -> Result<Self, Errno> {
         let flags = MAP_HUGETLB | MAP_NORESERVE | page_shift << MAP_HUGE_SHIFT | sharing as u32;
         Self::map(ptr::null_mut(), size, Protection::READ_WRITE, flags)
     }
 
-    /// Maps `size` bytes of a file, or of a device, from `offset` on.
+    /// Maps `size` bytes of a file or a device, starting at `offset`.
     ///
     /// # Errors
     ///
@@ -113,26 +113,26 @@ impl Mapping {
         protection: Protection,
         flags: u32,
     ) -> Result<Self, Errno> {
-        // SAFETY: without MAP_FIXED no other mapping is touched.
+        // SAFETY: without MAP_FIXED no existing mapping changes.
         unsafe { mmap_anonymous(address, size, protection, flags) }.map(|start| Self {
             start: start.cast(),
             size,
         })
     }
 
-    /// The first byte.
+    /// Returns a pointer to the first byte.
     #[must_use]
     pub const fn as_ptr(&self) -> *mut u8 {
         self.start
     }
 
-    /// The address of the first byte.
+    /// Returns the address of the first byte.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.start.expose_provenance() as u64
     }
 
-    /// The size in bytes.
+    /// Returns the size in bytes.
     #[must_use]
     pub const fn size(&self) -> usize {
         self.size
@@ -142,10 +142,10 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// As mprotect(2); `EINVAL` for a range that is not inside the region.
+    /// As mprotect(2); `EINVAL` for a range that is not within the region.
     pub fn protect(&self, range: Range<usize>, protection: Protection) -> Result<(), Errno> {
         let (start, size) = self.part(&range)?;
-        // SAFETY: the region is owned, see the invariants.
+        // SAFETY: this value owns the region, see the invariants.
         unsafe { mprotect(start, size, protection) }
     }
 
@@ -153,32 +153,32 @@ impl Mapping {
     ///
     /// # Errors
     ///
-    /// As madvise(2); `EINVAL` for a range that is not inside the region.
+    /// As madvise(2); `EINVAL` for a range that is not within the region.
     pub fn advise(&self, range: Range<usize>, advice: Advice) -> Result<(), Errno> {
         let (start, size) = self.part(&range)?;
-        // SAFETY: the region is owned, see the invariants.
+        // SAFETY: this value owns the region, see the invariants.
         unsafe { madvise(start, size, advice) }
     }
 
-    /// Keeps huge pages out (`MADV_NOHUGEPAGE`): each page has an entry of its own, in a table of level 3.
+    /// Disables huge pages (`MADV_NOHUGEPAGE`): each page has its own entry in a level-3 table.
     ///
     /// # Errors
     ///
-    /// As madvise(2), but for a kernel that has no huge pages to keep out.
+    /// As madvise(2); succeeds on a kernel without transparent huge pages.
     pub fn base_pages_only(&self) -> Result<(), Errno> {
         match self.advise(0..self.size, Advice::NoHugePage) {
-            // Without CONFIG_TRANSPARENT_HUGEPAGE the advice is unknown.
+            // Without CONFIG_TRANSPARENT_HUGEPAGE the kernel does not know this advice.
             Err(Errno::EINVAL) => Ok(()),
             result => result,
         }
     }
 
-    /// Has pages come from the node of whoever touches them first (`MPOL_LOCAL`), and stay: automatic NUMA
-    /// balancing leaves their entries alone.
+    /// Allocates pages on the NUMA node of the CPU that touches them first (`MPOL_LOCAL`), and keeps them
+    /// there: automatic NUMA balancing leaves their entries alone.
     ///
     /// # Errors
     ///
-    /// As mbind(2), but for a kernel without NUMA.
+    /// As mbind(2); succeeds on a kernel without NUMA.
     pub fn stay_local(&self) -> Result<(), Errno> {
         match bind_locally(self.as_ptr().cast(), self.size) {
             Err(Errno::ENOSYS) => Ok(()),
@@ -186,11 +186,11 @@ impl Mapping {
         }
     }
 
-    /// Locks the bytes in `range`, relative to the start, in memory, or no longer.
+    /// Locks the bytes in `range`, relative to the start, in memory, or unlocks them.
     ///
     /// # Errors
     ///
-    /// As mlock(2); `EINVAL` for a range that is not inside the region.
+    /// As mlock(2); `EINVAL` for a range that is not within the region.
     pub fn lock(&self, range: Range<usize>, locked: bool) -> Result<(), Errno> {
         let (start, size) = self.part(&range)?;
         if locked {
@@ -200,14 +200,14 @@ impl Mapping {
         }
     }
 
-    /// Moves the pages to the place of `target`, which they replace.
+    /// Moves the pages to the address of `target`, whose pages they replace.
     ///
     /// # Errors
     ///
-    /// As mremap(2); both regions are given up then, and the place of `target` is not used again.
+    /// As mremap(2). Then both regions are unusable, and the addresses of `target` are not used again.
     pub fn move_onto(self, target: Self) -> Result<Self, Errno> {
         let flags = MREMAP_MAYMOVE | MREMAP_FIXED;
-        // SAFETY: both regions are owned, and given up.
+        // SAFETY: both regions are owned and consumed.
         let moved = unsafe {
             mremap(
                 self.start.cast(),
@@ -218,7 +218,7 @@ impl Mapping {
             )
         };
         if let Err(errno) = moved {
-            // The kernel may have unmapped it already, and somebody else have mapped something there.
+            // The kernel may have unmapped it already, and another mapping may be there now.
             core::mem::forget(target);
             return Err(errno);
         }
@@ -238,10 +238,10 @@ impl Mapping {
 }
 
 impl Drop for Mapping {
-    /// Unmaps the region; that fails only where the kernel cannot split another mapping, and then
-    /// the region stays.
+    /// Unmaps the region. This fails only if the kernel cannot split another mapping; then the region stays
+    /// mapped.
     fn drop(&mut self) {
-        // SAFETY: the region is owned, and nobody uses it any more.
+        // SAFETY: this value owns the region, and nobody uses it any more.
         let _ = unsafe { munmap(self.start.cast(), self.size) };
     }
 }

@@ -1,4 +1,4 @@
-//! Mappings of the caller's address space, by address. [`Mapping`](crate::Mapping) owns one.
+//! Memory of the calling process by address. [`Mapping`](crate::Mapping) owns such memory.
 
 #![expect(unsafe_code, reason = "maps and unmaps memory")]
 
@@ -11,12 +11,21 @@ pub use linux_raw_sys::general::{
     MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE,
     MAP_PRIVATE, MAP_SHARED, MREMAP_FIXED, MREMAP_MAYMOVE,
 };
+#[cfg(target_arch = "aarch64")]
+use linux_raw_sys::general::{PROT_BTI, PROT_MTE};
 use linux_raw_sys::mempolicy::MPOL_LOCAL;
 
 use crate::errno::Errno;
 use crate::file::OwnedFd;
 
-/// What may be done with the pages of a mapping.
+/// The host of the unit tests has no such protection.
+#[cfg(not(target_arch = "aarch64"))]
+const PROT_BTI: u32 = 0;
+/// As [`PROT_BTI`].
+#[cfg(not(target_arch = "aarch64"))]
+const PROT_MTE: u32 = 0;
+
+/// Access permissions of a mapping: `PROT_*`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Protection(u32);
 
@@ -29,10 +38,11 @@ impl Protection {
     pub const WRITE: Self = Self(sys::PROT_WRITE);
     /// `PROT_EXEC`.
     pub const EXECUTE: Self = Self(sys::PROT_EXEC);
-    /// `PROT_BTI` of arm64, with `PROT_READ` and `PROT_EXEC`: indirect branches land where they may.
-    pub const GUARDED: Self = Self(sys::PROT_READ | sys::PROT_EXEC | 0x10);
-    /// `PROT_MTE` of arm64, with `PROT_READ` and `PROT_WRITE`: memory with tags.
-    pub const TAGGED: Self = Self(sys::PROT_READ | sys::PROT_WRITE | 0x20);
+    /// `PROT_BTI` of arm64, with `PROT_READ` and `PROT_EXEC`: indirect branches must land on a BTI
+    /// instruction.
+    pub const GUARDED: Self = Self(sys::PROT_READ | sys::PROT_EXEC | PROT_BTI);
+    /// `PROT_MTE` of arm64, with `PROT_READ` and `PROT_WRITE`: memory with allocation tags.
+    pub const TAGGED: Self = Self(sys::PROT_READ | sys::PROT_WRITE | PROT_MTE);
     /// `PROT_READ` and `PROT_WRITE`.
     pub const READ_WRITE: Self = Self(sys::PROT_READ | sys::PROT_WRITE);
 }
@@ -51,39 +61,39 @@ impl BitOr for Protection {
 pub enum Advice {
     /// `MADV_DONTNEED`: discards the pages.
     DontNeed = sys::MADV_DONTNEED,
-    /// `MADV_POPULATE_READ`: makes pages and their tables, as if each had been read.
+    /// `MADV_POPULATE_READ`: faults in all pages for reading.
     PopulateRead = sys::MADV_POPULATE_READ,
-    /// `MADV_POPULATE_WRITE`: makes pages that can be written, as if each had been.
+    /// `MADV_POPULATE_WRITE`: faults in all pages for writing.
     PopulateWrite = sys::MADV_POPULATE_WRITE,
-    /// `MADV_DONTFORK`: a child does not get the pages.
+    /// `MADV_DONTFORK`: a child does not inherit the pages.
     DontFork = sys::MADV_DONTFORK,
-    /// `MADV_MERGEABLE`: equal pages may become one (KSM).
+    /// `MADV_MERGEABLE`: KSM may merge equal pages.
     Mergeable = sys::MADV_MERGEABLE,
-    /// `MADV_UNMERGEABLE`: no longer, and those that have are copied.
+    /// `MADV_UNMERGEABLE`: KSM may not merge pages; merged pages are copied again.
     Unmergeable = sys::MADV_UNMERGEABLE,
-    /// `MADV_COLLAPSE`: makes huge pages of what is there.
+    /// `MADV_COLLAPSE`: collapses the pages into huge pages.
     Collapse = sys::MADV_COLLAPSE,
-    /// `MADV_FREE`: the pages may be taken when memory is short, until they are written again.
+    /// `MADV_FREE`: the kernel may free the pages when memory is short, until they are written again.
     Free = sys::MADV_FREE,
-    /// `MADV_COLD`: the pages are the next to be taken.
+    /// `MADV_COLD`: the pages are the next to be reclaimed.
     Cold = sys::MADV_COLD,
-    /// `MADV_PAGEOUT`: moves the pages to swap, or to their file.
+    /// `MADV_PAGEOUT`: reclaims the pages, to swap or to their file.
     PageOut = sys::MADV_PAGEOUT,
-    /// `MADV_HWPOISON`: as if the memory had an error.
+    /// `MADV_HWPOISON`: simulates a memory error.
     HardwarePoison = sys::MADV_HWPOISON,
-    /// `MADV_SOFT_OFFLINE`: moves the contents to other frames, and takes these out of service.
+    /// `MADV_SOFT_OFFLINE`: migrates the pages and takes their old frames out of service.
     SoftOffline = sys::MADV_SOFT_OFFLINE,
-    /// `MADV_HUGEPAGE`: huge pages are welcome.
+    /// `MADV_HUGEPAGE`: prefers huge pages.
     HugePage = sys::MADV_HUGEPAGE,
     /// `MADV_NOHUGEPAGE`: no huge pages.
     NoHugePage = sys::MADV_NOHUGEPAGE,
-    /// `MADV_DOFORK`: a child gets the pages.
+    /// `MADV_DOFORK`: a child inherits the pages.
     DoFork = sys::MADV_DOFORK,
-    /// `MADV_DODUMP`: a core dump contains the pages.
+    /// `MADV_DODUMP`: a core dump includes the pages.
     DoDump = sys::MADV_DODUMP,
-    /// `MADV_DONTNEED_LOCKED`: as `DontNeed`, of pages that are locked in memory too.
+    /// `MADV_DONTNEED_LOCKED`: as `DontNeed`, also for locked pages.
     DontNeedLocked = sys::MADV_DONTNEED_LOCKED,
-    /// `MADV_WIPEONFORK`: a child has pages of zeros there.
+    /// `MADV_WIPEONFORK`: a child sees zeros there.
     WipeOnFork = sys::MADV_WIPEONFORK,
 }
 
@@ -95,7 +105,7 @@ pub enum Advice {
 ///
 /// # Safety
 ///
-/// With `MAP_FIXED` what was mapped at `address` is gone: nothing relies on it.
+/// With `MAP_FIXED`, nothing relies on the memory that was mapped at `address` before.
 pub unsafe fn mmap_anonymous(
     address: *mut c_void,
     size: usize,
@@ -103,7 +113,7 @@ pub unsafe fn mmap_anonymous(
     flags: u32,
 ) -> Result<*mut c_void, Errno> {
     let flags = flags | sys::MAP_ANONYMOUS;
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         syscall!(
             sys::__NR_mmap,
@@ -118,8 +128,8 @@ pub unsafe fn mmap_anonymous(
     .map(ptr::with_exposed_provenance_mut)
 }
 
-/// mmap(2) of `size` bytes of a file from `offset` on, where the kernel likes; `flags` are `MAP_*`
-/// without `MAP_FIXED`.
+/// mmap(2) of `size` bytes of a file, starting at `offset`, at an address that the kernel chooses; `flags`
+/// are `MAP_*` without `MAP_FIXED`.
 ///
 /// # Errors
 ///
@@ -133,7 +143,7 @@ pub fn mmap_file(
 ) -> Result<*mut c_void, Errno> {
     let flags = flags & !(MAP_FIXED | MAP_FIXED_NOREPLACE);
     let address: *mut c_void = ptr::null_mut();
-    // SAFETY: no other mapping is touched.
+    // SAFETY: no existing mapping changes.
     unsafe {
         syscall!(
             sys::__NR_mmap,
@@ -156,13 +166,13 @@ pub fn mmap_file(
 ///
 /// # Safety
 ///
-/// Nothing relies on what is mapped there.
+/// Nothing relies on the memory that is mapped there.
 pub unsafe fn munmap(address: *mut c_void, size: usize) -> Result<(), Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { syscall!(sys::__NR_munmap, address, size) }.map(drop)
 }
 
-/// mremap(2); where the mapping is then. `flags` are `MREMAP_*`.
+/// mremap(2). Returns the new address. `flags` are `MREMAP_*`.
 ///
 /// # Errors
 ///
@@ -170,8 +180,8 @@ pub unsafe fn munmap(address: *mut c_void, size: usize) -> Result<(), Errno> {
 ///
 /// # Safety
 ///
-/// Nothing relies on the mapping staying at `address`, nor, with `MREMAP_FIXED`, on what is mapped
-/// at `new_address`.
+/// Nothing relies on the mapping staying at `address`, nor, with `MREMAP_FIXED`, on the memory that was
+/// mapped at `new_address` before.
 pub unsafe fn mremap(
     address: *mut c_void,
     old_size: usize,
@@ -179,7 +189,7 @@ pub unsafe fn mremap(
     flags: u32,
     new_address: *mut c_void,
 ) -> Result<*mut c_void, Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe {
         syscall!(
             sys::__NR_mremap,
@@ -197,17 +207,17 @@ pub unsafe fn mremap(
 ///
 /// # Errors
 ///
-/// As mprotect(2); `EACCES` for what the mapping does not allow.
+/// As mprotect(2); `EACCES` for an access that the mapping does not allow.
 ///
 /// # Safety
 ///
-/// Nothing relies on accesses that are permitted no longer.
+/// Nothing relies on accesses that are no longer permitted.
 pub unsafe fn mprotect(
     address: *mut c_void,
     size: usize,
     protection: Protection,
 ) -> Result<(), Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { syscall!(sys::__NR_mprotect, address, size, protection.0) }.map(drop)
 }
 
@@ -221,7 +231,7 @@ pub unsafe fn mprotect(
 ///
 /// Nothing relies on contents that the advice discards.
 pub unsafe fn madvise(address: *mut c_void, size: usize, advice: Advice) -> Result<(), Errno> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { syscall!(sys::__NR_madvise, address, size, advice as u32) }.map(drop)
 }
 
@@ -232,7 +242,7 @@ pub unsafe fn madvise(address: *mut c_void, size: usize, advice: Advice) -> Resu
 /// As mbind(2); `ENOSYS` from a kernel without `CONFIG_NUMA`.
 pub fn bind_locally(address: *mut c_void, size: usize) -> Result<(), Errno> {
     let nodes: *const c_ulong = ptr::null();
-    // SAFETY: changes no memory, and reads none: there are no nodes.
+    // SAFETY: changes no memory, and the node mask, which would be read, is empty.
     unsafe {
         syscall!(
             sys::__NR_mbind,
@@ -267,7 +277,7 @@ pub fn munlock(address: *mut c_void, size: usize) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_munlock, address, size) }.map(drop)
 }
 
-/// setrlimit(2) of `RLIMIT_MEMLOCK`: the bytes that this process may lock.
+/// setrlimit(2) of `RLIMIT_MEMLOCK`: sets how many bytes this process may lock.
 ///
 /// # Errors
 ///
@@ -275,7 +285,7 @@ pub fn munlock(address: *mut c_void, size: usize) -> Result<(), Errno> {
 pub fn set_locked_memory_limit(bytes: u64) -> Result<(), Errno> {
     let limits = [bytes; 2];
     let old: *mut u64 = core::ptr::null_mut();
-    // SAFETY: the kernel reads both limits, and writes none.
+    // SAFETY: the kernel reads the new limits, and writes no old ones.
     unsafe {
         syscall!(
             sys::__NR_prlimit64,
@@ -288,12 +298,12 @@ pub fn set_locked_memory_limit(bytes: u64) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// log2 of the page size, as madvise(2) shows it, which takes whole pages alone: up to five system calls.
-/// Neither `/proc` nor the auxiliary vector is needed, which a library has no way to.
+/// Returns log2 of the page size. Finds it by madvise(2), which accepts whole pages only, with up to five
+/// system calls: a library has no access to the auxiliary vector, and `/proc` may be missing.
 ///
 /// # Errors
 ///
-/// As mmap(2); `EINVAL` with pages that are not of 4, 16 or 64 KiB.
+/// As mmap(2); `EINVAL` if pages are not of 4, 16 or 64 KiB.
 pub fn page_shift() -> Result<u32, Errno> {
     let memory = crate::Mapping::reserve(1 << 17, Protection::READ)?;
     let is_page = |shift: &u32| {

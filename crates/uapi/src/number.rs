@@ -1,4 +1,4 @@
-//! The number of the system call, which is not the same in every kernel that has it.
+//! Finds the number of the system call, which differs between kernels.
 
 #![expect(unsafe_code, reason = "makes the call to see whether it is there")]
 
@@ -10,22 +10,21 @@ use crate::remap::{
     EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, ExposePgtblArgs, ExposePgtblInfo,
 };
 
-/// The numbers that the series gives it: 451 for Linux 6.1, 463 for 6.12, where 451 is
-/// cachestat(2).
+/// The numbers in the kernel series: 451 for Linux 6.1, and 463 for 6.12, where 451 is cachestat(2).
 pub const NUMBERS: [u32; 2] = [451, 463];
 
-/// Not asked yet, or the number.
+/// The number, or `UNKNOWN` until the kernel was asked.
 static NUMBER: AtomicU32 = AtomicU32::new(UNKNOWN);
 const UNKNOWN: u32 = 0;
 
-/// The number of the call in this kernel; none if it lacks the call. The first time one system call
-/// for each of [`NUMBERS`], later one load.
+/// Returns the number of the call in this kernel, or `None` if the kernel lacks the call. Costs one system
+/// call for each of [`NUMBERS`] the first time, and one load afterwards.
 #[must_use]
 pub fn number() -> Option<u32> {
     match NUMBER.load(Ordering::Relaxed) {
         UNKNOWN => {
             let found = NUMBERS.into_iter().find(|&number| is_ours(number));
-            // Threads that ask at the same time get the same answer.
+            // Threads that ask at the same time store the same number.
             NUMBER.store(found.unwrap_or(UNKNOWN), Ordering::Relaxed);
             found
         }
@@ -33,9 +32,9 @@ pub fn number() -> Option<u32> {
     }
 }
 
-/// Asks for INFO. A kernel with the call gives it, or `EPERM`. Of others, cachestat(2) at 451 takes
-/// the pointer for a file descriptor (`EBADF`), and setxattrat(2), from 6.13 on at 463, refuses a
-/// struct of no bytes (`EINVAL`).
+/// Returns whether `number` is the call, by trying INFO. A kernel with the call answers it, or fails with
+/// `EPERM`. Other calls with that number fail otherwise: cachestat(2), 451, takes the pointer for a file
+/// descriptor (`EBADF`), and setxattrat(2), 463 since 6.13, rejects a struct of 0 bytes (`EINVAL`).
 fn is_ours(number: u32) -> bool {
     let mut info = ExposePgtblInfo {
         size: EXPOSE_PGTBL_INFO_SIZE_VER0,
@@ -48,7 +47,7 @@ fn is_ours(number: u32) -> bool {
         level: EXPOSE_PGTBL_INFO,
     };
     let (args, none) = (ptr::from_ref(&args), 0_usize);
-    // SAFETY: this form writes to `info` only; the others that may have the number, to nothing.
+    // SAFETY: this form writes to `info` only; other calls with one of these numbers write nothing.
     let asked = unsafe { syscall!(number, args, none, none, none, none, none) };
     matches!(asked, Ok(_) | Err(Errno::EPERM))
 }

@@ -10,13 +10,14 @@ use core::ptr;
 
 use linux_raw_sys::general as sys;
 use linux_raw_sys::prctl::{PR_GET_NAME, PR_SET_NAME, PR_SET_PDEATHSIG};
+use linux_raw_sys::ptrace::PTRACE_TRACEME;
 
 use crate::errno::Errno;
 use crate::file::OwnedFd;
 use crate::signal::Signal;
 use crate::syscall::int;
 
-/// How a process ended, as wait(2) says it.
+/// How a process ended, as reported by wait(2).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Status {
     /// It exited with this code.
@@ -26,11 +27,11 @@ pub enum Status {
 }
 
 impl Status {
-    /// Decodes the word of wait4(2), of a process that ended: `include/uapi/linux/wait.h` and
+    /// Decodes the status of wait4(2) for a process that has ended: `include/uapi/linux/wait.h`, and
     /// `WIFEXITED` of the C library.
     const fn from_word(word: i32) -> Self {
         let [low, high, ..] = word.to_le_bytes();
-        // Bit 7 says that there is a core dump.
+        // Bit 7 means that a core dump was written.
         match low & 0x7f {
             0 => Self::Exited(high),
             signal => Self::Killed(signal),
@@ -38,8 +39,8 @@ impl Status {
     }
 }
 
-/// A copy of the calling process with its calling thread alone, as fork(2); the child's process ID
-/// in the parent, `None` in the child.
+/// fork(2): copies the calling process, with its calling thread only. Returns the child's process ID in the
+/// parent, and `None` in the child.
 ///
 /// # Errors
 ///
@@ -47,19 +48,19 @@ impl Status {
 ///
 /// # Safety
 ///
-/// Every value has two owners then, in the child and in the parent. The child neither uses nor drops
-/// those that stand for something which both have, or which the child has not:
+/// Every value then has two owners, one in each process. The child neither uses nor drops a value that stands
+/// for something that both processes share, or that the child lacks:
 ///
-/// - memory that is shared, if a reference to it is exclusive: the other process changes it meanwhile;
+/// - shared memory with an exclusive reference to it: the other process changes it meanwhile;
 /// - a userfaultfd: its ioctls change the memory of the parent;
-/// - tables that are mapped, and memory with `MADV_DONTFORK`: where they were is nothing, or what the
-///   child maps next.
+/// - mapped page tables, and memory with `MADV_DONTFORK`: the child has nothing at these addresses, or
+///   whatever it maps there next.
 ///
-/// Locks that other threads hold are never released in the child: they do not exist there.
+/// Locks that other threads hold are never released in the child, since these threads do not exist there.
 pub unsafe fn fork() -> Result<Option<i32>, Errno> {
-    // SAFETY: the child has a copy of memory, by the caller's promise of all that it uses; without
-    // CLONE_VM the stack stays where it is.
-    // The order of the last two arguments differs by architecture, and both are 0.
+    // SAFETY: the child has a copy of the memory, and the caller guarantees how it uses it; without CLONE_VM
+    // the stack stays where it is. The order of the last two arguments differs by architecture, and both are
+    // 0.
     unsafe {
         syscall!(
             sys::__NR_clone,
@@ -76,11 +77,11 @@ pub unsafe fn fork() -> Result<Option<i32>, Errno> {
     })
 }
 
-/// execve(2); returns only to say what went wrong.
+/// execve(2). Returns only on failure, with the error.
 ///
 /// # Safety
 ///
-/// `arguments` and `environment` are arrays of strings that end in NUL, themselves ended by null.
+/// `arguments` and `environment` are arrays of NUL-terminated strings, each array ended by a null pointer.
 pub unsafe fn execve(
     path: &CStr,
     arguments: *const *const c_char,
@@ -88,30 +89,30 @@ pub unsafe fn execve(
 ) -> Errno {
     // SAFETY: the kernel reads a string that ends in NUL, and the caller's arrays.
     let result = unsafe { syscall!(sys::__NR_execve, path.as_ptr(), arguments, environment) };
-    // It does not return when it succeeds.
+    // It does not return on success.
     result.err().unwrap_or(Errno::ENOSYS)
 }
 
-/// exit(2) of the calling thread.
+/// exit(2): ends the calling thread.
 ///
 /// # Safety
 ///
-/// Nothing on the stack of the thread waits to be dropped, and nobody has a reference to it: its frames
-/// are left without a word, and whoever made the thread may unmap them.
+/// Nothing on the stack of the thread needs to be dropped, and nobody has a reference to it: its frames are
+/// abandoned, and the creator of the thread may unmap them.
 pub unsafe fn exit_thread() -> ! {
-    // SAFETY: ends the thread; the rest is the caller's promise.
+    // SAFETY: ends the thread; the caller guarantees the rest.
     let _ = unsafe { syscall!(sys::__NR_exit, 0_u32) };
     unreachable!()
 }
 
-/// exit_group(2): the process ends with the low eight bits of `status`.
+/// exit_group(2): ends the process with the low eight bits of `status`.
 pub fn exit(status: i32) -> ! {
     // SAFETY: ends the process.
     let _ = unsafe { syscall!(sys::__NR_exit_group, status) };
     unreachable!()
 }
 
-/// wait4(2) for the end of child `pid`, or of any for -1; its process ID and status.
+/// wait4(2): waits for the end of child `pid`, or of any child for -1. Returns its process ID and status.
 ///
 /// # Errors
 ///
@@ -124,7 +125,7 @@ pub fn wait(pid: i32) -> Result<(i32, Status), Errno> {
         .map(|value| (int(value), Status::from_word(word)))
 }
 
-/// waitid(2) for the end of child `pid`, which stays a zombie.
+/// waitid(2): waits for the end of child `pid`, and leaves it a zombie.
 ///
 /// # Errors
 ///
@@ -135,7 +136,7 @@ pub fn wait_without_reaping(pid: i32) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_waitid, sys::P_PID, pid, 0_usize, options, 0_usize) }.map(drop)
 }
 
-/// waitid(2): whether child `pid` has ended; if so, it stays a zombie.
+/// waitid(2): returns whether child `pid` has ended, and leaves it a zombie.
 ///
 /// # Errors
 ///
@@ -145,7 +146,7 @@ pub fn has_ended(pid: i32) -> Result<bool, Errno> {
     wait_for(sys::P_PID, pid, options).map(|what| what.pid != 0)
 }
 
-/// waitid(2): a child that has ended, if there is one; it stays a zombie.
+/// waitid(2): returns a child that has ended, if there is one, and leaves it a zombie.
 ///
 /// # Errors
 ///
@@ -155,7 +156,7 @@ pub fn first_ended() -> Result<Option<i32>, Errno> {
     wait_for(sys::P_ALL, 0, options).map(|what| (what.pid != 0).then_some(what.pid))
 }
 
-/// ptrace(2), `PTRACE_TRACEME`: the parent traces the caller from now on.
+/// ptrace(2), `PTRACE_TRACEME`: makes the parent the tracer of the caller.
 ///
 /// # Errors
 ///
@@ -165,10 +166,7 @@ pub fn trace_me() -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_ptrace, PTRACE_TRACEME, 0_usize, 0_usize, 0_usize) }.map(drop)
 }
 
-/// `include/uapi/linux/ptrace.h`.
-const PTRACE_TRACEME: u32 = 0;
-
-/// waitid(2): waits until child `pid` is stopped; false if it ended, and stays a zombie.
+/// waitid(2): waits until child `pid` is stopped. Returns false if it has ended instead; it stays a zombie.
 ///
 /// # Errors
 ///
@@ -178,16 +176,16 @@ pub fn wait_until_stopped(pid: i32) -> Result<bool, Errno> {
     wait_for(sys::P_PID, pid, options).map(|what| what.code == sys::CLD_STOPPED)
 }
 
-/// What happened to a child: `si_code` and `si_pid`; both 0 if nothing did.
+/// A change of a child's state: `si_code` and `si_pid`, both 0 if there is none.
 struct Happened {
     code: u32,
     pid: i32,
 }
 
-/// waitid(2) for one child or all, by `which`.
+/// waitid(2) for one child or for all, by `which`.
 fn wait_for(which: u32, pid: i32, options: u32) -> Result<Happened, Errno> {
-    // `struct siginfo` is 128 bytes (`SI_MAX_SIZE`) and begins with si_signo, si_errno, si_code, four
-    // bytes of nothing, and si_pid.
+    // `struct siginfo` has 128 bytes (`SI_MAX_SIZE`) and begins with si_signo, si_errno, si_code, four bytes
+    // of padding, and si_pid.
     let mut siginfo = [0_u32; 32];
     let (start, usage) = (siginfo.as_mut_ptr(), ptr::null_mut::<sys::rusage>());
     // SAFETY: the kernel writes the siginfo, and no usage.
@@ -203,17 +201,17 @@ fn wait_for(which: u32, pid: i32, options: u32) -> Result<Happened, Errno> {
 ///
 /// As kill(2).
 pub fn kill(pid: i32, signal: Signal) -> Result<(), Errno> {
-    // SAFETY: what a signal does is decided where its handler is installed.
+    // SAFETY: a signal can only run a handler, whose installer guarantees that it is sound.
     unsafe { syscall!(sys::__NR_kill, pid, signal as u32) }.map(drop)
 }
 
-/// tgkill(2): a signal to thread `tid` of process `pid`.
+/// tgkill(2): sends a signal to thread `tid` of process `pid`.
 ///
 /// # Errors
 ///
 /// As tgkill(2).
 pub fn kill_thread(pid: i32, tid: i32, signal: Signal) -> Result<(), Errno> {
-    // SAFETY: what a signal does is decided where its handler is installed.
+    // SAFETY: a signal can only run a handler, whose installer guarantees that it is sound.
     unsafe { syscall!(sys::__NR_tgkill, pid, tid, signal as u32) }.map(drop)
 }
 
@@ -238,7 +236,7 @@ pub fn tid() -> i32 {
     int(unsafe { raw_syscall!(sys::__NR_gettid as usize) })
 }
 
-/// pidfd_open(2): a descriptor that is readable when process `pid` has ended.
+/// pidfd_open(2). Returns a descriptor that becomes readable when process `pid` ends.
 ///
 /// # Errors
 ///
@@ -248,7 +246,7 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     unsafe { syscall!(sys::__NR_pidfd_open, pid, 0_u32) }.map(OwnedFd::from_return_value)
 }
 
-/// unshare(2) into a user namespace of its own, in which the process has every capability.
+/// unshare(2): moves the process into a new user namespace, in which it has every capability.
 ///
 /// # Errors
 ///
@@ -258,17 +256,17 @@ pub fn unshare_user() -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_unshare, sys::CLONE_NEWUSER) }.map(drop)
 }
 
-/// prctl(2), `PR_SET_PDEATHSIG`: the caller gets `signal` when the thread that made it ends.
+/// prctl(2), `PR_SET_PDEATHSIG`: the caller gets `signal` when the thread that created it ends.
 ///
 /// # Errors
 ///
-/// None that is documented for a valid signal.
+/// None is documented for a valid signal.
 pub fn set_parent_death_signal(signal: Signal) -> Result<(), Errno> {
     // SAFETY: touches no memory.
     unsafe { syscall!(sys::__NR_prctl, PR_SET_PDEATHSIG, signal as u32) }.map(drop)
 }
 
-/// prctl(2), `PR_GET_NAME`: the name of the calling thread, up to 15 bytes and a NUL.
+/// prctl(2), `PR_GET_NAME`: returns the name of the calling thread, up to 15 bytes and a NUL.
 #[must_use]
 pub fn thread_name() -> [u8; 16] {
     let mut name = [0; 16];
@@ -277,17 +275,17 @@ pub fn thread_name() -> [u8; 16] {
     name
 }
 
-/// prctl(2), `PR_SET_NAME`: names the calling thread, by the bytes before the first NUL; at most 15.
+/// prctl(2), `PR_SET_NAME`: names the calling thread; the name ends at the first NUL, after at most 15 bytes.
 ///
 /// # Errors
 ///
-/// None that is documented.
+/// None is documented.
 pub fn set_thread_name(name: &[u8; 16]) -> Result<(), Errno> {
     // SAFETY: the kernel reads at most 15 bytes (`kernel/sys.c`, `PR_SET_NAME`).
     unsafe { syscall!(sys::__NR_prctl, PR_SET_NAME, name.as_ptr()) }.map(drop)
 }
 
-/// process_vm_readv(2): reads the memory of process `pid` at `address`; the number of bytes.
+/// process_vm_readv(2): reads the memory of process `pid` at `address`. Returns the number of bytes read.
 ///
 /// # Errors
 ///
@@ -298,7 +296,8 @@ pub fn read_memory(pid: i32, address: u64, bytes: &mut [u8]) -> Result<usize, Er
     unsafe { access_memory(sys::__NR_process_vm_readv, pid, local, address) }
 }
 
-/// process_vm_writev(2): writes `bytes` to the memory of process `pid` at `address`; how many.
+/// process_vm_writev(2): writes `bytes` to the memory of process `pid` at `address`. Returns the number of
+/// bytes written.
 ///
 /// # Errors
 ///
@@ -306,14 +305,14 @@ pub fn read_memory(pid: i32, address: u64, bytes: &mut [u8]) -> Result<usize, Er
 ///
 /// # Safety
 ///
-/// Nothing in that process relies on what was there; it may be this one.
+/// Nothing in that process, which may be the caller, relies on the previous contents.
 pub unsafe fn write_memory(pid: i32, address: u64, bytes: &[u8]) -> Result<usize, Errno> {
     let local = (bytes.as_ptr().cast_mut(), bytes.len());
-    // SAFETY: the kernel only reads the slice; the rest is the caller's promise.
+    // SAFETY: the kernel only reads the slice; the caller guarantees the rest.
     unsafe { access_memory(sys::__NR_process_vm_writev, pid, local, address) }
 }
 
-/// One of the two calls above.
+/// process_vm_readv(2) or process_vm_writev(2).
 unsafe fn access_memory(
     number: u32,
     pid: i32,
@@ -329,7 +328,7 @@ unsafe fn access_memory(
         iov_len: size as u64,
     };
     let (local, remote) = (ptr::from_ref(&local), ptr::from_ref(&remote));
-    // SAFETY: the kernel reads one iovec each; the rest is the caller's promise.
+    // SAFETY: the kernel reads one iovec on each side; the caller guarantees the rest.
     unsafe { syscall!(number, pid, local, 1_usize, remote, 1_usize, 0_usize) }
 }
 
@@ -339,18 +338,18 @@ pub fn yield_now() {
     let _ = unsafe { syscall!(sys::__NR_sched_yield) };
 }
 
-/// sched_setaffinity(2): thread `tid` (0: the caller) runs on the CPUs whose bits are set in `cpus`.
+/// sched_setaffinity(2): restricts thread `tid` (0: the caller) to the CPUs whose bits are set in `cpus`.
 ///
 /// # Errors
 ///
-/// As sched_setaffinity(2); `EINVAL` if there is no such CPU.
+/// As sched_setaffinity(2); `EINVAL` if none of the CPUs exists.
 pub fn set_affinity(tid: i32, cpus: u64) -> Result<(), Errno> {
     let size = size_of_val(&cpus);
     // SAFETY: the kernel reads the word.
     unsafe { syscall!(sys::__NR_sched_setaffinity, tid, size, ptr::from_ref(&cpus)) }.map(drop)
 }
 
-/// sched_getaffinity(2): the CPUs that the caller may run on, of the first 1024.
+/// sched_getaffinity(2): returns the number of CPUs on which the caller may run, up to 1024.
 ///
 /// # Errors
 ///

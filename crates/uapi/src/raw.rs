@@ -1,23 +1,23 @@
-//! System calls that have no wrapper.
+//! Any system call, without a wrapper.
 
 #![expect(unsafe_code, reason = "any system call at all")]
 
-pub use linux_raw_sys::{auxvec as auxv, general as constants};
+pub use linux_raw_sys::{auxvec as auxv, general as constants, prctl, ptrace};
 
 use crate::errno::Errno;
 
-/// System call `number` (`__NR_*` of [`constants`]) with `arguments`; what it returned. For tests,
-/// which try what no program would.
+/// Makes system call `number` (`__NR_*` of [`constants`]) with `arguments`, and returns its result. For
+/// tests, which make calls that no program would.
 ///
 /// # Errors
 ///
-/// Those of the call; `ENOSYS` if the kernel has none of that number.
+/// The errors of the call; `ENOSYS` if the kernel has no call with that number.
 ///
 /// # Safety
 ///
-/// Those of the call: nothing relies on memory that it writes, unmaps or replaces.
+/// Nothing relies on memory that the call writes, unmaps or replaces.
 pub unsafe fn call(number: u32, arguments: [u64; 6]) -> Result<u64, Errno> {
     let [a, b, c, d, e, f] = arguments;
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { syscall!(number, a, b, c, d, e, f) }.map(|value| value as u64)
 }

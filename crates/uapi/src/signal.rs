@@ -25,32 +25,32 @@ use x86_64::{Machine, restorer};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u32)]
 pub enum Signal {
-    /// An access that the hardware or userfaultfd refused.
+    /// A bus error: the access reached no memory, or userfaultfd refused the page.
     Bus = sys::SIGBUS,
     /// A child has ended or stopped.
     Child = sys::SIGCHLD,
-    /// Lets a stopped process go on.
+    /// Continues a stopped process.
     Continue = sys::SIGCONT,
-    /// Ends a process at once.
+    /// Kills a process.
     Kill = sys::SIGKILL,
-    /// An access to memory that is not mapped or protected.
+    /// An access to memory that is not mapped, or that its protection forbids.
     Segv = sys::SIGSEGV,
-    /// Stops a process at once.
+    /// Stops a process.
     Stop = sys::SIGSTOP,
     /// Ends a process whose terminal is gone.
     Hangup = sys::SIGHUP,
-    /// Ends a process at the terminal's Ctrl-C.
+    /// Ends a process on Ctrl-C at its terminal.
     Interrupt = sys::SIGINT,
     /// Asks a process to end.
     Term = sys::SIGTERM,
-    /// For the program to use.
+    /// A signal for the program's own use.
     Usr1 = sys::SIGUSR1,
 }
 
-/// A signal handler: the signal, its siginfo, and the interrupted context.
+/// A signal handler. Its arguments are the signal, its siginfo, and the interrupted context.
 pub type Handler = extern "C" fn(c_int, *mut sys::siginfo_t, *mut c_void);
 
-/// rt_sigaction(2): `handler` runs for each `signal` from now on.
+/// rt_sigaction(2): installs `handler` for `signal`.
 ///
 /// The kernel returns from the handler through its vDSO, as arm64 does without `SA_RESTORER`
 /// (`arch/arm64/kernel/signal.c`, `setup_return`).
@@ -61,13 +61,13 @@ pub type Handler = extern "C" fn(c_int, *mut sys::siginfo_t, *mut c_void);
 ///
 /// # Safety
 ///
-/// The handler does nothing that is wrong between any two instructions of the program.
+/// The handler is sound between any two instructions of the program.
 pub unsafe fn handle(signal: Signal, handler: Handler) -> Result<(), Errno> {
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { replace_action(signal, &Action::new(handler, 0)) }.map(drop)
 }
 
-/// rt_sigaction(2): what the kernel does by itself happens for each `signal` from now on.
+/// rt_sigaction(2): restores the default action of `signal`.
 ///
 /// # Errors
 ///
@@ -77,7 +77,7 @@ pub fn restore_default(signal: Signal) -> Result<(), Errno> {
     unsafe { replace_action(signal, &Action::DEFAULT) }.map(drop)
 }
 
-/// rt_sigaction(2): `action` is done for each `signal` from now on; what was done before.
+/// rt_sigaction(2): installs `action` for `signal`. Returns the previous action.
 ///
 /// # Errors
 ///
@@ -87,7 +87,7 @@ pub fn restore_default(signal: Signal) -> Result<(), Errno> {
 ///
 /// As [`handle`], for the handler of the action.
 pub unsafe fn replace_action(signal: Signal, action: &Action) -> Result<Action, Errno> {
-    // SAFETY: the handler is the caller's promise.
+    // SAFETY: the caller guarantees the handler.
     unsafe { exchange_action(signal, &action.0) }
 }
 
@@ -97,7 +97,7 @@ unsafe fn exchange_action(
 ) -> Result<Action, Errno> {
     let mut old = Action::DEFAULT;
     let size = size_of::<sys::kernel_sigset_t>();
-    // SAFETY: the kernel reads one action, if any, and writes the other; the rest is the caller's promise.
+    // SAFETY: the kernel reads one action, if any, and writes the other; the caller guarantees the rest.
     unsafe {
         syscall!(
             sys::__NR_rt_sigaction,
@@ -110,7 +110,7 @@ unsafe fn exchange_action(
     .map(|_| old)
 }
 
-/// What is done at a signal: `struct sigaction` of the kernel.
+/// The action for a signal: `struct sigaction` of the kernel.
 #[derive(Clone, Copy, Debug)]
 pub struct Action(sys::kernel_sigaction);
 
@@ -118,7 +118,7 @@ pub struct Action(sys::kernel_sigaction);
 const IGNORE: usize = 1;
 
 impl Action {
-    /// What the kernel does by itself.
+    /// The default action of the signal.
     pub const DEFAULT: Self = Self(sys::kernel_sigaction {
         sa_handler_kernel: None,
         sa_flags: 0,
@@ -126,17 +126,17 @@ impl Action {
         sa_mask: sys::kernel_sigset_t { sig: [0] },
     });
 
-    /// rt_sigaction(2): what is done at `signal` now.
+    /// rt_sigaction(2): returns the current action for `signal`.
     ///
     /// # Errors
     ///
-    /// None that is documented for a valid signal.
+    /// None is documented for a valid signal.
     pub fn current(signal: Signal) -> Result<Self, Errno> {
         // SAFETY: nothing is changed.
         unsafe { exchange_action(signal, ptr::null()) }
     }
 
-    /// `handler` runs, on the alternate stack of the thread, if it has one.
+    /// Returns the action that runs `handler`, on the alternate stack of the thread if it has one.
     #[must_use]
     pub fn apart(handler: Handler) -> Self {
         Self::new(handler, sys::SA_ONSTACK)
@@ -144,7 +144,7 @@ impl Action {
 
     fn new(handler: Handler, flags: u32) -> Self {
         Self(sys::kernel_sigaction {
-            // SAFETY: pointers to functions; SA_SIGINFO says which the kernel has.
+            // SAFETY: both are pointers to functions; SA_SIGINFO tells the kernel which one it is.
             sa_handler_kernel: unsafe {
                 transmute::<Option<Handler>, Option<unsafe extern "C" fn(c_int)>>(Some(handler))
             },
@@ -154,30 +154,30 @@ impl Action {
         })
     }
 
-    /// The address of the handler; 0 for what the kernel does by itself.
+    /// Returns the address of the handler; 0 for the default action.
     fn address(&self) -> usize {
         self.0
             .sa_handler_kernel
             .map_or(0, |handler| handler as usize)
     }
 
-    /// Whether it is a call of `handler`.
+    /// Returns whether the action runs `handler`.
     #[must_use]
     pub fn is(&self, handler: Handler) -> bool {
         self.address() == handler as usize
     }
 
-    /// Whether the signal is ignored.
+    /// Returns whether the signal is ignored.
     #[must_use]
     pub fn ignores(&self) -> bool {
         self.address() == IGNORE
     }
 
-    /// Calls the handler, if there is one; whether there is.
+    /// Calls the handler, if there is one. Returns whether there is one.
     ///
     /// # Safety
     ///
-    /// The arguments are those that the kernel has called another handler with, which has not returned.
+    /// The arguments are those of another handler that the kernel has called and that has not returned yet.
     pub unsafe fn call(
         &self,
         signal: c_int,
@@ -188,30 +188,30 @@ impl Action {
             return false;
         };
         if self.0.sa_flags & u64::from(sys::SA_SIGINFO) != 0 {
-            // SAFETY: the flag says that the function is one of this type.
+            // SAFETY: the flag says that the function has this type.
             let handler = unsafe { transmute::<unsafe extern "C" fn(c_int), Handler>(handler) };
             handler(signal, info, context);
         } else {
-            // SAFETY: somebody has set it for this signal.
+            // SAFETY: this handler was installed for this signal.
             unsafe { handler(signal) };
         }
         true
     }
 }
 
-/// An [`Action`] whose handler may be called while another thread saves one.
+/// A stored [`Action`]. Its handler may be called while another thread stores a new action.
 #[derive(Debug)]
 pub struct SavedAction {
     words: [AtomicUsize; 4],
-    /// The address of the handler, with [`TAKES_INFO`] if it takes what `SA_SIGINFO` says.
+    /// The address of the handler, with [`TAKES_INFO`] if it was installed with `SA_SIGINFO`.
     handler: AtomicUsize,
 }
 
-/// No address of user space.
+/// Bit 63, which no address in user space has.
 const TAKES_INFO: usize = 1 << 63;
 
 impl SavedAction {
-    /// [`Action::DEFAULT`].
+    /// Stores [`Action::DEFAULT`].
     #[must_use]
     #[expect(clippy::new_without_default, reason = "for statics")]
     pub const fn new() -> Self {
@@ -221,9 +221,9 @@ impl SavedAction {
         }
     }
 
-    /// Saves an action. By one thread at a time.
+    /// Stores an action. Only one thread may do this at a time.
     pub fn save(&self, action: &Action) {
-        // SAFETY: four words, without padding: asserted below.
+        // SAFETY: an action is four words without padding, as asserted below.
         let words = unsafe { transmute::<Action, [usize; 4]>(*action) };
         for (place, word) in self.words.iter().zip(words) {
             place.store(word, Ordering::Relaxed);
@@ -234,14 +234,14 @@ impl SavedAction {
             .store(action.address() | flag, Ordering::Release);
     }
 
-    /// The handler that was saved, as an action to be called: without its mask and other flags. One word, so
-    /// that another thread may save one meanwhile.
+    /// Returns an action that runs the stored handler, without its mask and other flags. Reads one word, so
+    /// another thread may store an action meanwhile.
     #[must_use]
     pub fn handler(&self) -> Action {
         let word = self.handler.load(Ordering::Acquire);
         let takes_info = word & TAKES_INFO != 0;
         Action(sys::kernel_sigaction {
-            // SAFETY: the address of a function that was saved, 0 or 1.
+            // SAFETY: the address of a stored function, or 0 or 1.
             sa_handler_kernel: unsafe {
                 transmute::<usize, Option<unsafe extern "C" fn(c_int)>>(word & !TAKES_INFO)
             },
@@ -254,14 +254,14 @@ impl SavedAction {
         })
     }
 
-    /// The action that was saved. By the thread that may save one.
+    /// Returns the stored action. Only the thread that may store actions calls this.
     #[must_use]
     pub fn load(&self) -> Action {
         let words = self
             .words
             .each_ref()
             .map(|word| word.load(Ordering::Relaxed));
-        // SAFETY: the words of an action, or 0, which is the default one.
+        // SAFETY: these are the words of an action; all 0 is the default action.
         unsafe { transmute::<[usize; 4], Action>(words) }
     }
 }
@@ -269,7 +269,7 @@ impl SavedAction {
 // Flags, mask and two pointers.
 static_assertions::const_assert_eq!(size_of::<Action>(), 32);
 
-/// x86-64 has no code of its own that ends a handler.
+/// On x86-64 the program must provide the code that returns from a handler.
 #[cfg(target_arch = "x86_64")]
 const RESTORER: Option<unsafe extern "C" fn()> = Some(restorer::restore);
 #[cfg(target_arch = "x86_64")]
@@ -284,7 +284,7 @@ const RESTORER_FLAG: u32 = 0;
 pub struct AlternateStack(sys::sigaltstack);
 
 impl AlternateStack {
-    /// These bytes.
+    /// Uses these bytes as the stack.
     #[must_use]
     pub const fn new(stack: *mut [u8]) -> Self {
         Self(sys::sigaltstack {
@@ -294,17 +294,17 @@ impl AlternateStack {
         })
     }
 
-    /// sigaltstack(2): that of the calling thread.
+    /// sigaltstack(2): returns the alternate stack of the calling thread.
     ///
     /// # Errors
     ///
-    /// None that is documented.
+    /// None is documented.
     pub fn current() -> Result<Self, Errno> {
         // SAFETY: nothing is changed.
         unsafe { exchange_alternate_stack(ptr::null()) }
     }
 
-    /// Where it is and its size in bytes; `None` if there is none.
+    /// Returns its address and size in bytes; `None` if there is none.
     #[must_use]
     pub fn bytes(&self) -> Option<(*mut u8, u64)> {
         let disabled = self.0.ss_flags.cast_unsigned() & sys::SS_DISABLE != 0;
@@ -312,33 +312,33 @@ impl AlternateStack {
     }
 }
 
-/// sigaltstack(2): handlers of [`Action::apart`] run on `stack` when this thread gets the signal; the stack
-/// that was there before.
+/// sigaltstack(2): runs handlers of [`Action::apart`] on `stack` when this thread gets the signal. Returns
+/// the previous alternate stack.
 ///
 /// # Errors
 ///
-/// As sigaltstack(2): `EPERM` on the alternate stack itself.
+/// As sigaltstack(2): `EPERM` while running on the alternate stack.
 ///
 /// # Safety
 ///
-/// The bytes are nobody else's, until the thread has another stack.
+/// Nobody else uses these bytes until the thread has another alternate stack.
 pub unsafe fn replace_alternate_stack(stack: &AlternateStack) -> Result<AlternateStack, Errno> {
-    // What the kernel says of the thread is not what it takes.
+    // The kernel reports flags that it does not accept.
     let stack = sys::sigaltstack {
         ss_flags: stack.0.ss_flags & !sys::SS_ONSTACK.cast_signed(),
         ..stack.0
     };
-    // SAFETY: the caller's.
+    // SAFETY: guaranteed by the caller.
     unsafe { exchange_alternate_stack(&stack) }
 }
 
 unsafe fn exchange_alternate_stack(new: *const sys::sigaltstack) -> Result<AlternateStack, Errno> {
     let mut old = AlternateStack::new(ptr::slice_from_raw_parts_mut(ptr::null_mut(), 0));
-    // SAFETY: the kernel reads one struct, if any, and writes the other; the stack is the caller's promise.
+    // SAFETY: the kernel reads one struct, if any, and writes the other; the caller guarantees the stack.
     unsafe { syscall!(sys::__NR_sigaltstack, new, ptr::from_mut(&mut old.0)) }.map(|_| old)
 }
 
-/// Where and how a thread was interrupted by a fault: what a handler is told.
+/// Where and how a fault interrupted a thread: the arguments of its signal handler.
 #[derive(Clone, Copy, Debug)]
 pub struct FaultContext<'a> {
     code: i32,
@@ -346,7 +346,7 @@ pub struct FaultContext<'a> {
     context: &'a Context,
 }
 
-/// The start of `struct ucontext`, the same everywhere, and what this architecture has behind it.
+/// The start of `struct ucontext`, the same on all architectures, and the part of this architecture after it.
 #[repr(C)]
 #[derive(Debug)]
 struct Context {
@@ -357,21 +357,21 @@ struct Context {
 }
 
 impl FaultContext<'_> {
-    /// What the arguments of a handler say.
+    /// Decodes the arguments of a signal handler.
     ///
     /// # Safety
     ///
-    /// They are those that the kernel has called the handler with, which has not returned.
+    /// They are the arguments of a handler that the kernel has called and that has not returned yet.
     #[must_use]
     pub unsafe fn new(info: *mut sys::siginfo_t, context: *mut c_void) -> Self {
-        // si_signo, si_errno, si_code; the fields of faults are behind them and padding.
+        // si_signo, si_errno, si_code, then padding and the fields of faults.
         let code = info.cast::<i32>().wrapping_add(2);
         let address = info.cast::<u64>().wrapping_add(2);
-        // SAFETY: inside the struct, which the kernel has filled.
+        // SAFETY: the field lies inside the struct, which the kernel has filled.
         let code = unsafe { code.read() };
-        // SAFETY: as above.
+        // SAFETY: the field lies inside the struct, which the kernel has filled.
         let address = unsafe { address.read() };
-        // SAFETY: as above.
+        // SAFETY: the kernel has filled the context, and the handler has not returned.
         let context = unsafe { &*context.cast() };
         Self {
             code,
@@ -380,60 +380,60 @@ impl FaultContext<'_> {
         }
     }
 
-    /// `si_addr`: the address of the access.
+    /// Returns `si_addr`: the address of the access.
     #[must_use]
     pub const fn address(&self) -> u64 {
         self.address
     }
 
-    /// Whether a process has sent the signal, and no access has caused it: `SI_FROMUSER`.
+    /// Returns whether a process sent the signal, so that no access caused it: `SI_FROMUSER`.
     #[must_use]
     pub const fn is_sent(&self) -> bool {
         self.code <= 0
     }
 
-    /// Whether no access has caused the signal, so that none is made again when the handler returns: it was
-    /// sent, or tells of memory that is damaged and that nobody has touched (`BUS_MCEERR_AO`).
+    /// Returns whether no access caused the signal, so that none is repeated when the handler returns: a
+    /// process sent it, or it reports a memory error that nobody has run into yet (`BUS_MCEERR_AO`).
     #[must_use]
     pub const fn is_asynchronous(&self) -> bool {
         self.is_sent() || self.code == sys::BUS_MCEERR_AO.cast_signed()
     }
 
-    /// Whether there is nothing at the address: `BUS_ADRERR`, not a page that is damaged.
+    /// Returns whether there is no memory at the address (`BUS_ADRERR`), in contrast to a memory error.
     #[must_use]
     pub const fn is_missing(&self) -> bool {
         self.code == sys::BUS_ADRERR.cast_signed()
     }
 
-    /// Whether it was a write; as good as its own word if the kernel does not tell.
+    /// Returns whether the access was a write; true if the kernel does not report it.
     #[must_use]
     pub fn is_write(&self) -> bool {
         self.context.machine.is_write()
     }
 
-    /// The alternate stack of the thread.
+    /// Returns the alternate stack of the thread.
     #[must_use]
     pub const fn alternate_stack(&self) -> AlternateStack {
         AlternateStack(self.context.stack)
     }
 }
 
-/// rt_sigprocmask(2): the calling thread, and the children that it makes, get none of `signals` from now
-/// on; they wait.
+/// rt_sigprocmask(2): blocks `signals` in the calling thread and in the children that it creates later; they
+/// stay pending.
 ///
 /// # Errors
 ///
-/// None that is documented.
+/// None is documented.
 pub fn block(signals: &[Signal]) -> Result<(), Errno> {
     let bits = signals.iter().map(|&signal| 1 << (signal as u32 - 1));
     block_set(bits.fold(0, |set, bit: u64| set | bit))
 }
 
-/// As [`block`], of all signals that can be blocked.
+/// As [`block`], for all signals that can be blocked.
 ///
 /// # Errors
 ///
-/// None that is documented.
+/// None is documented.
 pub fn block_all() -> Result<(), Errno> {
     block_set(u64::MAX)
 }
@@ -453,9 +453,9 @@ fn block_set(set: u64) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// ppoll(2) of nothing, for ever: returns when a signal was handled.
+/// ppoll(2) without descriptors or time-out: returns after a signal was handled.
 pub fn pause() {
-    // Interrupted or not, there is nothing to say.
+    // The result is always EINTR.
     let _ = crate::poll::poll(&mut [], None);
 }
 

@@ -1,15 +1,21 @@
-//! The `svc` instruction, and what goes into and comes out of registers.
+//! The `svc` instruction, and the conversion of values to and from registers.
 //!
-//! The only file that names the crate `sc`.
+//! This is the only file that names the crate `sc`.
+//!
+//! # Safety of the wrappers
+//!
+//! A system call can break memory safety only through memory that it reads, writes, maps or unmaps. The
+//! SAFETY comment of each wrapper names this memory. Strings, slices and structs in the arguments are
+//! borrowed until the call returns, so the comments do not repeat that they are valid.
 
 use static_assertions::const_assert_eq;
 
 // A `u64` and a pointer each fill one argument register.
 const_assert_eq!(usize::BITS, u64::BITS);
 
-/// A value that is passed to the kernel in one register.
+/// A value that fits into one argument register.
 pub(crate) trait Argument {
-    /// The register's value.
+    /// Returns the value of the register.
     fn register(self) -> usize;
 }
 
@@ -54,13 +60,13 @@ impl<T> Argument for *mut T {
     }
 }
 
-/// The `int` in a register that the kernel returned: a file descriptor or a process ID.
+/// Converts a returned `int`, which is a file descriptor or a process ID.
 #[expect(clippy::cast_possible_truncation, reason = "the call returns an int")]
 pub(crate) const fn int(value: usize) -> i32 {
     value as i32
 }
 
-/// Makes a system call of up to six arguments; `Result<usize, Errno>`.
+/// Makes a system call with up to six arguments. Returns a `Result<usize, Errno>`.
 macro_rules! syscall {
     ($number:expr $(, $argument:expr)*) => {
         $crate::errno::decode(raw_syscall!(
@@ -69,7 +75,7 @@ macro_rules! syscall {
     };
 }
 
-/// Makes a system call of no to six arguments; the value of register `x0`.
+/// Makes a system call with up to six arguments. Returns the raw value of register `x0`.
 macro_rules! raw_syscall {
     ($n:expr) => {
         sc::syscall0($n)

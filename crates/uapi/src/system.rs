@@ -1,4 +1,4 @@
-//! The system as a whole.
+//! The system as a whole: reboot, mounts, swap, and the kernel's name.
 
 #![expect(
     unsafe_code,
@@ -19,14 +19,14 @@ use crate::errno::Errno;
 #[repr(u32)]
 pub enum Reboot {
     /// `LINUX_REBOOT_CMD_RESTART`.
-    Restart = 0x0123_4567,
+    Restart = sys::LINUX_REBOOT_CMD_RESTART,
     /// `LINUX_REBOOT_CMD_HALT`.
-    Halt = 0xcdef_0123,
+    Halt = sys::LINUX_REBOOT_CMD_HALT,
     /// `LINUX_REBOOT_CMD_POWER_OFF`.
-    PowerOff = 0x4321_fedc,
+    PowerOff = sys::LINUX_REBOOT_CMD_POWER_OFF,
 }
 
-/// reboot(2); does not return if it succeeds.
+/// reboot(2). Does not return on success.
 ///
 /// # Errors
 ///
@@ -37,24 +37,24 @@ pub fn reboot(action: Reboot) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_reboot, magic1, magic2, action as u32, 0_usize) }.map(drop)
 }
 
-/// sync(2): writes all files back.
+/// sync(2): writes all dirty data to disk.
 pub fn sync() {
-    // SAFETY: touches no memory; it always succeeds.
+    // SAFETY: touches no memory; always succeeds.
     let _ = unsafe { syscall!(sys::__NR_sync) };
 }
 
-/// mount(2) of a file system that has no options; `flags` are `MS_*`.
+/// mount(2) of a file system without options; `flags` are `MS_*`.
 ///
 /// # Errors
 ///
-/// As mount(2); `EBUSY` where it is mounted already, `ENODEV` if the kernel has no such type.
+/// As mount(2); `EBUSY` if it is mounted there already, `ENODEV` if the kernel has no such file system.
 pub fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u32) -> Result<(), Errno> {
     let (source, target, kind) = (source.as_ptr(), target.as_ptr(), kind.as_ptr());
     // SAFETY: the kernel reads strings that end in NUL.
     unsafe { syscall!(sys::__NR_mount, source, target, kind, flags, 0_usize) }.map(drop)
 }
 
-/// mount(2) with `MS_REMOUNT`: other options for a file system that is mounted.
+/// mount(2) with `MS_REMOUNT`: changes the options of a mounted file system.
 ///
 /// # Errors
 ///
@@ -75,7 +75,7 @@ pub fn remount(target: &CStr, flags: u32, options: &CStr) -> Result<(), Errno> {
     .map(drop)
 }
 
-/// swapon(2): pages may be moved to the file or device at `path`, which has the header of a swap area.
+/// swapon(2): starts swapping to the file or device at `path`, which has the header of a swap area.
 ///
 /// # Errors
 ///
@@ -85,7 +85,7 @@ pub fn swap_on(path: &CStr) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_swapon, path.as_ptr(), 0_u32) }.map(drop)
 }
 
-/// swapoff(2): the opposite of [`swap_on`].
+/// swapoff(2): stops swapping to `path`.
 ///
 /// # Errors
 ///
@@ -95,22 +95,22 @@ pub fn swap_off(path: &CStr) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_swapoff, path.as_ptr()) }.map(drop)
 }
 
-/// What uname(2) says of the kernel.
+/// The kernel's name and version, from uname(2).
 #[derive(Clone, Copy, Debug)]
 pub struct Utsname(new_utsname);
 
 impl Utsname {
-    /// The release, such as `6.1.0-37-arm64`.
+    /// Returns the release, such as `6.1.0-37-arm64`.
     #[must_use]
     pub fn release(&self) -> &CStr {
-        // SAFETY: the kernel ends the string in NUL within the array.
+        // SAFETY: the kernel writes a NUL-terminated string into the array.
         unsafe { CStr::from_ptr(self.0.release.as_ptr().cast()) }
     }
 
-    /// The machine, such as `aarch64`.
+    /// Returns the machine, such as `aarch64`.
     #[must_use]
     pub fn machine(&self) -> &CStr {
-        // SAFETY: the kernel ends the string in NUL within the array.
+        // SAFETY: the kernel writes a NUL-terminated string into the array.
         unsafe { CStr::from_ptr(self.0.machine.as_ptr().cast()) }
     }
 }
@@ -119,9 +119,9 @@ impl Utsname {
 ///
 /// # Errors
 ///
-/// None that is documented.
+/// None is documented.
 pub fn uname() -> Result<Utsname, Errno> {
-    // SAFETY: arrays of characters, for which 0 is a value.
+    // SAFETY: arrays of characters may be all 0.
     let mut name: new_utsname = unsafe { core::mem::zeroed() };
     // SAFETY: the kernel writes the struct.
     unsafe { syscall!(sys::__NR_uname, ptr::from_mut(&mut name)) }.map(|_| Utsname(name))

@@ -9,7 +9,7 @@ use linux_raw_sys::general as sys;
 
 use crate::errno::Errno;
 
-/// The kernel's form of a duration; one too long for it is as good as endless.
+/// Converts a duration to the kernel's type; a longer one becomes the longest possible.
 pub(crate) fn timespec(duration: Duration) -> sys::__kernel_timespec {
     sys::__kernel_timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
@@ -17,7 +17,8 @@ pub(crate) fn timespec(duration: Duration) -> sys::__kernel_timespec {
     }
 }
 
-/// clock_gettime(2) of `CLOCK_MONOTONIC`: time since some point before the programs started.
+/// clock_gettime(2) of `CLOCK_MONOTONIC`: returns the time since an arbitrary point before the program
+/// started.
 ///
 /// # Errors
 ///
@@ -41,7 +42,7 @@ pub fn monotonic() -> Result<Duration, Errno> {
 ///
 /// # Errors
 ///
-/// `EINTR` when a signal came first.
+/// `EINTR` if a signal was handled before.
 pub fn sleep(duration: Duration) -> Result<(), Errno> {
     let duration = timespec(duration);
     let remaining: *mut sys::__kernel_timespec = ptr::null_mut();

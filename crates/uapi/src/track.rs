@@ -8,55 +8,57 @@ use core::ptr;
 use crate::errno::Errno;
 use crate::remap::change;
 
-/// Flag of [`ExposePgtblArgs::level`](crate::remap::ExposePgtblArgs::level): tells what was written or
-/// accessed as the [`ExposePgtblTrack`] at `pfn` says.
+/// Flag of [`ExposePgtblArgs::level`](crate::remap::ExposePgtblArgs::level): reports written or accessed
+/// pages as the [`ExposePgtblTrack`] at `pfn` asks.
 pub const EXPOSE_PGTBL_TRACK: u32 = 0x1_0000;
 
-/// Bit of [`ExposePgtblTrack::mode`]: what was written is asked.
+/// Bit of [`ExposePgtblTrack::mode`]: report written pages.
 pub const EXPOSE_PGTBL_TRACK_WRITTEN: u32 = 0x1;
-/// Bit of the mode: what was accessed is asked.
+/// Bit of the mode: report accessed pages.
 pub const EXPOSE_PGTBL_TRACK_ACCESSED: u32 = 0x2;
-/// Bit of the mode: what is told now is not told again.
+/// Bit of the mode: start a new round, so that a page reported now is reported again only for a new write or
+/// access.
 pub const EXPOSE_PGTBL_TRACK_ARM: u32 = 0x4;
-/// Bit of the mode: tells nothing, and lets writes cost what they did before the first ARM.
+/// Bit of the mode: report nothing, and end tracking, so that writes cost what they did before the first ARM.
 pub const EXPOSE_PGTBL_TRACK_STOP: u32 = 0x8;
-/// Bit of the mode: tells where no page is, too.
+/// Bit of the mode: report addresses without a page, too.
 pub const EXPOSE_PGTBL_TRACK_ABSENT: u32 = 0x10;
-/// Bit of the mode, with ARM: splits blocks, to tell pages of them apart from then on.
+/// Bit of the mode, with ARM: split blocks, so that their pages are reported one by one from then on.
 pub const EXPOSE_PGTBL_TRACK_SPLIT: u32 = 0x20;
 
 /// Bit of [`ExposePgtblRun::kind`]: the entry was dirty.
 pub const EXPOSE_PGTBL_RUN_WRITTEN: u32 = 0x1;
 /// Bit of the kind: the entry was young.
 pub const EXPOSE_PGTBL_RUN_ACCESSED: u32 = 0x2;
-/// Bit of the kind: the entry is new, so nothing is known.
+/// Bit of the kind: the entry is new, so it is unknown whether the page was written.
 pub const EXPOSE_PGTBL_RUN_NEW: u32 = 0x4;
-/// Bit of the kind: in swap, moving, or shared memory that is not mapped, and nothing is known.
+/// Bit of the kind: swapped out, migrating, or shared memory that is not mapped; it is unknown whether it was
+/// written.
 pub const EXPOSE_PGTBL_RUN_AWAY: u32 = 0x8;
-/// Bit of the kind: I/O may be under way, which writes the page without its entry.
+/// Bit of the kind: the page may be under I/O, which writes it without changing the entry.
 pub const EXPOSE_PGTBL_RUN_BUSY: u32 = 0x10;
-/// Bit of the kind: there is no page; it reads as zeros, or as the file.
+/// Bit of the kind: there is no page; reads give zeros, or the contents of the file.
 pub const EXPOSE_PGTBL_RUN_ABSENT: u32 = 0x20;
-/// Bit of the kind: one entry for all of a block.
+/// Bit of the kind: one entry for all pages of a block.
 pub const EXPOSE_PGTBL_RUN_BLOCK: u32 = 0x40;
 
-/// Bit number of the mark of an entry that says: not written since, unless it is dirty.
+/// Bit number of the mark in an entry that means: not written since, unless the entry is dirty.
 pub const EXPOSE_PGTBL_BIT_TRACK_W: u8 = 60;
-/// Bit number of the mark of an entry that says: not accessed since, unless it is young.
+/// Bit number of the mark in an entry that means: not accessed since, unless the entry is young.
 pub const EXPOSE_PGTBL_BIT_TRACK_A: u8 = 61;
 
 /// Size of the first version of [`ExposePgtblTrack`] in bytes.
 pub const EXPOSE_PGTBL_TRACK_SIZE_VER0: u32 = 40;
-/// Runs that one call fills at most.
+/// Maximum number of runs that one call fills.
 pub const EXPOSE_PGTBL_TRACK_MOST: usize = 1024;
 
-/// `struct expose_pgtbl_run`: pages next to each other of which the same is told.
+/// `struct expose_pgtbl_run`: consecutive pages that are reported for the same reasons.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExposePgtblRun {
     /// The first address.
     pub start: u64,
-    /// The address behind the last page.
+    /// The address after the last page.
     pub end: u64,
     /// `EXPOSE_PGTBL_RUN_*`.
     pub kind: u32,
@@ -68,32 +70,32 @@ pub struct ExposePgtblRun {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExposePgtblTrack {
-    /// Bytes of this struct that the caller knows.
+    /// Size of this struct in bytes, as the caller knows it.
     pub size: u32,
     /// `EXPOSE_PGTBL_TRACK_*`.
     pub mode: u32,
-    /// In: the first page. Out: where to go on; `end` if nothing is left.
+    /// In: the first page. Out: where to continue; `end` if the range is finished.
     pub start: u64,
-    /// The address behind the last page.
+    /// The address after the last page.
     pub end: u64,
-    /// Array of `count` [`ExposePgtblRun`], filled in the order of addresses.
+    /// Array of `count` [`ExposePgtblRun`], filled in address order.
     pub runs: u64,
-    /// In: runs that there is room for; 0: tell nothing. Out: runs filled.
+    /// In: size of the array; 0 reports nothing. Out: number of runs filled.
     pub count: u32,
     /// 0.
     pub reserved: u32,
 }
 
-/// Asks which pages of process `pid` (0: the caller) in `range` were written or accessed, as `mode` says:
-/// how many of `runs` are filled, at most [`EXPOSE_PGTBL_TRACK_MOST`], and the address to go on at, the
-/// end of the range if nothing is left; a call returns earlier for signals and for those who wait to change
-/// mappings. One system call. Nothing is lost by a call that fails.
+/// Reports which pages in `range` of process `pid` (0: the caller) were written or accessed, as `mode` asks.
+/// Returns how many of `runs` were filled, at most [`EXPOSE_PGTBL_TRACK_MOST`], and the address to continue
+/// at, which is the end of the range if nothing is left. A call returns early for signals, and for threads
+/// that wait for the mmap lock. Makes one system call. A call that fails loses no report.
 ///
 /// # Errors
 ///
-/// As [`remap_page_table`](crate::remap::remap_page_table); `EINVAL` for a mode that makes no sense, a
-/// range that is empty or no pages, and where the first page is not of anonymous memory, shmem, or a
-/// private mapping of a file; from a kernel that has the call without this form, too.
+/// As [`remap_page_table`](crate::remap::remap_page_table). `EINVAL` for an invalid mode, for a range that is
+/// empty or not of whole pages, and if the first page is not anonymous memory, shmem, or a private mapping of
+/// a file; also from a kernel that has the call without this form.
 pub fn track(
     pid: i32,
     mode: u32,
@@ -112,8 +114,8 @@ pub fn track(
         reserved: 0,
     };
     let pfn = ptr::from_mut(&mut track).expose_provenance() as u64;
-    // SAFETY: the kernel fills the struct and `count` elements of the array, and no page of the process
-    // has another content afterwards.
+    // SAFETY: the kernel fills the struct and `count` elements of the array, and changes the contents of no
+    // page.
     unsafe { change(pid, EXPOSE_PGTBL_TRACK, 0, pfn) }?;
     Ok((track.count as usize, track.start))
 }

@@ -1,4 +1,4 @@
-//! userfaultfd(2): page faults of one thread, handled by another.
+//! userfaultfd(2): one thread resolves the page faults of others.
 
 #![expect(
     unsafe_code,
@@ -21,62 +21,62 @@ use crate::errno::Errno;
 use crate::file::{O_CLOEXEC, OwnedFd, read};
 use crate::mapping::Mapping;
 
-/// Whether threads that wait for a page are woken when it has come.
+/// Whether an ioctl that resolves a fault wakes the threads that wait for the page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u64)]
 pub enum Waking {
-    /// They are.
+    /// It does.
     Wake = 0,
-    /// They are not: [`Userfault::wake`] does it later.
+    /// It does not: the caller uses [`Userfault::wake`] later.
     Later = sys::UFFDIO_COPY_MODE_DONTWAKE as u64,
 }
 
-// One type serves both ioctls.
+// `Waking` serves both ioctls.
 static_assertions::const_assert_eq!(
     sys::UFFDIO_COPY_MODE_DONTWAKE,
     sys::UFFDIO_ZEROPAGE_MODE_DONTWAKE
 );
 
-/// What a thread waits for, or what was done to memory that is registered.
+/// An event: a thread waits for a page, or the process has changed its registered memory.
 #[derive(Debug)]
 pub enum Event {
-    /// A page that is missing.
+    /// A thread waits for a missing page.
     Pagefault {
-        /// The address, of the page if not asked for otherwise.
+        /// The address, rounded down to its page unless `UFFD_FEATURE_EXACT_ADDRESS` was enabled.
         address: u64,
         /// `UFFD_PAGEFAULT_FLAG_*`.
         flags: u64,
-        /// The thread that waits, if `UFFD_FEATURE_THREAD_ID` was asked for; 0 else.
+        /// The waiting thread if `UFFD_FEATURE_THREAD_ID` was enabled; otherwise 0.
         thread: u32,
     },
-    /// The process has forked; the events of the child come from here.
+    /// The process has forked; this descriptor delivers the events of the child.
     Fork(Userfault),
     /// A range has moved.
     Remap {
-        /// Where it was.
+        /// The old address.
         from: u64,
-        /// Where it is.
+        /// The new address.
         to: u64,
-        /// Its bytes.
+        /// The size in bytes.
         length: u64,
     },
-    /// The pages of a range are discarded.
+    /// The pages of a range were discarded.
     Remove(Range<u64>),
-    /// A range is not mapped any more.
+    /// A range was unmapped.
     Unmap(Range<u64>),
-    /// Another event, by its `UFFD_EVENT_*`.
+    /// Another event: `UFFD_EVENT_*`.
     Other(u8),
 }
 
-/// Room for events that are read together.
+/// A buffer for events that are read together.
 #[derive(Clone, Copy)]
 pub struct Messages<const COUNT: usize>([sys::uffd_msg; COUNT]);
 
 impl<const COUNT: usize> Messages<COUNT> {
-    /// Room for `COUNT` events.
+    /// Returns a buffer for `COUNT` events.
     #[must_use]
     pub const fn new() -> Self {
-        // SAFETY: every bit pattern is a uffd_msg.
+        // SAFETY: every bit pattern is a valid uffd_msg.
         Self(unsafe { core::mem::zeroed() })
     }
 }
@@ -112,14 +112,14 @@ impl Userfault {
         })
     }
 
-    /// The file descriptor, readable when an event has come.
+    /// Returns the file descriptor, which is readable when an event is pending.
     #[must_use]
     pub const fn fd(&self) -> &OwnedFd {
         &self.fd
     }
 
-    /// `UFFDIO_API` with the features (`UFFD_FEATURE_*`) wanted, once, before all else; the features
-    /// that the kernel has.
+    /// `UFFDIO_API`: enables the given features (`UFFD_FEATURE_*`). Called once, before everything else.
+    /// Returns the features that the kernel has.
     ///
     /// # Errors
     ///
@@ -134,8 +134,8 @@ impl Userfault {
         unsafe { self.ioctl(ioctl::UFFDIO_API, &mut api) }.map(|()| api.features)
     }
 
-    /// `UFFDIO_REGISTER`: accesses to missing pages of `mapping` become events; the ioctls that may
-    /// be used on it, a bit for each `_UFFDIO_*`.
+    /// `UFFDIO_REGISTER`: turns accesses to missing pages of `mapping` into events. Returns the ioctls that
+    /// may be used on it, one bit for each `_UFFDIO_*`.
     ///
     /// # Errors
     ///
@@ -144,12 +144,12 @@ impl Userfault {
         self.register_part(mapping, 0..mapping.size())
     }
 
-    /// As [`Userfault::register`], for the bytes in `part`, relative to the start of `mapping`, whole
-    /// pages.
+    /// As [`Userfault::register`], for the bytes in `part`, relative to the start of `mapping` and a multiple
+    /// of the page size.
     ///
     /// # Errors
     ///
-    /// As ioctl_userfaultfd(2); `EINVAL` for a part that is not inside the mapping.
+    /// As ioctl_userfaultfd(2); `EINVAL` if `part` is not within the mapping.
     pub fn register_part(&self, mapping: &Mapping, part: Range<usize>) -> Result<u64, Errno> {
         let (start, length) = mapping.part(&part)?;
         let mut register = sys::uffdio_register {
@@ -161,17 +161,17 @@ impl Userfault {
         unsafe { self.ioctl(ioctl::UFFDIO_REGISTER, &mut register) }.map(|()| register.ioctls)
     }
 
-    /// `UFFDIO_UNREGISTER`: accesses to missing pages of `mapping` are the kernel's business again.
+    /// `UFFDIO_UNREGISTER`: the kernel resolves faults in `mapping` itself again.
     ///
     /// # Errors
     ///
     /// As ioctl_userfaultfd(2).
     pub fn unregister(&self, mapping: &Mapping) -> Result<(), Errno> {
-        // SAFETY: nobody has a reference to what is in a mapping, see its invariants.
+        // SAFETY: no reference points into a mapping, see its invariants.
         unsafe { self.unregister_range(mapping.address(), mapping.size() as u64) }
     }
 
-    /// As [`Userfault::unregister`], for `length` bytes from `address` on, whole pages.
+    /// As [`Userfault::unregister`], for `length` bytes, whole pages, starting at `address`.
     ///
     /// # Errors
     ///
@@ -179,15 +179,16 @@ impl Userfault {
     ///
     /// # Safety
     ///
-    /// Nobody relies on what missing pages there are to hold: they read as zeros from now on, for those
-    /// who wait for them, too. In a child the descriptor is that of its parent, whose pages are meant.
+    /// Nobody relies on the contents of pages that are missing there: they read as zeros from now on, also
+    /// for threads that wait for them. In a child, an inherited descriptor still stands for the parent, whose
+    /// pages this changes.
     pub unsafe fn unregister_range(&self, address: u64, length: u64) -> Result<(), Errno> {
         let mut range = range(address, length);
         // SAFETY: the ioctl takes this struct.
         unsafe { self.ioctl(ioctl::UFFDIO_UNREGISTER, &mut range) }
     }
 
-    /// `UFFDIO_WAKE`: threads that wait for a page in `[address, address + length)` try again.
+    /// `UFFDIO_WAKE`: wakes threads that wait for a page in `[address, address + length)`; they retry.
     ///
     /// # Errors
     ///
@@ -198,16 +199,16 @@ impl Userfault {
         unsafe { self.ioctl(ioctl::UFFDIO_WAKE, &mut range) }
     }
 
-    /// `UFFDIO_COPY`: puts copies of the pages `source` at `address`; the number of bytes.
+    /// `UFFDIO_COPY`: installs copies of the pages `source` at `address`. Returns the number of bytes copied.
     ///
     /// # Errors
     ///
-    /// As ioctl_userfaultfd(2); `EEXIST` if there is a page already.
+    /// As ioctl_userfaultfd(2); `EEXIST` if a page is present already.
     ///
     /// # Safety
     ///
-    /// The bytes are what whoever has a reference to the pages at `address` relies on, in the process
-    /// that the descriptor is for.
+    /// The bytes are what every user of the pages at `address` expects there, in the process that the
+    /// descriptor stands for.
     pub unsafe fn copy(&self, address: u64, source: &[u8], waking: Waking) -> Result<i64, Errno> {
         let mut copy = sys::uffdio_copy {
             dst: address,
@@ -216,32 +217,33 @@ impl Userfault {
             mode: waking as u64,
             copy: 0,
         };
-        // SAFETY: the ioctl takes this struct; the kernel reads the slice, and what it makes of pages
-        // that were missing is the caller's promise.
+        // SAFETY: the ioctl takes this struct, and the kernel reads the slice; the caller guarantees the new
+        // contents of the missing pages.
         unsafe { self.ioctl(ioctl::UFFDIO_COPY, &mut copy) }.map(|()| copy.copy)
     }
 
-    /// `UFFDIO_ZEROPAGE`: puts pages of zeros in `[address, address + length)`; the number of bytes.
+    /// `UFFDIO_ZEROPAGE`: maps zeros in `[address, address + length)`. Returns the number of bytes.
     ///
     /// # Errors
     ///
-    /// As ioctl_userfaultfd(2); `EEXIST` if there is a page already.
+    /// As ioctl_userfaultfd(2); `EEXIST` if a page is present already.
     ///
     /// # Safety
     ///
-    /// As [`Userfault::copy`], of zeros.
+    /// As [`Userfault::copy`], for zeros.
     pub unsafe fn zeropage(&self, address: u64, length: u64, waking: Waking) -> Result<i64, Errno> {
         let mut zeropage = sys::uffdio_zeropage {
             range: range(address, length),
             mode: waking as u64,
             zeropage: 0,
         };
-        // SAFETY: the ioctl takes this struct; the rest is the caller's promise.
+        // SAFETY: the ioctl takes this struct; the caller guarantees the rest.
         unsafe { self.ioctl(ioctl::UFFDIO_ZEROPAGE, &mut zeropage) }.map(|()| zeropage.zeropage)
     }
 
-    /// `UFFDIO_POISON`, of Linux 6.6: an access to a page that is missing in `[address, address + length)`
-    /// gets `SIGBUS` from now on, and a system call `EFAULT`. Wakes the threads that wait. Returns the number of bytes.
+    /// `UFFDIO_POISON`, since Linux 6.6: from now on, an access to a missing page in `[address, address +
+    /// length)` raises `SIGBUS`, and a system call that accesses it fails with `EFAULT`. Wakes the threads
+    /// that wait. Returns the number of bytes.
     ///
     /// # Errors
     ///
@@ -252,23 +254,22 @@ impl Userfault {
             mode: 0,
             updated: 0,
         };
-        // SAFETY: the ioctl takes this struct; what was missing stays missing.
+        // SAFETY: the ioctl takes this struct; missing pages stay missing.
         unsafe { self.ioctl(UFFDIO_POISON, &mut poison) }.map(|()| poison.updated)
     }
 
-    /// Reads the next event; waits for it unless opened with `O_NONBLOCK`.
+    /// Reads the next event; waits for one unless the descriptor was opened with `O_NONBLOCK`.
     ///
     /// # Errors
     ///
-    /// As read(2); `EAGAIN` if there is none and the descriptor does not block.
+    /// As read(2); `EAGAIN` if no event is pending and the descriptor is non-blocking.
     pub fn event(&self) -> Result<Event, Errno> {
         let mut messages = Messages::<1>::new();
         let event = self.events(&mut messages)?.next();
         event.ok_or(Errno::EIO)
     }
 
-    /// Reads as many events as there are and as there is room for; waits for the first as
-    /// [`Userfault::event`].
+    /// Reads all pending events that fit into `messages`; waits for the first as [`Userfault::event`] does.
     ///
     /// # Errors
     ///
@@ -278,7 +279,7 @@ impl Userfault {
         messages: &'m mut Messages<COUNT>,
     ) -> Result<impl Iterator<Item = Event> + use<'m, COUNT>, Errno> {
         let start = messages.0.as_mut_ptr().cast::<u8>();
-        // SAFETY: the bytes of the messages, whatever they are.
+        // SAFETY: these are the bytes of the messages, which may have any value.
         let bytes = unsafe { slice::from_raw_parts_mut(start, size_of_val(&messages.0)) };
         let count = read(&self.fd, bytes)? / size_of::<sys::uffd_msg>();
         Ok(Decoded(messages.0.iter().take(count)))
@@ -286,9 +287,9 @@ impl Userfault {
 
     /// # Safety
     ///
-    /// `T` is the struct that the ioctl takes, and what it asks for breaks nobody's memory.
+    /// `T` is the struct that the ioctl takes, and the request breaks nobody's memory.
     unsafe fn ioctl<T>(&self, request: u32, argument: &mut T) -> Result<(), Errno> {
-        // SAFETY: the caller's promise.
+        // SAFETY: guaranteed by the caller.
         unsafe { syscall!(sys::__NR_ioctl, &self.fd, request, ptr::from_mut(argument)) }.map(drop)
     }
 }
@@ -297,7 +298,7 @@ impl Userfault {
 const UFFDIO_POISON: u32 = 0xc020_aa08;
 static_assertions::const_assert_eq!(size_of::<sys::uffdio_poison>(), 0x20);
 
-/// Decodes messages, each once: descriptors of those that nobody asks for are closed.
+/// Decodes messages, each once, and closes the descriptors in messages that the caller does not consume.
 struct Decoded<'m>(iter::Take<slice::Iter<'m, sys::uffd_msg>>);
 
 impl Iterator for Decoded<'_> {
@@ -322,13 +323,14 @@ const fn range(start: u64, len: u64) -> sys::uffdio_range {
     sys::uffdio_range { start, len }
 }
 
-/// What a message says. A message with a descriptor is decoded once.
+/// Decodes a message. A message with a descriptor must be decoded once only, since the event owns the
+/// descriptor.
 fn decode(message: &sys::uffd_msg) -> Event {
     match u32::from(message.event) {
         sys::UFFD_EVENT_PAGEFAULT => {
-            // SAFETY: the event says which field it is; all fields are plain numbers.
+            // SAFETY: the event tells which field of the union is valid; all fields are plain numbers.
             let fault = unsafe { message.arg.pagefault };
-            // SAFETY: the union's only field, a number.
+            // SAFETY: the only field of this union, a number.
             let thread = unsafe { fault.feat.ptid };
             Event::Pagefault {
                 address: fault.address,
@@ -337,14 +339,14 @@ fn decode(message: &sys::uffd_msg) -> Event {
             }
         }
         sys::UFFD_EVENT_FORK => {
-            // SAFETY: as above.
+            // SAFETY: the event tells which field is valid.
             let fork = unsafe { message.arg.fork };
             Event::Fork(Userfault {
                 fd: OwnedFd::from_return_value(fork.ufd as usize),
             })
         }
         sys::UFFD_EVENT_REMAP => {
-            // SAFETY: as above.
+            // SAFETY: the event tells which field is valid.
             let remap = unsafe { message.arg.remap };
             Event::Remap {
                 from: remap.from,
@@ -353,7 +355,7 @@ fn decode(message: &sys::uffd_msg) -> Event {
             }
         }
         sys::UFFD_EVENT_REMOVE | sys::UFFD_EVENT_UNMAP => {
-            // SAFETY: as above.
+            // SAFETY: the event tells which field is valid.
             let remove = unsafe { message.arg.remove };
             let range = remove.start..remove.end;
             if u32::from(message.event) == sys::UFFD_EVENT_REMOVE {
@@ -379,7 +381,7 @@ mod tests {
         messages.0[0].event = u8::try_from(sys::UFFD_EVENT_UNMAP).unwrap();
         messages.0[1].event = u8::try_from(sys::UFFD_EVENT_FORK).unwrap();
         messages.0[1].arg.fork.ufd = reader.number().cast_unsigned();
-        // The message has it now.
+        // The message owns the descriptor now.
         core::mem::forget(reader);
         let mut events = Decoded(messages.0.iter().take(2));
         assert!(matches!(events.next(), Some(Event::Unmap(_))));

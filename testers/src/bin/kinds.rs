@@ -1,4 +1,4 @@
-//! `kinds`: one page of each kind, held against pagemap and smaps, or shown by `pt`.
+//! `kinds`: makes one page of each kind and compares it with pagemap and smaps, or shows it with `pt`.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -32,17 +32,17 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: kinds [COMMAND [OPTION...]]
-Makes one page of each kind that this kernel has and holds what the walker says of
-it against pagemap and smaps. Prints KTAP. With COMMAND it runs
-`pt COMMAND PID OPTION...` on itself instead.
+Makes one page of each kind that this kernel has, and compares the walker's result
+with pagemap and smaps. Prints KTAP. With COMMAND, runs `pt COMMAND PID OPTION...`
+on itself instead.
 Needs a kernel with remap_page_table, /proc, and root.";
 
 const TESTS: &[Case<Context, Error>] = &[Case {
-    name: "pages of each kind are what pagemap and smaps say",
+    name: "pages of each kind agree with pagemap and smaps",
     run: compare,
 }];
 
-/// What the kernel's memory looks like.
+/// The geometry and format of this kernel's tables.
 struct Context {
     format: Format,
     page: usize,
@@ -51,20 +51,20 @@ struct Context {
 /// A page of one kind.
 struct Specimen {
     mapping: Mapping,
-    /// Where in the mapping.
+    /// Its offset in the mapping.
     offset: usize,
 }
 
-/// What a kind of page is, by three accounts.
+/// The expected descriptor, memory type and smaps counts of a page.
 struct Expected {
-    /// What the descriptor is: a word of [`word`].
+    /// The kind of descriptor: a word of [`word`].
     word: &'static str,
-    /// What user space may do, and letters: `A` accessed, `D` dirty, `W` writable to Linux, `S`
-    /// special, `B` guarded.
+    /// Permissions of user space, and letters: `A` accessed, `D` dirty, `W` writable to Linux, `S` special,
+    /// `B` guarded.
     attributes: &'static str,
-    /// Name of the memory type, of a page that is mapped.
+    /// The name of the memory type, if the page is mapped.
     memory: &'static str,
-    /// What smaps counts of it, in pages.
+    /// The counts in smaps, in pages.
     smaps: &'static [(&'static str, u64)],
 }
 
@@ -77,7 +77,7 @@ const fn page(attributes: &'static str, smaps: &'static [(&'static str, u64)]) -
     }
 }
 
-/// A kind of page: how it is made, and what it is then.
+/// A kind of page: how to make it, and the expected result.
 struct Kinds {
     name: &'static str,
     make: fn(&Context) -> Result<Specimen, Errno>,
@@ -229,7 +229,7 @@ const KINDS: &[Kinds] = &[
             word: "hardware error",
             attributes: "---",
             memory: "",
-            // Counted as if it were still there.
+            // Counted as if it were still present.
             smaps: &[("Rss", 1), ("Swap", 0)],
         },
     },
@@ -262,7 +262,7 @@ fn main(args: Args) -> ExitCode {
     })
 }
 
-/// Words for `pt`.
+/// Arguments for `pt`.
 type Words = Vec<&'static str, 16>;
 
 fn parse(mut args: Args) -> Result<Words, ExitCode> {
@@ -288,8 +288,8 @@ fn show(context: &Context, words: &Words) -> Result<ExitCode, Errno> {
         strings.push(string).map_err(|_| Errno::E2BIG)?;
     }
     let (reader, writer) = file::pipe()?;
-    // Forked first: pages that are there would be write-protected for the child's sake.
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // Fork before the pages exist; otherwise fork would write-protect them.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }.spawn(|| {
         if file::read(&reader, &mut [0]) != Ok(1) {
             return ExitCode::FAILURE;
@@ -313,7 +313,7 @@ fn show(context: &Context, words: &Words) -> Result<ExitCode, Errno> {
     }
 }
 
-/// Looks at the specimens one by one.
+/// Compares the specimens one by one.
 fn compare(context: &mut Context) -> Result<Verdict, Error> {
     let pagemap = Pagemap::open(process::pid(), context.format.geometry.page_shift())
         .map_err(Error::call("pagemap"))?;
@@ -323,7 +323,7 @@ fn compare(context: &mut Context) -> Result<Verdict, Error> {
     }
     let (mut met, mut seen) = (true, 0);
     for kind in KINDS {
-        // A page that goes to swap without there being any stays where it is.
+        // Without swap, the page stays in memory.
         if kind.expected.word == "swap" && swap.is_none() {
             continue;
         }
@@ -342,7 +342,7 @@ fn compare(context: &mut Context) -> Result<Verdict, Error> {
         }
     }
     println!("# {seen} of {} kinds", KINDS.len());
-    // The first eight are those that every kernel has.
+    // Every kernel has the first eight.
     Ok((met && seen >= 8).into())
 }
 
@@ -355,7 +355,7 @@ fn look(
     let format = &context.format;
     let geometry = &format.geometry;
     let address = VirtualAddress(specimen.mapping.address() + specimen.offset as u64);
-    // smaps first: the other looks leave no trace, and neither does it.
+    // Check smaps first. None of the checks changes a page.
     let mut met = true;
     for &(field, pages) in kind.expected.smaps {
         let kib = smaps::kib(process::pid(), address.0, field);
@@ -381,7 +381,7 @@ fn look(
     let valid = descriptor.kind(geometry, level) != Kind::Invalid;
     let memory: String<24> = format!("{}", MemoryType::new(descriptor, format.mair))
         .map_err(|_| Error::Call("memory type", Errno::EOVERFLOW))?;
-    // Tags change the name of the type in the register, not what the page is.
+    // Tags change the name of the memory type, but not the page.
     if valid && memory != expected.memory {
         println!("# memory type {memory}");
         met = false;
@@ -389,7 +389,7 @@ fn look(
     Ok(met && agrees(format, level, descriptor, witness))
 }
 
-/// Two blocks that were read and not written. That they have one frame is what the kernel says.
+/// Two blocks that were read and not written. The kernel maps both to the huge zero page.
 fn huge_zeros(context: &Context) -> Result<Specimen, Errno> {
     let block = context.page * (context.page / 8);
     let mapping = Mapping::reserve(3 * block, Protection::READ_WRITE)?;
@@ -407,7 +407,7 @@ fn huge_zeros(context: &Context) -> Result<Specimen, Errno> {
     let entry = |offset: usize| pagemap.entry((address + offset) as u64);
     let last = entry(offset + block - context.page)?.frame();
     if entry(offset)?.frame() != entry(offset + block)?.frame() || last == entry(offset)?.frame() {
-        // Without huge pages each is the small page of zeros.
+        // Without huge pages, each is mapped to the small zero page.
         return Err(Errno::ENODEV);
     }
     Ok(Specimen {
@@ -416,7 +416,7 @@ fn huge_zeros(context: &Context) -> Result<Specimen, Errno> {
     })
 }
 
-/// What the descriptor is, in the words of [`Expected`].
+/// Returns the kind of a descriptor, in the words of [`Expected`].
 fn word(format: &Format, level: Level, descriptor: Descriptor) -> &'static str {
     match descriptor.kind(&format.geometry, level) {
         Kind::Page => "page",
@@ -451,7 +451,7 @@ fn attributes(
         ('S', linux.is_special(descriptor)),
         ('B', descriptor.is_guarded()),
     ];
-    // Three letters, a space and five more: there is room.
+    // At most three letters, a space and five more: they fit.
     let _room = core::fmt::write(&mut text, format_args!("{el0} "));
     for (letter, _) in letters.into_iter().filter(|(_, set)| present && *set) {
         let _room = text.push(letter);
@@ -462,7 +462,7 @@ fn attributes(
     text
 }
 
-/// Whether pagemap has the page where the descriptor has it.
+/// Returns whether pagemap agrees with the descriptor.
 fn agrees(format: &Format, level: Level, descriptor: Descriptor, witness: PagemapEntry) -> bool {
     let geometry = &format.geometry;
     let frame = descriptor.output_address(geometry, level).frame(geometry).0;
@@ -507,8 +507,8 @@ impl Specimen {
     }
 }
 
-/// A page of its own, between two without access, so that no mapping next to it is joined to it;
-/// written or read.
+/// Maps a page between two with PROT_NONE, so that the mapping is not merged with its neighbours, and writes
+/// or reads it.
 fn anonymous(context: &Context, protection: Protection, written: bool) -> Result<Specimen, Errno> {
     let mapping = Mapping::reserve(3 * context.page, Protection::NONE)?;
     mapping.base_pages_only()?;
@@ -525,8 +525,8 @@ fn anonymous(context: &Context, protection: Protection, written: bool) -> Result
     Ok(specimen)
 }
 
-/// A page of registers: the first that is named in `/proc/iomem`, seen by way of `/dev/mem`. Mapping
-/// it is all; reading registers may do anything.
+/// Maps a page of device registers, the first that `/proc/iomem` names, through `/dev/mem`. The page is not
+/// read, since reading registers may have side effects.
 fn device(context: &Context) -> Result<Specimen, Errno> {
     let mut address = None;
     for_each_line(c"/proc/iomem", &mut |line| {

@@ -1,4 +1,4 @@
-//! `scene`: a process worth a picture, and what `pt` says of it.
+//! `scene`: a process that makes a good picture, and the output of `pt` for it.
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
@@ -23,17 +23,17 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: scene FOLDER [COMMAND...]
-Makes memory of many sorts, writes to it all the time, and runs `pt` on itself:
-`save`, `walk`, `maps`, `diff`, and each COMMAND, a word or several with commas
-(`dirty,--count,9`). Copies the two dumps of before and after to the host as
-FOLDER/before.pt and FOLDER/after.pt, by semihosting.
+Maps memory of many kinds, writes to it all the time, and runs `pt` on itself:
+`save`, `walk`, `maps`, `diff`, and each COMMAND, whose words are separated by
+commas (`dirty,--count,9`). Copies a dump from before and one from after to the
+host, by semihosting, as FOLDER/before.pt and FOLDER/after.pt.
 Needs a kernel with remap_page_table, /proc, root, and QEMU with semihosting.";
 
-/// Where the dumps are until they are copied.
+/// Where the dumps are until they are copied to the host.
 const BEFORE: &CStr = c"/tmp/before.pt";
 const AFTER: &CStr = c"/tmp/after.pt";
 
-/// Bytes that are copied at once.
+/// Bytes to copy at once.
 const PIECE: usize = 4096;
 /// Time between two steps of the writer.
 const STEP: Duration = Duration::from_millis(2);
@@ -41,26 +41,26 @@ const STEP: Duration = Duration::from_millis(2);
 /// Pages of the mappings.
 const WAVE: usize = 1024;
 const COMB: usize = 192;
-/// Pages at the beginning of a comb that are not written any more when it is there.
+/// Pages at the start of a comb that are not written again once they exist.
 const KEPT: usize = 64;
 const BLOCKS: usize = 4096;
 
-/// Most words of a command for `pt`.
+/// Maximum number of words of a command for `pt`.
 const WORDS: usize = 16;
 type Words = Vec<CString<64>, WORDS>;
 
-/// What a process can have in memory.
+/// Memory of many kinds.
 struct Scene {
     page: usize,
-    /// Written in order, in huge pages where there are any.
+    /// Written in order, in huge pages if the kernel has them.
     _blocks: Mapping,
-    /// Two whose pages come by turns, so that the frames of neither follow each other.
+    /// Two mappings whose pages are touched alternately, so that neither has consecutive frames.
     combs: [Mapping; 2],
-    /// Written round and round; behind the writer pages are given back.
+    /// Written as a ring; pages behind the writer are discarded.
     wave: Mapping,
-    /// Written to and made read-only, executable, or without access.
+    /// Written, and then made read-only, executable, or inaccessible.
     _kept: Vec<Mapping, 4>,
-    /// How many steps there were.
+    /// Number of steps so far.
     steps: usize,
 }
 
@@ -102,11 +102,11 @@ impl Scene {
         })
     }
 
-    /// Writes some pages and gives others back.
+    /// Writes some pages and discards others.
     fn step(&mut self) -> Result<(), Errno> {
         let (page, step) = (self.page, self.steps);
         self.steps += 1;
-        // A front that moves on, a slow one, and a few pages that are always written.
+        // A fast front, a slow one, and a few pages that are always written.
         let front = step * 3 % WAVE;
         fill(&self.wave, page, front..(front + 12).min(WAVE));
         let tail = (front + WAVE / 2) % (WAVE - 32);
@@ -119,7 +119,7 @@ impl Scene {
         Ok(())
     }
 
-    /// What is different afterwards.
+    /// Makes a difference to show between two dumps.
     fn change(&self) -> Result<(), Errno> {
         let [comb, other] = &self.combs;
         comb.protect(0..KEPT * self.page, Protection::READ)?;
@@ -127,7 +127,7 @@ impl Scene {
     }
 }
 
-/// Pages that no child gets: they would be write-protected for its sake.
+/// Maps pages that no child inherits, since fork would write-protect them.
 fn memory(page: usize, pages: usize) -> Result<Mapping, Errno> {
     let size = pages * page;
     let mapping = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private)?;
@@ -155,7 +155,7 @@ fn main(mut args: Args) -> ExitCode {
     })
 }
 
-/// The folder on the host, and commands for `pt`.
+/// Returns the folder on the host, and the commands for `pt`.
 fn parse(args: &mut Args) -> Result<(&'static str, Vec<&'static str, 8>), ExitCode> {
     let Some(folder) = cli::next(args, HELP)? else {
         return Err(cli::refuse(args, format_args!("no folder")));
@@ -172,7 +172,7 @@ fn parse(args: &mut Args) -> Result<(&'static str, Vec<&'static str, 8>), ExitCo
     Ok((folder, commands))
 }
 
-/// What was done, and why it failed.
+/// The operation that failed, and its error.
 type Failed = (&'static str, Errno);
 
 fn run(folder: &str, commands: &[&'static str]) -> Result<ExitCode, Failed> {
@@ -199,13 +199,13 @@ fn run(folder: &str, commands: &[&'static str]) -> Result<ExitCode, Failed> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Runs `pt` with `command` on this process, which goes on writing meanwhile. One that saves finds the
-/// process as it is.
+/// Runs `pt` with `command` on this process, which writes meanwhile. While `pt` saves a dump, the process
+/// does not write.
 fn show(scene: &mut Scene, command: &'static str) -> Result<(), Failed> {
     let words = words(command).map_err(|errno| (command, errno))?;
     let goes_on = !command.starts_with("save");
     let failed = |errno| (command, errno);
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             let words: Vec<&CStr, WORDS> = words.iter().map(CString::as_c_str).collect();
@@ -216,7 +216,7 @@ fn show(scene: &mut Scene, command: &'static str) -> Result<(), Failed> {
         .map_err(failed)?;
     while goes_on && child.is_running().map_err(failed)? {
         scene.step().map_err(failed)?;
-        // Not woken before: there is no signal handler.
+        // The sleep is not interrupted, since there is no signal handler.
         let _ = time::sleep(STEP);
     }
     match child.wait().map_err(failed)? {
@@ -225,7 +225,7 @@ fn show(scene: &mut Scene, command: &'static str) -> Result<(), Failed> {
     }
 }
 
-/// `pt COMMAND PID OPTION...` of `COMMAND,OPTION,...`.
+/// Turns `COMMAND,OPTION,...` into `pt COMMAND PID OPTION...`.
 fn words(command: &str) -> Result<Words, Errno> {
     let pid: String<16> = format!("{}", process::pid()).map_err(|_| Errno::EOVERFLOW)?;
     let mut parts = command.split(',');
@@ -246,7 +246,7 @@ fn c_string<const N: usize>(parts: &[&str]) -> Result<CString<N>, Errno> {
     Ok(string)
 }
 
-/// Copies a file to the host; how many bytes.
+/// Copies a file to the host. Returns the number of bytes.
 fn copy(path: &CStr, name: &CStr) -> Result<usize, Errno> {
     let fd = file::open(path, O_RDONLY)?;
     let mut host = HostFile::create(name).ok_or(Errno::EIO)?;

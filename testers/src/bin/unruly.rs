@@ -1,4 +1,4 @@
-//! `unruly`: what programs do that init has to bear. tests/init.py boots each.
+//! `unruly`: misbehaving programs that init must survive. tests/init.py boots each of them.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -23,19 +23,19 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 unruly shout      prints without pause
-unruly haunt      leaves an orphan that does, and ends
-unruly orphans    makes 1,000 orphans, and looks how many are not reaped
-unruly stop       stops the console, and prints more than the kernel keeps for it
-unruly forge      prints lines with characters that look like the end of one
+unruly haunt      leaves an orphan that prints without pause, and exits
+unruly orphans    makes 1,000 orphans, and counts those that are not reaped
+unruly stop       stops the console, and prints more than the kernel buffers
+unruly forge      prints characters that look like the end of a line
 unruly full PROGRAM [ARGUMENT...]
-                  executes /bin/PROGRAM with an output that takes nothing
+                  executes /bin/PROGRAM with a full device as its output
 unruly trackers   runs two trackers of one process at a time, pt or checkpoint
-unruly swap       makes a swap area of the RAM disk, where it is in use";
+unruly swap       tries to swap to the RAM disk while it is in use";
 
-/// How many orphans.
+/// Number of orphans.
 const ORPHANS: u32 = 1_000;
 
-/// Most of them that may wait to be reaped at a time: init needs a CPU for it.
+/// Maximum number of orphans that wait to be reaped: init needs CPU time for it.
 const MOST_ZOMBIES: u64 = 200;
 
 fn main(mut args: Args) -> ExitCode {
@@ -69,7 +69,7 @@ fn shout() -> ! {
 }
 
 fn haunt() -> Result<ExitCode, Errno> {
-    // SAFETY: the child prints, and has no value of the parent.
+    // SAFETY: the child prints, and uses no value of the parent.
     match unsafe { process::fork() }? {
         None => shout(),
         Some(_) => Ok(ExitCode::SUCCESS),
@@ -84,7 +84,7 @@ fn make_orphans() -> Result<ExitCode, Errno> {
         match unsafe { process::fork() }? {
             Some(child) => process::wait(child)?,
             None => {
-                // The orphan ends as soon as it runs, whatever becomes of its parent.
+                // The orphan ends as soon as it runs, whatever happens to its parent.
                 // SAFETY: it ends at once.
                 let _ = unsafe { process::fork() };
                 process::exit(0)
@@ -100,7 +100,7 @@ fn make_orphans() -> Result<ExitCode, Errno> {
     })
 }
 
-/// Threads and zombies of the system: the number behind the slash in `/proc/loadavg`.
+/// Returns the number of threads and zombies in the system: the number after the slash in `/proc/loadavg`.
 fn tasks() -> Result<u64, Errno> {
     let mut bytes = [0; 64];
     let read = file::read(&file::open(c"/proc/loadavg", O_RDONLY)?, &mut bytes)?;
@@ -113,15 +113,15 @@ fn tasks() -> Result<u64, Errno> {
 fn stop() -> Result<ExitCode, Errno> {
     let console = file::open(c"/dev/console", O_WRONLY | O_NOCTTY)?;
     terminal::stop(console.borrow())?;
-    // The kernel keeps a page for a serial port that is stopped.
+    // The kernel buffers a page for a serial port that is stopped.
     for line in 0..100 {
         println!("{line:100}");
     }
-    // Once more, for the verdict.
+    // Stop it again, for the verdict.
     terminal::stop(console.borrow()).map(|()| ExitCode::SUCCESS)
 }
 
-/// Executes a program whose standard output is a full device; returns to say what went wrong.
+/// Executes a program whose standard output is a full device. Returns only on failure, with the error.
 fn full(args: Args) -> Errno {
     let mut words = Vec::<CString<64>, 16>::new();
     let mut path = CString::<72>::new();
@@ -143,7 +143,7 @@ fn full(args: Args) -> Errno {
         Ok(full) => full,
         Err(errno) => return errno,
     };
-    // SAFETY: nobody owns it, and no output is written before the other program is there.
+    // SAFETY: no value owns it, and nothing is printed before the other program runs.
     let mut stdout = ManuallyDrop::new(unsafe { OwnedFd::from_number(1) });
     if let Err(errno) = file::duplicate_to(&full, &mut stdout) {
         return errno;
@@ -152,9 +152,9 @@ fn full(args: Args) -> Errno {
     execute(&path, &words)
 }
 
-/// Of two programs that track one process the second is refused, and the first goes on.
+/// Starts two programs that track one process: the second must be refused, and the first must go on.
 fn trackers() -> Result<ExitCode, Errno> {
-    // SAFETY: the child uses nothing of its parent's.
+    // SAFETY: the child uses nothing of its parent.
     let idler = unsafe { Fork::promised() }.spawn(|| {
         loop {
             signal::pause();
@@ -165,7 +165,7 @@ fn trackers() -> Result<ExitCode, Errno> {
     pid.extend_from_bytes(digits.as_bytes())
         .map_err(|_| Errno::EINVAL)?;
     let start = |path: &CStr, words: &[&CStr]| {
-        // SAFETY: the child uses strings.
+        // SAFETY: the child only reads strings.
         unsafe { Fork::promised() }.spawn(|| {
             let errno = execute(path, words);
             println!("# {errno}");
@@ -219,7 +219,7 @@ fn trackers() -> Result<ExitCode, Errno> {
     })
 }
 
-/// Whether a program has the name of a tracker, or has ended.
+/// Returns whether a process has the name of a tracker, or has ended.
 fn is_tracker(pid: i32) -> Result<bool, Errno> {
     let mut bytes = [0; 64];
     let read = file::read(&file::open(&proc_path(pid, "stat")?, O_RDONLY)?, &mut bytes)?;
@@ -227,7 +227,7 @@ fn is_tracker(pid: i32) -> Result<bool, Errno> {
     Ok(stat.windows(7).any(|part| part == b"(dirty@") || process::has_ended(pid)?)
 }
 
-/// The area must not be taken where it is in use, nor a byte of it be written.
+/// Checks that the swap area is neither taken nor written while it is in use.
 fn swap() -> Result<ExitCode, Errno> {
     let mut contents = [[0; 4096]; 2];
     let [before, after] = &mut contents;

@@ -1,4 +1,4 @@
-//! `without`: executes a program that lacks capabilities.
+//! `without`: executes a program without some capabilities.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -16,14 +16,14 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: without NUMBER[,NUMBER...] PROGRAM [ARGUMENT...]
-Executes /bin/PROGRAM without the capabilities of these numbers
+Executes /bin/PROGRAM without the capabilities with these numbers
 (include/uapi/linux/capability.h). Needs CAP_SETPCAP.
-`hidepid` instead of a number: /proc shows nobody the processes of others
-(hidepid=2,gid=1: not to group root either), from then on.";
+`hidepid` instead of numbers: /proc hides the processes of other users from now on,
+also from group root (hidepid=2,gid=1).";
 
-/// As init mounts it.
+/// The flags with which init mounts `/proc`.
 const PROC_FLAGS: u32 = MS_NODEV | MS_NOEXEC | MS_NOSUID;
-/// Most words of the program.
+/// Maximum number of words of the program's command line.
 const WORDS: usize = 16;
 
 fn main(mut args: Args) -> ExitCode {
@@ -36,7 +36,7 @@ fn main(mut args: Args) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Returns to say what went wrong.
+/// Returns only on failure, with the error.
 fn run(numbers: &str, args: Args) -> Errno {
     for number in numbers.split(',') {
         let gone = match number {

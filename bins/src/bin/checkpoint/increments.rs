@@ -4,7 +4,7 @@ use heapless::Vec;
 use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker};
 use tablewalk_proc::lines::{for_each_line, parse_range};
 use tablewalk_proc::pagemap::proc_path;
-use tablewalk_rt::memory::room;
+use tablewalk_rt::memory::leak_zeroed;
 use tablewalk_rt::println;
 use tablewalk_testkit::error::Error;
 use tablewalk_uapi::Errno;
@@ -134,7 +134,7 @@ impl Checkpoint {
     }
 
     fn save(&mut self, area: &Area, run: &Run) -> Result<(), Error> {
-        let zeros = run.why.is_absent() && !area.of_file;
+        let zeros = run.reasons.is_absent() && !area.of_file;
         if zeros {
             return self.append(run.start.0, run.end.0 - run.start.0, None);
         }
@@ -184,7 +184,7 @@ impl Checkpoint {
                 continue;
             }
             let size = usize::try_from(area.end - area.start).unwrap_or(0);
-            let image = room(size).map_err(Error::call("mmap"))?;
+            let image = leak_zeroed(size).map_err(Error::call("mmap"))?;
             rebuild(&self.file, &area, image)?;
             bytes += image.len();
             wrong += self.differences(&area, image)?;

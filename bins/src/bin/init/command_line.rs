@@ -1,4 +1,4 @@
-//! What the kernel command line asks of init.
+//! Parses the words for init on the kernel command line.
 
 use core::fmt;
 use core::time::Duration;
@@ -11,7 +11,7 @@ use tablewalk_uapi::file;
 use crate::ending::End;
 use crate::path;
 
-/// What runs when the command line names no program.
+/// The programs that run if the command line names none.
 const DEFAULT_RUNS: &[&[&str]] = &[
     &["walktest"],
     &["pt", "maps", "self"],
@@ -25,15 +25,15 @@ const DEFAULT_RUNS: &[&[&str]] = &[
     &["contract"],
 ];
 
-/// Most programs, and most words of one program. The kernel passes 32 words at most
-/// (`CONFIG_INIT_ENV_ARG_LIMIT`) and panics by itself when there are more.
+/// Maximum number of programs, and of words of one program. The kernel passes at most 32 words
+/// (`CONFIG_INIT_ENV_ARG_LIMIT`), and panics if there are more.
 const RUNS: usize = 16;
 pub(crate) const WORDS: usize = 16;
 
 /// A program and its arguments.
 pub(crate) type Run<'a> = Vec<&'a str, WORDS>;
 
-/// What is to be done.
+/// The parsed command line.
 pub(crate) struct CommandLine<'a> {
     pub(crate) semihosting: bool,
     pub(crate) panic: bool,
@@ -43,7 +43,7 @@ pub(crate) struct CommandLine<'a> {
     pub(crate) runs: Vec<Run<'a>, RUNS>,
 }
 
-/// What is wrong with it.
+/// An error in the command line.
 pub(crate) enum CommandLineError<'a> {
     NotUtf8(usize),
     UnknownOption(&'a str),
@@ -98,7 +98,7 @@ impl fmt::Display for CommandLineError<'_> {
     }
 }
 
-/// Whether a word is an option of init; no program has one that is written like this.
+/// Returns whether a word has the form of an option of init. No program has options of this form.
 fn is_option(word: &str) -> bool {
     let name = word.split_once('=').map(|(name, _)| name);
     matches!(name, Some("--end" | "--verdict" | "--led" | "--timeout"))
@@ -116,15 +116,15 @@ impl<'a> CommandLine<'a> {
         }
     }
 
-    /// Parses the words after `--`. Strictly: what makes no sense is an error. How the machine is to
-    /// end is found out all the same, so that the error gets out of it.
+    /// Parses the words after `--`. Anything unknown is an error. Parsing goes on after an error to find the
+    /// option that says how the machine ends, so that the error is reported that way, too.
     pub(crate) fn parse(&mut self, args: Args) -> Result<(), CommandLineError<'a>> {
         let words = args.clone().flatten();
         let environment = args.environment().flatten();
         let result = self.parse_strictly(args);
         if result.is_err() {
             for word in words.chain(environment) {
-                // Other words are no options, or are the error that is told already.
+                // Other words are not options, or repeat an error that is reported already.
                 let _ = self.set(word);
             }
         }
@@ -132,7 +132,7 @@ impl<'a> CommandLine<'a> {
     }
 
     fn parse_strictly(&mut self, args: Args) -> Result<(), CommandLineError<'a>> {
-        // The kernel makes environment variables of words that it does not know and that have a `=`.
+        // The kernel turns unknown words with a `=` into environment variables.
         for word in args.environment().flatten() {
             if word.starts_with("--") {
                 return Err(CommandLineError::Early(word));
@@ -172,7 +172,7 @@ impl<'a> CommandLine<'a> {
         Ok(())
     }
 
-    /// Takes in an option.
+    /// Parses an option.
     fn set(&mut self, word: &'a str) -> Result<(), CommandLineError<'a>> {
         let Some((option, value)) = word.split_once('=') else {
             return Err(CommandLineError::UnknownOption(word));
@@ -202,7 +202,7 @@ impl<'a> CommandLine<'a> {
         Ok(())
     }
 
-    /// Takes in a program with its words.
+    /// Adds a program with its arguments.
     fn push(&mut self, run: Run<'a>) -> Result<(), CommandLineError<'a>> {
         if run.is_empty() {
             return Err(CommandLineError::EmptyProgram);
@@ -213,7 +213,7 @@ impl<'a> CommandLine<'a> {
     }
 }
 
-/// A program has to be there.
+/// Checks that the program exists.
 fn check_program(name: &str) -> Result<(), CommandLineError<'_>> {
     if name.is_empty() {
         return Err(CommandLineError::EmptyProgram);

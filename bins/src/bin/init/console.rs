@@ -1,4 +1,4 @@
-//! Where lines go: to the console, or to what there is instead.
+//! Standard output of init: the console, or a substitute.
 
 #![expect(unsafe_code, reason = "replaces what standard output leads to")]
 
@@ -14,15 +14,15 @@ use tablewalk_uapi::{Errno, terminal};
 
 use crate::path;
 
-/// What standard output is.
+/// The destination of standard output.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Output {
     /// The console.
     Console,
-    /// There is none, and the kernel log has the lines: consoles that the kernel alone writes to show
-    /// them (`earlycon`, netconsole), and so does what reads the log later (pstore).
+    /// There is no console, and the kernel log gets the lines. It appears on consoles that only the kernel
+    /// writes to (`earlycon`, netconsole), and in crash logs (pstore).
     KernelLog,
-    /// Nothing takes lines; the verdict goes out another way.
+    /// Nowhere; the verdict is signalled in another way.
     Nowhere,
 }
 
@@ -30,7 +30,7 @@ const CONSOLE: &CStr = c"/dev/console";
 const KERNEL_LOG: &CStr = c"/dev/kmsg";
 
 impl Output {
-    /// Fills descriptors 0 to 2, if the kernel found no console for them.
+    /// Opens descriptors 0 to 2, unless the kernel opened the console for them.
     pub(crate) fn open() -> Self {
         let taken = match stdout_was_closed() {
             true => take(CONSOLE, O_RDWR),
@@ -44,25 +44,25 @@ impl Output {
             println!("init: /dev/console: {why}; the kernel log has the lines of init");
             return Self::KernelLog;
         }
-        // Something has to be there, or pipes would get the numbers. A folder takes no lines either.
+        // Open something, or pipes would get these numbers. A folder accepts no output either.
         let _ = take(c"/dev/null", O_RDWR).or_else(|_| take(c"/", O_RDONLY));
         Self::Nowhere
     }
 
-    /// The last word.
+    /// Prints the verdict on all consoles.
     pub(crate) fn say(self, status: ExitCode) {
         let word = match status {
             ExitCode::SUCCESS => "PASS",
             ExitCode::SKIP => "SKIP",
             _ => "FAIL",
         };
-        // The kernel takes ten lines in five seconds from one opener (`printk.devkmsg=ratelimit`).
+        // The kernel accepts ten lines in five seconds from each opener (`printk.devkmsg=ratelimit`).
         if self == Self::KernelLog
             && let Ok(fd) = file::open(KERNEL_LOG, O_WRONLY)
         {
             let _ = replace(&fd, 1);
         }
-        // A program may have stopped the terminal, or set IXON again.
+        // A program may have stopped the terminal, or have set IXON again.
         let _ = terminal::keep_going(BorrowedFd::STDOUT);
         println!("tablewalk: {word}");
         if self == Self::Console {
@@ -80,42 +80,42 @@ fn take(path: &CStr, flags: u32) -> Result<(), Errno> {
         }
     }
     if fd.number() <= 2 {
-        // Where there is no /dev/null, its number is one of the three: kept open for good.
+        // Without /dev/null, the descriptor is one of the three: leave it open.
         core::mem::forget(fd);
     }
     Ok(())
 }
 
-/// Opens the console again as descriptors 1 and 2, so that a write to it does not wait: a terminal that is
-/// stopped, by a Ctrl-S or by a program, would hold up init and all that it watches. Programs have
-/// descriptor 0 as it was.
+/// Opens the console again as descriptors 1 and 2, non-blocking. A terminal that is stopped, by a Ctrl-S or
+/// by a program, would otherwise block init and its time-outs. Programs inherit descriptor 0 unchanged.
 fn unblock() {
-    // Without the device, in a read-only root, the kernel's descriptor stays.
+    // If the device file is missing, as in a read-only root, the kernel's descriptor stays.
     if let Ok(fd) = file::open(CONSOLE, O_WRONLY | O_NOCTTY | O_NONBLOCK) {
         for number in [1, 2] {
-            // They are open, so this does not fail.
+            // Cannot fail, since both are open.
             let _ = replace(&fd, number);
         }
     }
-    // No terminal: nothing to stop.
+    // An error means that it is not a terminal, which cannot be stopped.
     let _ = terminal::keep_going(BorrowedFd::STDOUT);
 }
 
-/// Standard output or error, `number`, leads from now on to what `fd` does.
+/// Makes descriptor `number`, standard output or error, refer to the file of `fd`.
 pub(crate) fn replace(fd: &OwnedFd, number: i32) -> Result<(), Errno> {
-    // SAFETY: nobody owns it: `Output::open` has seen to it that no file got the number. Stays open.
+    // SAFETY: no value owns the descriptor, since `Output::open` made sure that no file got its number. It
+    // stays open.
     let mut standard = ManuallyDrop::new(unsafe { OwnedFd::from_number(number) });
     file::duplicate_to(fd, &mut standard)
 }
 
-/// Says the verdict on the consoles that `/dev/console` does not lead to.
+/// Prints the verdict on the consoles other than `/dev/console`.
 fn say_on_others(word: &str) {
     let mut bytes = [0; 256];
     let read = file::open(c"/sys/class/tty/console/active", O_RDONLY)
         .and_then(|fd| file::read(&fd, &mut bytes))
         .unwrap_or(0);
     let active = bytes.get(..read).unwrap_or_default().trim_ascii_end();
-    // The last is the one of /dev/console: drivers/tty/tty_io.c, show_cons_active().
+    // The last one is /dev/console: drivers/tty/tty_io.c, show_cons_active().
     for name in active.rsplit(|&byte| byte == b' ').skip(1) {
         let name = core::str::from_utf8(name).unwrap_or_default();
         let (Some(path), Some(line)) = (
@@ -124,7 +124,7 @@ fn say_on_others(word: &str) {
         ) else {
             continue;
         };
-        // One that does not take it now does not hold up the others, nor the end.
+        // Non-blocking: a console that is stopped delays neither the others nor the end.
         if let Ok(fd) = file::open(&path, O_WRONLY | O_NOCTTY | O_NONBLOCK) {
             let _ = terminal::keep_going(fd.borrow());
             let _ = file::write(&fd, line.to_bytes());

@@ -1,4 +1,4 @@
-//! How the machine ends.
+//! Ends the machine.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -12,19 +12,19 @@ use tablewalk_uapi::{signal, terminal};
 use crate::command_line::CommandLine;
 use crate::led::Led;
 
-/// What happens when the verdict is out.
+/// What happens after the verdict.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The machine does this.
+    /// A reboot(2) action.
     Machine(Reboot),
-    /// Process 1 ends, so that the kernel panics.
+    /// Process 1 exits, so that the kernel panics.
     Panic,
-    /// Nothing.
+    /// Nothing; init waits for ever.
     Stay,
 }
 
 impl End {
-    /// The values of `--end`.
+    /// The values of `--end`, for messages.
     pub(crate) const NAMES: &str = "poweroff, reboot, halt, stay or panic";
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
@@ -39,9 +39,10 @@ impl End {
     }
 }
 
-/// Ends the machine as the command line says.
+/// Ends the machine as the command line asks.
 pub(crate) fn end(line: &CommandLine<'_>, led: Option<&Led>, status: ExitCode) -> ! {
-    // What was printed has left the machine when the power goes. No terminal: nothing to wait for.
+    // Wait until all output has been sent before the power goes off. An error means that it is not a
+    // terminal.
     let _ = terminal::drain(BorrowedFd::STDOUT);
     system::sync();
     if let Some(led) = led {
@@ -59,7 +60,7 @@ pub(crate) fn end(line: &CommandLine<'_>, led: Option<&Led>, status: ExitCode) -
     {
         println!("init: {action:?}: {errno}");
     }
-    // Process 1 must not end: that would be a panic.
+    // Process 1 must not exit: the kernel would panic.
     match led {
         Some(led) => led.blink(status),
         None => loop {
@@ -68,9 +69,10 @@ pub(crate) fn end(line: &CommandLine<'_>, led: Option<&Led>, status: ExitCode) -
     }
 }
 
-/// Ends the emulator, in a child: where nothing answers the instruction, it kills who runs it.
+/// Ends the emulator, by semihosting. Does so in a child, because the kernel kills a process that makes the
+/// call on a machine without semihosting.
 fn exit_emulator(status: ExitCode) {
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }.spawn(|| {
         semihosting::exit(status.0);
         ExitCode::FAILURE

@@ -1,4 +1,4 @@
-//! Lines of a program on their way to the console.
+//! Indents the output of programs.
 
 use core::fmt::{self, Write};
 
@@ -7,8 +7,8 @@ use tablewalk_rt::print;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, OwnedFd};
 
-/// Text in which control characters are spelled out, so that no program begins a line of its own, as
-/// with a carriage return, or wipes out another's.
+/// Text that prints control characters as escapes, so that no program can start a new line, as with a
+/// carriage return, or overwrite the lines of another.
 struct Visible<'a>(&'a str);
 
 impl fmt::Display for Visible<'_> {
@@ -25,10 +25,10 @@ impl fmt::Display for Visible<'_> {
     }
 }
 
-/// Lines, each of which is printed after two spaces.
+/// Prints lines with two spaces before each.
 pub(crate) struct IndentedLines {
     line: Vec<u8, 256>,
-    /// Whether the beginning of the line has been printed.
+    /// Whether the beginning of the current line was printed.
     begun: bool,
 }
 
@@ -40,13 +40,13 @@ impl IndentedLines {
         }
     }
 
-    /// Passes on what one read returns; the number of bytes, 0 at the end.
+    /// Copies the bytes of one read. Returns their number, 0 at the end.
     pub(crate) fn copy(&mut self, from: &OwnedFd) -> Result<usize, Errno> {
         let mut bytes = [0; 512];
         let read = file::read(from, &mut bytes)?;
         for &byte in bytes.iter().take(read) {
             if byte == b'\n' {
-                // Some end lines in both characters.
+                // Some programs end lines with CR LF.
                 if self.line.last() == Some(&b'\r') {
                     self.line.pop();
                 }
@@ -59,13 +59,13 @@ impl IndentedLines {
         Ok(read)
     }
 
-    /// Prints what there is of a line, as far as it is whole characters, and `end` with it: what is
-    /// written at once stays one line in the kernel log.
+    /// Prints the complete characters of the current line, followed by `end`, with one write, because each
+    /// write is a line of the kernel log.
     fn print(&mut self, end: &str) {
         let indentation = if self.begun { "" } else { "  " };
         let whole = match core::str::from_utf8(&self.line) {
             Ok(_) => self.line.len(),
-            // The rest of a character comes with the next bytes.
+            // The rest of the character comes with the next bytes.
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
             Err(_) => 0,
         };
@@ -81,7 +81,7 @@ impl IndentedLines {
         self.begun = true;
     }
 
-    /// Ends a line, if there is one.
+    /// Ends the current line, if any.
     pub(crate) fn finish(&mut self) {
         if !self.line.is_empty() || self.begun {
             self.print("\n");

@@ -1,13 +1,13 @@
-//! The kernel command line as it was given: two slips after which init gets other words than were meant.
+//! Checks the original kernel command line for two mistakes that change the words that init gets.
 
 use tablewalk_uapi::file::{self, O_RDONLY};
 
 use crate::command_line::CommandLineError;
 
-/// Longest command line: `COMMAND_LINE_SIZE` of arm64 is 2048; a bootconfig can add as much.
+/// Maximum length: `COMMAND_LINE_SIZE` of arm64 is 2048, and a bootconfig can add as much.
 const LONGEST: usize = 4096;
 
-/// Holds the line against what the kernel makes of it. Without `/proc` there is nothing to look at.
+/// Checks the kernel command line. Without `/proc` it cannot be read, and passes.
 pub(crate) fn check() -> Result<(), CommandLineError<'static>> {
     let mut bytes = [0; LONGEST];
     let mut length = 0;
@@ -19,8 +19,8 @@ pub(crate) fn check() -> Result<(), CommandLineError<'static>> {
     look_through(bytes.get(..length).unwrap_or_default())
 }
 
-/// Reads as `next_arg()` of lib/cmdline.c does: quotes keep spaces together, and those at both ends of a
-/// word are no part of it.
+/// Parses as `next_arg()` of lib/cmdline.c does: quotes keep spaces together, and quotes at both ends of a
+/// word are removed.
 fn look_through(line: &[u8]) -> Result<(), CommandLineError<'static>> {
     let mut in_quotes = false;
     let words = line.split(|&byte| {

@@ -1,4 +1,4 @@
-//! An LED that says the verdict where there is no console.
+//! An LED that shows the verdict on boards without a console.
 
 use core::time::Duration;
 
@@ -12,31 +12,31 @@ use crate::path;
 pub(crate) struct Led(OwnedFd);
 
 impl Led {
-    /// Takes the LED `name` from whatever drives it, and turns it off.
+    /// Opens the LED `name`, detaches it from its trigger, and turns it off.
     pub(crate) fn open(name: &str) -> Result<Self, Errno> {
-        // A name, not a path.
+        // Accept a name, not a path.
         if name.is_empty() || name.contains('/') {
             return Err(Errno::EINVAL);
         }
         let path = path::join(&["/sys/class/leds/", name, "/brightness"]);
         let led = Self(file::open(&path.ok_or(Errno::ENAMETOOLONG)?, O_WRONLY)?);
-        // This takes it from its trigger too.
+        // Writing a brightness also removes the trigger.
         led.set(false)?;
         Ok(led)
     }
 
-    /// As bright as it gets, or off; the kernel takes 255 for the most that there is.
+    /// Sets full brightness, or turns the LED off. The kernel limits 255 to the maximum of the LED.
     fn set(&self, on: bool) -> Result<(), Errno> {
         let brightness: &[u8] = if on { b"255" } else { b"0" };
         file::write(&self.0, brightness).map(drop)
     }
 
-    /// On for PASS, otherwise off.
+    /// Turns the LED on for PASS, otherwise off.
     pub(crate) fn show(&self, status: ExitCode) {
         self.try_set(status == ExitCode::SUCCESS);
     }
 
-    /// Goes on for ever: stays on for PASS, otherwise blinks.
+    /// Shows the verdict for ever: on for PASS, otherwise blinking.
     pub(crate) fn blink(&self, status: ExitCode) -> ! {
         // On for a quarter of a second; off for as long, or for the rest of two seconds.
         let off = match status {
@@ -48,9 +48,9 @@ impl Led {
         };
         loop {
             for (lit, milliseconds) in [(true, 250), (false, off)] {
-                // What it showed first was said if it failed.
+                // An error was reported when the LED was set the first time.
                 let _ = self.set(lit);
-                // Ends early if a signal comes; then it blinks sooner.
+                // A signal ends the sleep early; then it blinks sooner.
                 let _ = time::sleep(Duration::from_millis(milliseconds));
             }
         }

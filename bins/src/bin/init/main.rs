@@ -27,26 +27,26 @@ use crate::source::Source;
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Process 1: mounts what is missing, runs programs, prints KTAP, ends the machine.
+Process 1: mounts file systems, runs programs, prints KTAP, ends the machine.
 On the kernel command line: -- [OPTION…] [PROGRAM [ARGUMENT…] [+ PROGRAM …]]
-  --end=poweroff   then power off; this is what happens without the option
-  --end=reboot     restart the machine
-  --end=halt       stop the CPUs, with the power on
-  --end=stay       wait for ever; interrupts and the LED go on
-  --end=panic      end process 1, which is a kernel panic with the exit code
-                   0x000 for PASS, 0x100 for FAIL, 0x400 for SKIP
-  --verdict=panic  such a panic for FAIL and SKIP, whatever --end says
+  --end=poweroff   power off at the end; the default
+  --end=reboot     reboot at the end
+  --end=halt       stop the CPUs at the end, and leave the power on
+  --end=stay       wait for ever; the kernel and the LED keep running
+  --end=panic      end process 1: the kernel panics with exit code 0x000 for
+                   PASS, 0x100 for FAIL, 0x400 for SKIP
+  --verdict=panic  panic like that for FAIL and SKIP, whatever --end says
   --verdict=semihosting
                    end the emulator with status 0, 1 or 4 for PASS, FAIL or
-                   SKIP; go on to --end if there is none
-  --led=NAME       the LED of /sys/class/leds: off while programs run, then on for
+                   SKIP; without an emulator, do what --end says
+  --led=NAME       an LED in /sys/class/leds: off while programs run, then on for
                    PASS; with --end=stay it blinks twice a second for FAIL, once
                    in two seconds for SKIP
-  --timeout=N      kill a program that is not done after N seconds
-Programs are those in /bin; without any, all runs of the demonstration.
+  --timeout=N      kill a program that runs longer than N seconds
+A PROGRAM is a file in /bin. Without any, init runs the demonstration.
 The last line is `tablewalk: PASS`, `tablewalk: FAIL`, or `tablewalk: SKIP` if
-nothing could be tried. A command line that makes no sense is FAIL, and runs
-nothing. Without a console the lines go to the kernel log (/dev/kmsg).";
+no test could run. A command line with an error is FAIL, and runs nothing.
+Without a console, the output goes to the kernel log (/dev/kmsg).";
 
 fn main(args: Args) -> ExitCode {
     if process::pid() != 1 {
@@ -75,7 +75,7 @@ fn main(args: Args) -> ExitCode {
     ending::end(&line, led.as_ref(), status)
 }
 
-/// Takes in what the command line asks for, before anything runs.
+/// Parses the command line before anything runs, and opens the LED.
 fn prepare<'a>(
     line: &mut CommandLine<'a>,
     led: &mut Option<Led>,
@@ -89,6 +89,6 @@ fn prepare<'a>(
             .map_err(|errno| CommandLineError::Led(name, errno)),
         None => Ok(()),
     };
-    // The LED shows what else is wrong.
+    // The LED is opened first, so that it can show the other errors.
     given.and(parsed).and(opened)
 }

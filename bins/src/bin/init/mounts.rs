@@ -1,4 +1,4 @@
-//! What programs expect below `/proc`, `/sys` and `/dev`.
+//! Mounts the file systems that programs expect: `/proc`, `/sys`, `/dev` and others.
 
 use core::ffi::CStr;
 use core::fmt;
@@ -8,7 +8,7 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::file;
 use tablewalk_uapi::system::{self, MS_NODEV, MS_NOEXEC, MS_NOSUID};
 
-/// A file system and where it belongs.
+/// A file system and its mount point.
 struct Mount {
     kind: &'static CStr,
     target: &'static CStr,
@@ -37,18 +37,18 @@ const MOUNTS: [Mount; 3] = [
     },
 ];
 
-/// The devices that init itself uses, with their numbers: `Documentation/admin-guide/devices.txt`.
+/// The devices that init itself uses, with their mode and numbers: `Documentation/admin-guide/devices.txt`.
 const DEVICES: [(&CStr, u32, u32, u32); 3] = [
     (c"/dev/console", 0o600, 5, 1),
     (c"/dev/null", 0o666, 1, 3),
     (c"/dev/kmsg", 0o600, 1, 11),
 ];
 
-/// A file system that is not there, and why.
+/// A file system that could not be mounted, and why.
 pub(crate) struct MountError {
     mount: &'static Mount,
     errno: Errno,
-    /// Why there is no folder to mount it at.
+    /// The error of creating its mount point.
     folder: Option<Errno>,
 }
 
@@ -64,8 +64,8 @@ impl fmt::Display for MountError {
     }
 }
 
-/// Mounts what is not there, and makes what init needs in `/dev` if the kernel does not; what went
-/// wrong, to be said when there is a console.
+/// Mounts missing file systems, and creates the devices that init needs if the kernel does not. Returns the
+/// errors, to be printed once there is a console.
 pub(crate) fn mount_what_is_missing() -> Vec<MountError, { MOUNTS.len() }> {
     let mut errors = Vec::new();
     for mount in &MOUNTS {
@@ -82,13 +82,13 @@ pub(crate) fn mount_what_is_missing() -> Vec<MountError, { MOUNTS.len() }> {
                     errno,
                     folder,
                 };
-                // As many as there are mounts.
+                // There is room for one error of each mount.
                 let _ = errors.push(error);
             }
         }
     }
     for (path, mode, major, minor) in DEVICES {
-        // It may be there, and where it cannot be made, it cannot be opened either.
+        // The device may exist; if it cannot be created, opening it fails later.
         let _ = file::make_character_device(path, mode, major, minor);
     }
     errors

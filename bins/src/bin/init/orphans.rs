@@ -1,4 +1,5 @@
-//! Reaps orphans as soon as they end: a program that makes many would run out of process IDs otherwise.
+//! Reaps orphans as soon as they end: a program that creates many of them would otherwise run out of process
+//! IDs.
 
 #![expect(
     unsafe_code,
@@ -12,17 +13,17 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::process;
 use tablewalk_uapi::signal::{self, Signal, siginfo_t};
 
-/// The program that runs: no orphan, and left for who waits for it.
+/// The process ID of the program that runs. It is not an orphan: its own waiter reaps it.
 static PROGRAM: AtomicI32 = AtomicI32::new(0);
 
-/// Reaps all children but one as they end, as long as this lives.
+/// Reaps all children except one as they end, as long as this value lives.
 pub(crate) struct Reaper;
 
 impl Reaper {
-    /// Begins, with those that have ended already.
+    /// Starts reaping, with the children that have ended already.
     pub(crate) fn new(program: i32) -> Result<Self, Errno> {
         PROGRAM.store(program, Ordering::Relaxed);
-        // SAFETY: the handler makes system calls and touches nothing else but an atomic.
+        // SAFETY: the handler makes system calls, and otherwise accesses only an atomic.
         unsafe { signal::handle(Signal::Child, reap) }?;
         reap_ended();
         Ok(Self)
@@ -31,7 +32,7 @@ impl Reaper {
 
 impl Drop for Reaper {
     fn drop(&mut self) {
-        // It has taken a handler, so it takes none.
+        // Cannot fail, since setting a handler succeeded.
         let _ = signal::restore_default(Signal::Child);
     }
 }
@@ -40,13 +41,13 @@ extern "C" fn reap(_: c_int, _: *mut siginfo_t, _: *mut c_void) {
     reap_ended();
 }
 
-/// Children are looked at in the order of their age, of which the program is the oldest: once it has
-/// ended, the others wait until init has seen that.
+/// Reaps the children that have ended. The kernel reports the oldest first, which is the program: once it has
+/// ended, the others wait until init has reaped it.
 fn reap_ended() {
     while let Ok(Some(pid)) = process::first_ended()
         && pid != PROGRAM.load(Ordering::Relaxed)
     {
-        // Reaped already, where the handler came in between.
+        // An error means that the signal handler reaped it first.
         let _ = process::wait(pid);
     }
 }

@@ -1,11 +1,11 @@
-//! Strings for system calls.
+//! Builds C strings for system calls.
 
 use heapless::CString;
 
-/// Longest string with its NUL, in bytes: a word of the command line, or a path with one.
+/// Maximum length with NUL, in bytes: for a word of the command line, or a path that contains one.
 pub(crate) const LONGEST: usize = 128;
 
-/// The parts in one string; `None` if that is too long, or has a NUL.
+/// Concatenates `parts`. Returns `None` if the result is too long or contains a NUL.
 pub(crate) fn join(parts: &[&str]) -> Option<CString<LONGEST>> {
     let mut string = CString::new();
     for part in parts {

@@ -23,7 +23,7 @@ use crate::indented::IndentedLines;
 use crate::orphans::Reaper;
 use crate::path::{self, LONGEST};
 
-/// A run, as the words that started it.
+/// The name of a run: the words that start it.
 struct Name<'a>(&'a Run<'a>);
 
 impl fmt::Display for Name<'_> {
@@ -35,7 +35,7 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// Runs them all, each for at most `timeout`.
+/// Runs all programs, each for at most `timeout`. Returns the verdict.
 pub(crate) fn all(runs: &[Run<'_>], timeout: Option<Duration>) -> ExitCode {
     let mut suite = Suite::begin(runs.len());
     for run in runs {
@@ -62,14 +62,14 @@ pub(crate) fn all(runs: &[Run<'_>], timeout: Option<Duration>) -> ExitCode {
     suite.end()
 }
 
-/// Runs one program and passes on what it prints, each line two columns further in: a KTAP subtest.
+/// Runs one program and copies its output, indented by two columns, as a KTAP subtest.
 fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
     let deadline = match timeout {
         Some(timeout) => Some(monotonic()?.saturating_add(timeout)),
         None => None,
     };
     let (output, input) = file::pipe()?;
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }.spawn(|| {
         let errno = execute(run, &input);
         eprintln!("init: {}: {errno}", Name(run));
@@ -89,14 +89,14 @@ fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
     }
     let status = child.wait();
     reap_orphans();
-    // Nobody can write any more: the rest is in the pipe.
+    // Nobody has the pipe open for writing any more: read the rest.
     while lines.copy(&output)? > 0 {}
     lines.finish();
     status
 }
 
-/// Passes the output on until the program has ended; false if the time is up first. Both are looked at
-/// before each piece of output: somebody may print without pause, the program or what it left behind.
+/// Copies the output until the program has ended. Returns false on a time-out. Checks for both before each
+/// piece of output, because the program, or an orphan of it, may print without pause.
 fn relay(
     output: &OwnedFd,
     ended: &OwnedFd,
@@ -109,7 +109,7 @@ fn relay(
             PollFd::new(ended, Events::READABLE),
             PollFd::new(output, Events::READABLE),
         ];
-        // Of an output that was closed there is nothing to wait for.
+        // An output that was closed has no more events.
         let fds = fds.get_mut(..if open { 2 } else { 1 }).unwrap_or_default();
         let left = match deadline {
             Some(deadline) => Some(deadline.saturating_sub(monotonic()?)),
@@ -125,7 +125,7 @@ fn relay(
             [_, output_fd] if output_fd.events().intersects(Events::READABLE) => {
                 lines.copy(output)?;
             }
-            // The program closed its output and runs on.
+            // The program has closed its output and still runs.
             _ => {
                 lines.finish();
                 open = false;
@@ -134,14 +134,15 @@ fn relay(
     }
 }
 
-/// Kills what the program left behind and reaps it; nothing but process 1 is left then.
+/// Kills and reaps the processes that the program left behind. Only process 1 remains.
 fn reap_orphans() {
-    // Process 1 itself is not among the targets of -1.
+    // -1 does not include process 1 itself.
     let _ = process::kill(-1, Signal::Kill);
     while process::wait(-1).is_ok() {}
 }
 
-/// Replaces the process by the program, its output going to `output`; returns to say what went wrong.
+/// Replaces the process by the program, with standard output and error to `output`. Returns only on failure,
+/// with the error.
 fn execute(run: &Run<'_>, output: &OwnedFd) -> Errno {
     let mut words = Vec::<CString<LONGEST>, WORDS>::new();
     for word in run {

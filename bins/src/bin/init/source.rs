@@ -1,4 +1,4 @@
-//! By what programs get at page tables in this kernel.
+//! Finds how programs can read page tables on this kernel.
 
 use core::fmt;
 
@@ -7,26 +7,26 @@ use tablewalk_uapi::bpf::{Instruction, load_raw_tracepoint};
 use tablewalk_uapi::file::{self, O_RDONLY};
 use tablewalk_uapi::remap;
 
-/// What there is; the first that works is what programs use.
+/// The ways to read page tables. Programs use the first one that works.
 pub(crate) enum Source {
     Call,
-    /// The call is there, and refuses.
+    /// The kernel has the call, and it fails.
     Refused(Errno),
     Bpf,
     Kcore(Errno),
-    /// Why neither BPF nor `/proc/kcore`.
+    /// The errors of BPF and of `/proc/kcore`: neither works.
     None(Errno, Errno),
 }
 
 impl Source {
-    /// Looks what there is: up to four system calls.
+    /// Finds the source of page tables. Makes up to four system calls.
     pub(crate) fn find() -> Self {
         match remap::info() {
             Ok(_) => return Self::Call,
             Err(Errno::ENOSYS) => {}
             Err(errno) => return Self::Refused(errno),
         }
-        // A program that reads memory of the kernel: *(u64 *)(r10 - 8) = *(u64 *)0 (include/uapi/linux/bpf.h).
+        // A program that reads kernel memory: *(u64 *)(r10 - 8) = *(u64 *)0 (include/uapi/linux/bpf.h).
         let program = [
             instruction(0xbf, 0xa1, 0),
             instruction(0x07, 0x01, -8),

@@ -4,7 +4,7 @@ use core::time::Duration;
 
 use tablewalk_rt::console::output_is_lost;
 use tablewalk_rt::counter::{frequency, ticks};
-use tablewalk_rt::memory::room;
+use tablewalk_rt::memory::leak_zeroed;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::{Errno, time};
 use tablewalk_walker::dump::{Dump, SavedTable};
@@ -89,7 +89,7 @@ struct Memory {
 
 impl Memory {
     fn new() -> Result<Self, Error> {
-        let room = room(ROOM).map_err(|errno| Error::Memory("tables", errno))?;
+        let room = leak_zeroed(ROOM).map_err(|errno| Error::Memory("tables", errno))?;
         Ok(Self { room, filled: 0 })
     }
 

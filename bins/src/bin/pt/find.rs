@@ -5,7 +5,7 @@ use core::ops::ControlFlow;
 use tablewalk_live::copy::CopyError;
 use tablewalk_proc::pagemap::FrameFlags;
 use tablewalk_proc::processes::for_each_process;
-use tablewalk_rt::memory::words_room;
+use tablewalk_rt::memory::leak_zeroed_words;
 use tablewalk_rt::{ExitCode, eprintln, print, println};
 use tablewalk_uapi::Errno;
 use tablewalk_walker::{
@@ -197,7 +197,9 @@ fn find_frame(
 fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> {
     let format = subject.format;
     let memory = |errno| Error::Memory("runs of frames", errno);
-    let (runs, _) = words_room(RUNS * 3).map_err(memory)?.as_chunks_mut::<3>();
+    let (runs, _) = leak_zeroed_words(RUNS * 3)
+        .map_err(memory)?
+        .as_chunks_mut::<3>();
     let mut count = 0;
     let changed = for_each_run(subject, Merge::Frames, options, &mut |run| {
         let descriptor = run.descriptor;

@@ -3,11 +3,11 @@
 use core::time::Duration;
 
 use tablewalk_dirty::only_tracker::OnlyTracker;
-use tablewalk_dirty::{DirtyError, Options as Tracking, Tracker, What, Why};
+use tablewalk_dirty::{DirtyError, Options as Tracking, Reasons, Tracker, What};
 use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::console::output_is_lost;
 use tablewalk_rt::counter::{frequency, ticks};
-use tablewalk_rt::memory::room;
+use tablewalk_rt::memory::leak_zeroed;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::{Errno, time};
 use tablewalk_walker::VirtualAddress;
@@ -77,7 +77,7 @@ impl Heat {
             pid,
             page_shift,
             what,
-            maps: room(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?,
+            maps: leak_zeroed(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?,
         })
     }
 
@@ -190,7 +190,7 @@ fn collect(
     let mut seen = Seen::default();
     tracker.collect(|run| {
         let pages = (run.end.0 - run.start.0) >> shift;
-        let Some(kind) = kind(what, run.why) else {
+        let Some(kind) = kind(what, run.reasons) else {
             return;
         };
         match kind {
@@ -215,16 +215,16 @@ fn collect(
 const ABSENT: &str = "absent";
 
 /// The kind of a run, by what is most certain of it.
-fn kind(what: What, why: Why) -> Option<&'static str> {
+fn kind(what: What, reasons: Reasons) -> Option<&'static str> {
     let hot = match what {
-        What::Written => why.is_written().then_some("dirty"),
-        What::Accessed => why.is_accessed().then_some("accessed"),
+        What::Written => reasons.is_written().then_some("dirty"),
+        What::Accessed => reasons.is_accessed().then_some("accessed"),
     };
     let others = [
-        (why.is_absent(), ABSENT),
-        (why.is_away(), "away"),
-        (why.is_busy(), "busy"),
-        (why.is_new(), "new"),
+        (reasons.is_absent(), ABSENT),
+        (reasons.is_away(), "away"),
+        (reasons.is_busy(), "busy"),
+        (reasons.is_new(), "new"),
     ];
     hot.or_else(|| others.iter().find(|(is, _)| *is).map(|&(_, kind)| kind))
 }

@@ -8,7 +8,7 @@ use tablewalk_live::{Live, LiveError};
 use tablewalk_proc::lines::parse_number;
 use tablewalk_proc::pagemap::{PATH, proc_path};
 use tablewalk_rt::eprintln;
-use tablewalk_rt::memory::room;
+use tablewalk_rt::memory::leak_zeroed;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::{Errno, process, remap};
 use tablewalk_walker::dump::{Dump, DumpError, HEADER_SIZE};
@@ -229,7 +229,7 @@ fn copied(way: Option<Way>) -> Result<Copied<Either>, Error> {
 
 /// The contents of `/proc/PID/maps`.
 pub(crate) fn read_maps(pid: i32) -> Result<&'static [u8], Error> {
-    let room = room(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?;
+    let room = leak_zeroed(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?;
     read_maps_into(pid, room)
 }
 
@@ -244,7 +244,7 @@ pub(crate) fn read_maps_into(pid: i32, room: &mut [u8]) -> Result<&[u8], Error> 
 fn open_dump(name: &'static str) -> Result<Dump<'static>, Error> {
     let error = |errno| Error::File(name, errno);
     let fd = file::open(&c_path(name)?, O_RDONLY).map_err(error)?;
-    let room = room(FILE_ROOM).map_err(|errno| Error::Memory("a file", errno))?;
+    let room = leak_zeroed(FILE_ROOM).map_err(|errno| Error::Memory("a file", errno))?;
     let dump_error = |dump_error| Error::Dump(name, dump_error);
     let (header, _) = room.split_at_mut_checked(HEADER_SIZE).unwrap_or_default();
     let read = read_up_to(&fd, header).map_err(error)?;

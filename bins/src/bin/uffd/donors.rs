@@ -1,4 +1,4 @@
-//! Pages that the kernel gave out before they are needed.
+//! Pages that are allocated before they are needed.
 
 use tablewalk_live::{LiveError, flush};
 use tablewalk_uapi::memory::Protection;
@@ -8,23 +8,23 @@ use tablewalk_walker::{Geometry, VirtualAddress};
 use tablewalk_rt::memory::write;
 use tablewalk_testkit::error::Error;
 
-/// Where in a donor page its mark is.
+/// Offset of the mark in a donor page.
 pub(crate) const MARK_OFFSET: usize = 8;
 
-/// What donor `page` holds: it shows that the page came from there.
+/// Returns the mark of donor `page`. It shows that a page of the region came from there.
 #[must_use]
 pub(crate) const fn mark(page: usize) -> u64 {
     0xd0_0000_0000 | page as u64
 }
 
-/// One donor page for each page of the region: private anonymous memory, as the region is.
+/// One donor page for each page of the region: private anonymous memory, like the region.
 #[derive(Debug)]
 pub(crate) struct Donors {
     mapping: Mapping,
 }
 
 impl Donors {
-    /// Maps the pages and writes a mark into each.
+    /// Maps the pages and writes a mark to each.
     ///
     /// # Errors
     ///
@@ -40,14 +40,14 @@ impl Donors {
         Ok(Self { mapping })
     }
 
-    /// The mapping that the pages come from.
+    /// Returns the mapping of the donor pages.
     #[must_use]
     pub(crate) const fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 }
 
-/// Invalidates the TLB entries of all of a mapping.
+/// Invalidates the TLB entries of a whole mapping.
 ///
 /// # Errors
 ///

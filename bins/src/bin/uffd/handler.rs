@@ -1,7 +1,8 @@
-//! Resolves userfaultfd faults by a second entry for a frame, on a thread beside the one that faults.
+//! Resolves userfaultfd faults by a second entry for a frame, on a thread beside the faulting one.
 //!
-//! A demonstration of what the kernel does not keep account of: the frame has one mapping to it, and must
-//! have one again before either place is unmapped. `tablewalk_pager` moves entries instead.
+//! This demonstrates an entry that the kernel does not account for: the frame's map count stays 1, so one of
+//! the two entries must be removed before either mapping is unmapped. `tablewalk_pager` moves entries
+//! instead.
 
 #![expect(unsafe_code, reason = "writes page-table entries")]
 
@@ -16,12 +17,12 @@ use tablewalk_walker::{Cache, Descriptor, Geometry, PhysicalAddress, VirtualAddr
 use crate::donors::{Donors, flush_mapping};
 use tablewalk_testkit::error::Error;
 
-/// Leaf tables and level-2 tables that stay mapped: 32 MiB of memory with 4K pages.
+/// Leaf tables and level-2 tables that stay mapped, for 32 MiB of memory with 4K pages.
 type Tables = Cache<LiveMut, 16, 4>;
 
-/// Resolves the faults of `region` with the page of `donors` that has the same place in it.
+/// Resolves each fault in `region` with the page at the same offset in `donors`.
 ///
-/// Dropping it undoes what must not outlive it: before that, nothing may be unmapped.
+/// Dropping it removes the second entries. Nothing may be unmapped before.
 #[derive(Debug)]
 pub(crate) struct Handler<'a> {
     tables: Tables,
@@ -33,23 +34,23 @@ pub(crate) struct Handler<'a> {
 }
 
 impl<'a> Handler<'a> {
-    /// Prepares tables to stay mapped; prints a line for each fault if `print` says so.
+    /// Prepares the cache of mapped tables. Prints a line for each fault if `print` is set.
     ///
     /// # Errors
     ///
-    /// Those of [`LiveMut::new`].
+    /// The errors of [`LiveMut::new`].
     ///
     /// # Safety
     ///
-    /// It is dropped, not forgotten, while both mappings are as they were, and nobody discards or moves
-    /// their pages before: a frame would be given to somebody else while one entry still maps it.
+    /// The value is dropped, not forgotten, while both mappings are unchanged, and nobody discards or moves
+    /// their pages before that: a frame could be reused while an entry still maps it.
     pub(crate) unsafe fn new(
         region: &'a Mapping,
         donors: &'a Donors,
         print: bool,
     ) -> Result<Self, Error> {
         let live = LiveMut::new(0, Tables::SLOTS)?;
-        // The source was made with the slots that the cache asks for.
+        // The source has as many slots as the cache asks for.
         let tables = Cache::new(live).map_err(|_| Error::Call("cache", Errno::ENOMEM))?;
         Ok(Self {
             tables,
@@ -61,7 +62,7 @@ impl<'a> Handler<'a> {
         })
     }
 
-    /// Faults seen, and those resolved by an entry.
+    /// Returns the number of faults seen, and of faults resolved by an entry.
     #[must_use]
     pub(crate) const fn counts(&self) -> (usize, usize) {
         (self.faults, self.entries)
@@ -71,7 +72,8 @@ impl<'a> Handler<'a> {
     ///
     /// # Errors
     ///
-    /// Those of the userfaultfd and of mapping tables. The faults that are left wait until the region is unregistered.
+    /// The errors of the userfaultfd and of mapping tables. Threads whose faults are still unresolved wait
+    /// until the region is unregistered.
     pub(crate) fn run(&mut self, uffd: &Userfault, stop: &OwnedFd) -> Result<(), Error> {
         loop {
             let mut fds = [
@@ -112,8 +114,8 @@ impl<'a> Handler<'a> {
                     println!("fault at {address:#x}: page {physical} of donor {donor}, by alias");
                 }
             }
-            // No table, or no page to be had: the kernel does it, and wakes.
-            // SAFETY: a page of the region, which held zeros before anything.
+            // No table or no donor page: the kernel resolves the fault and wakes the thread.
+            // SAFETY: a page of the region, which had never been written.
             None => match unsafe { uffd.zeropage(fault.0, page_size, Waking::Wake) } {
                 Ok(_) => {}
                 Err(Errno::EEXIST) => {
@@ -126,13 +128,13 @@ impl<'a> Handler<'a> {
         Ok(())
     }
 
-    /// The physical address that `address` is mapped to now.
+    /// Translates `address` to the physical address that it is mapped to now.
     fn va_to_pa(&mut self, address: VirtualAddress) -> Result<Option<PhysicalAddress>, LiveError> {
         Ok(self.tables.translate(address)?.physical())
     }
 
-    /// Maps the page of `donor` at `fault` too; where it is in memory. `None` if there is no page, no
-    /// table, or an entry at `fault` already.
+    /// Maps the page of `donor` also at `fault`. Returns its physical address, or `None` if there is no page,
+    /// no table, or an entry at `fault` already.
     fn alias_entry(
         &mut self,
         donor: VirtualAddress,
@@ -148,7 +150,7 @@ impl<'a> Handler<'a> {
         Ok(self.install(fault, descriptor)?.then_some(physical))
     }
 
-    /// Puts `descriptor` into the entry of `address`; whether it was free.
+    /// Writes `descriptor` to the entry of `address`. Returns whether the entry was free.
     fn install(
         &mut self,
         address: VirtualAddress,
@@ -157,13 +159,13 @@ impl<'a> Handler<'a> {
         let Some(entry) = self.tables.entry_mut(address)? else {
             return Ok(false);
         };
-        // SAFETY: the frame is the donors', whose contents are complete. Region and donors are
-        // private anonymous memory with the same protection, and both stay until the handler is
-        // dropped, which undoes aliases.
+        // SAFETY: the frame belongs to the donors, and its contents are complete. Region and donors are
+        // private anonymous memory with the same protection, and both stay until the handler is dropped,
+        // which removes the second entries.
         Ok(unsafe { entry.install(descriptor) }.is_ok())
     }
 
-    /// Takes out what was put in beside an entry that stays.
+    /// Removes the second entries.
     fn undo_aliases(&mut self) -> Result<(), LiveError> {
         let geometry: Geometry = *self.tables.geometry();
         let step = 1 << geometry.page_shift();
@@ -176,9 +178,9 @@ impl<'a> Handler<'a> {
             let Some(entry) = self.tables.entry_mut(fault)? else {
                 continue;
             };
-            // SAFETY: thread A is done with the region, and the frame stays with the donors.
+            // SAFETY: thread A no longer uses the region, and the donors keep the frame.
             if let Ok(owed) = unsafe { entry.remove(original, fault) } {
-                // Below, with all others.
+                // Its TLB entry is invalidated below, with all others.
                 let _later = owed.address();
             }
         }

@@ -1,7 +1,7 @@
 //! `uffd`: resolves userfaultfd faults by writing page-table entries.
 //!
-//! Threads write to memory that has no pages and block. Other threads hear of it through a userfaultfd,
-//! or the same ones by a signal; they take pages that the kernel gave out before, and write their entries.
+//! Threads write to missing pages and block. Other threads learn of the faults from a userfaultfd, or the
+//! same threads do by a signal. They take pages that were allocated before, and write their entries.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -19,7 +19,7 @@ use tablewalk_proc::frames;
 use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::memory::{read, words_room, write};
+use tablewalk_rt::memory::{leak_zeroed_words, read, write};
 use tablewalk_rt::{Args, ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::paging::{self, THREADS};
@@ -34,23 +34,23 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: uffd [--alias | [--signals] [--zeros] [--threads N] [--handlers N] [--batch N]]
             [--pages N] [--rounds N] [--quiet]
-Threads write to fresh memory and block; others resolve the faults by writing the
-page-table entries themselves, then wake them. Prints KTAP.
-  --alias       map a donor page at a second place, and undo it at the end;
-                without: move it, which is safe to be killed in
-  --signals     resolve each fault in the thread that has it, by SIGBUS
-  --zeros       pages of zeros; without: pages with a mark in each
-  --threads N   threads that write, 1 to 16 (1)
-  --handlers N  threads that resolve, 1 to 16 (1)
-  --batch N     pages that come with one fault, 1 to 512 (1)
-  --pages N     pages to fault in, 1 to 65536 (16)
-  --rounds N    how often, each with fresh memory, 1 to 1000 (1)
-  --quiet       no line for each page
+Some threads write to missing pages and block. Others resolve the faults by writing
+the page-table entries, and wake the writers. Prints KTAP.
+  --alias       map each donor page a second time, and remove the second entry at
+                the end; default: move the page, so that a kill does no harm
+  --signals     resolve each fault in the faulting thread, by SIGBUS
+  --zeros       fill pages with zeros; default: with a mark in each page
+  --threads N   threads that write, 1 to 16 (default: 1)
+  --handlers N  threads that resolve faults, 1 to 16 (default: 1)
+  --batch N     pages to install for each fault, 1 to 512 (default: 1)
+  --pages N     pages to fault in, 1 to 65536 (default: 16)
+  --rounds N    rounds, each on fresh memory, 1 to 1000 (default: 1)
+  --quiet       print no line for each page
 Needs a kernel with remap_page_table and userfaultfd, /proc, and root.";
 
 const TESTS: &[Case<Demo, Error>] = &[
     Case {
-        name: "every fault is resolved by an entry of ours",
+        name: "every fault is resolved by an entry that this program wrote",
         run: Demo::resolve,
     },
     Case {
@@ -59,7 +59,7 @@ const TESTS: &[Case<Demo, Error>] = &[
     },
 ];
 
-/// What is asked for, and what has been seen.
+/// The options, and the counts.
 struct Demo {
     alias: bool,
     delivery: Delivery,
@@ -71,9 +71,9 @@ struct Demo {
     rounds: u32,
     quiet: bool,
     page_size: usize,
-    /// Room for the frames of a pool.
+    /// Storage for the frames of a pool.
     frames: &'static mut [u64],
-    /// Free frames before and after.
+    /// Numbers of free frames before and after.
     free: [u64; 2],
 }
 
@@ -89,13 +89,13 @@ fn main(args: Args) -> ExitCode {
     if let Err(status) = prerequisite::userfaultfd("uffd") {
         return status;
     }
-    // Two that resolve the faults of a block at once have frames for all of it both.
+    // Two handlers that resolve faults in the same block at once both need frames for all of it.
     let spare = if demo.threads == 1 && demo.handlers == 1 {
         0
     } else {
         demo.pages
     };
-    match words_room(demo.pages + spare) {
+    match leak_zeroed_words(demo.pages + spare) {
         Ok(words) => demo.frames = words,
         Err(errno) => {
             tablewalk_rt::eprintln!("uffd: mmap: {errno}");
@@ -142,7 +142,7 @@ fn number(args: &mut Args, option: &str, most: u32) -> Result<u32, ExitCode> {
     cli::number(args, HELP, option, most)
 }
 
-/// What the pages of a pager hold.
+/// Fills the pages of a pager with marks.
 struct Marks {
     neighbours: Neighbours,
     zeros: bool,
@@ -170,7 +170,7 @@ impl Policy for Marks {
     }
 }
 
-/// What went wrong in a round, as counts.
+/// Errors of a round, as counts.
 #[derive(Default)]
 struct Tally {
     faults: usize,
@@ -180,7 +180,7 @@ struct Tally {
 
 impl Demo {
     fn resolve(&mut self) -> Result<Verdict, Error> {
-        // One round that does not count: the kernel's caches fill up.
+        // Run one round that does not count, to fill the kernel's caches.
         self.round(false)?;
         self.free[0] = frames::free().map_err(Error::call("zoneinfo"))?;
         let mut all = Tally::default();
@@ -205,7 +205,7 @@ impl Demo {
             all.differences
         );
         let expected = self.pages * self.rounds as usize;
-        // With neighbours there are fewer faults, and with many threads one page may be waited for twice.
+        // With batches there are fewer faults, and with many threads several may wait for the same page.
         let faults = match (self.batch, self.threads) {
             (1, 1) => all.faults == expected,
             _ => all.faults > 0,
@@ -213,7 +213,7 @@ impl Demo {
         Ok((faults && all.entries == expected && all.differences == 0).into())
     }
 
-    /// One round with fresh memory, and a look at what came of it. All is gone at the end.
+    /// Runs one round on fresh memory and checks the result. All memory is freed at the end.
     fn round(&mut self, print: bool) -> Result<Tally, Error> {
         let marks = Marks {
             neighbours: match self.batch {
@@ -229,7 +229,7 @@ impl Demo {
         }
     }
 
-    /// Pages are moved.
+    /// A round in which pages are moved.
     fn move_round(&mut self, policy: Marks, print: bool) -> Result<Tally, Error> {
         let frames = self.frames.len();
         let mark = |page| if self.zeros { 0 } else { mark(page) };
@@ -248,7 +248,7 @@ impl Demo {
             let entry = pagemap.entry(address).map_err(Error::call("pagemap"))?;
             Ok::<_, Error>(entry.is_present().then_some(entry.frame()))
         };
-        // The independent witness: which frames the pool has, and who has them afterwards.
+        // Ask the independent witness which frames the pool has, to find out who has them afterwards.
         let pool = pager.pool();
         for (slot, place) in self.frames.iter_mut().enumerate() {
             *place = frame(pool.start + slot as u64 * page_size)?.unwrap_or(0);
@@ -290,7 +290,7 @@ impl Demo {
             println!("# {left} frames left of {frames}, {} moved", counts.moved);
             differences += 1;
         }
-        // All were adopted when the workers ended.
+        // All moved pages must have been adopted when the workers have ended.
         differences += usize::from(counts.adopted != counts.moved);
         Ok(Tally {
             faults: usize::try_from(counts.faults).unwrap_or(0),
@@ -299,7 +299,7 @@ impl Demo {
         })
     }
 
-    /// Entries are written a second time.
+    /// A round in which second entries are written.
     fn alias_round(&self, print: bool) -> Result<Tally, Error> {
         let size = self.pages * self.page_size;
         let donors = Donors::new(self.pages, self.page_size)?;
@@ -311,7 +311,7 @@ impl Demo {
         uffd.register(&region)
             .map_err(Error::call("UFFDIO_REGISTER"))?;
         let (stop, running) = file::pipe().map_err(Error::call("pipe"))?;
-        // SAFETY: it is dropped below, before both mappings, which nothing else is done with.
+        // SAFETY: the handler is dropped below, before both mappings, which nobody changes until then.
         let mut handler = unsafe { Handler::new(&region, &donors, print) }?;
 
         let mut handled = Ok(());
@@ -319,13 +319,13 @@ impl Demo {
             || {
                 handled = handler.run(&uffd, &stop);
                 if handled.is_err() {
-                    // Nobody resolves faults any more: the kernel does, with zeros.
+                    // No handler resolves faults any more: the kernel maps zeros.
                     let _ = uffd.unregister(&region);
                 }
             },
             || {
                 let differences = self.write_pages(&region);
-                // The end of the pipe tells the handler that there will be no more faults.
+                // Closing the pipe tells the handler that no more faults come.
                 drop(running);
                 differences
             },
@@ -335,7 +335,7 @@ impl Demo {
 
         let misplaced = self.compare_with_pagemap(&region, &donors)?;
         let (faults, entries) = handler.counts();
-        // Before anything is unmapped.
+        // Remove the second entries before anything is unmapped.
         drop(handler);
         Ok(Tally {
             faults,
@@ -344,7 +344,7 @@ impl Demo {
         })
     }
 
-    /// Writes to each page, then looks whether all is as it should be.
+    /// Writes to each page. Returns how many pages are wrong afterwards.
     fn write_pages(&self, region: &Mapping) -> usize {
         for page in 0..self.pages {
             write(region, page * self.page_size, value(page));
@@ -356,7 +356,7 @@ impl Demo {
         self.pages - (0..self.pages).filter(as_it_should).count()
     }
 
-    /// The independent witness: an alias is one frame at both places.
+    /// Checks with the independent witness that both addresses of an alias have the same frame.
     fn compare_with_pagemap(&self, region: &Mapping, donors: &Donors) -> Result<usize, Error> {
         let page_shift = self.page_size.trailing_zeros();
         let pagemap = Pagemap::open(process::pid(), page_shift).map_err(Error::call("pagemap"))?;
@@ -375,7 +375,8 @@ impl Demo {
         Ok(differences)
     }
 
-    /// Free frames before and after. A leak grows with the faults, noise does not.
+    /// Compares the numbers of free frames before and after. A leak grows with the number of faults, noise
+    /// does not.
     fn compare_free_memory(&mut self) -> Result<Verdict, Error> {
         let [before, after] = self.free;
         let faults = self.pages as u64 * u64::from(self.rounds);
@@ -391,7 +392,7 @@ impl Demo {
     }
 }
 
-/// What a thread writes to `page`.
+/// Returns the value that a thread writes to `page`.
 const fn value(page: usize) -> u64 {
     0xa11c_e000_0000_0000 | page as u64
 }

@@ -1,12 +1,12 @@
-//! What arm64 tells a handler of a fault: the end of its `struct ucontext`.
+//! The arm64 part of `struct ucontext`: tells whether a fault was a write.
 
 /// Signal mask, registers and records.
 #[repr(C)]
 #[derive(Debug)]
 pub(super) struct Machine {
-    /// Signal mask, and room for a larger one.
+    /// Signal mask, and reserved space for a larger one.
     mask: [u8; 128],
-    /// `struct sigcontext`, which is aligned to 16 bytes: address, x0 to x30, sp, pc, pstate.
+    /// `struct sigcontext`, aligned to 16 bytes: fault address, x0 to x30, sp, pc, pstate.
     registers: Registers,
     /// `__reserved`: records, each with its magic number and size.
     records: Records,
@@ -45,7 +45,7 @@ impl Machine {
             if u32::from_le_bytes([a, b, c, d]) == ESR_MAGIC {
                 return rest.first_chunk().copied().map(u64::from_le_bytes);
             }
-            // The last one has no size.
+            // The last record has size 0.
             records = records.get(size.max(8)..).filter(|_| size != 0)?;
         }
     }

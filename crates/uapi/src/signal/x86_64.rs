@@ -1,4 +1,4 @@
-//! What x86-64 tells a handler of a fault, where the crates are tested, and how the handler ends.
+//! The x86-64 part of `struct ucontext`, for tests on a host, and the code that returns from a handler.
 
 /// `struct sigcontext`: r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip, flags, segments, and the
 /// error code.
@@ -19,10 +19,13 @@ impl Machine {
 }
 
 pub(super) mod restorer {
-    /// rt_sigreturn(2). The kernel has put its address where the handler returns to.
+    /// rt_sigreturn(2). The kernel stores this function's address as the return address of a handler.
     #[unsafe(naked)]
     pub(in super::super) unsafe extern "C" fn restore() {
-        // Number 15.
-        core::arch::naked_asm!("mov eax, 15", "syscall")
+        core::arch::naked_asm!(
+            "mov eax, {number}",
+            "syscall",
+            number = const linux_raw_sys::general::__NR_rt_sigreturn,
+        )
     }
 }

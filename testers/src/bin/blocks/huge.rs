@@ -1,4 +1,4 @@
-//! Transparent huge pages: blocks that the kernel makes of pages, and splits.
+//! Transparent huge pages: blocks that the kernel collapses pages into, and splits again.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -24,11 +24,11 @@ use crate::geometry_of;
 
 pub(crate) const TESTS: &[Case<ExposePgtblInfo, Error>] = &[
     Case {
-        name: "a transparent huge page is a block, and split it is not",
+        name: "a transparent huge page is mapped by a block until it is split",
         run: transparent,
     },
     Case {
-        name: "memory is there while another process looks and it is collapsed and split",
+        name: "PATH always finds memory that is collapsed and split meanwhile",
         run: collapsing,
     },
     Case {
@@ -65,7 +65,7 @@ fn transparent(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     if block == Some(Level::L3) {
         return Ok(Verdict::Skip("the kernel had no huge page"));
     }
-    // One page with another protection: no block can have it.
+    // One page with another protection, so that no block can map it.
     let page = 1_usize << geometry.page_shift();
     mapping
         .protect(offset + page..offset + 2 * page, Protection::READ)
@@ -76,8 +76,9 @@ fn transparent(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     Ok((block == Some(Level::L2) && split == Some(Level::L3) && whole && still).into())
 }
 
-/// Pages of private memory that become a block and pages again. The kernel empties the entry of the table
-/// while it copies the pages (`collapse_huge_page`); nobody else can see that, as faults wait.
+/// Private memory that is collapsed into a block and split again. The kernel clears the table's entry while
+/// it copies the pages (`collapse_huge_page`). The process cannot see that, as its faults wait for the mmap
+/// lock.
 fn collapsing(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let size = geometry_of(info)?.entry_size(Level::L2);
     if size > 64 << 20 {
@@ -89,7 +90,7 @@ fn collapsing(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let start = mapping.address().next_multiple_of(size);
     let offset = usize::try_from(start - mapping.address()).unwrap_or(0);
     let page = 1 << info.page_shift;
-    // SAFETY: the child has a copy of memory, and touches nothing else.
+    // SAFETY: the child uses only its copy of memory.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             let done = collapse_and_split(&mapping, offset..offset + bytes, page);
@@ -109,7 +110,7 @@ fn collapsing(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     }
 }
 
-/// Lets the pages of `block` become one, and pages again, many times.
+/// Collapses the pages of `block` and splits the block again, many times.
 fn collapse_and_split(mapping: &Mapping, block: Range<usize>, page: usize) -> Result<(), Errno> {
     const ROUNDS: u32 = 200;
     for at in block.clone().step_by(page) {
@@ -120,7 +121,7 @@ fn collapse_and_split(mapping: &Mapping, block: Range<usize>, page: usize) -> Re
             Ok(()) | Err(Errno::EAGAIN) => {}
             Err(errno) => return Err(errno),
         }
-        // One page with another protection: no block can have it.
+        // One page with another protection, so that no block can map it.
         for protection in [Protection::READ, Protection::READ_WRITE] {
             mapping.protect(block.start..block.start + page, protection)?;
         }
@@ -128,7 +129,7 @@ fn collapse_and_split(mapping: &Mapping, block: Range<usize>, page: usize) -> Re
     Ok(())
 }
 
-/// How often an entry of level 2 was what.
+/// How often each kind of level-2 entry was seen.
 #[derive(Default)]
 struct Seen {
     blocks: u32,
@@ -136,18 +137,18 @@ struct Seen {
     none: u32,
 }
 
-/// Looks at the entry of level 2 for `address` as long as `child` runs, from the first time that there is one.
+/// Reads the level-2 entry for `address` while `child` runs, starting when it is first present.
 fn look_at(child: &Child, address: u64) -> Result<Seen, Error> {
     let mut seen = Seen::default();
     while child.is_running().map_err(Error::call("wait"))? {
-        // It ends in between.
+        // The child may end between the two calls.
         let Ok(path) = path(child.pid(), address) else {
             continue;
         };
         match path.desc.get(2).map_or(0, |descriptor| descriptor & 3) {
             3 => seen.tables += 1,
             1 => seen.blocks += 1,
-            // An entry that is being changed is not valid, and not 0.
+            // An entry that is being changed is invalid, but not 0.
             _ if path.desc.get(2) == Some(&0) => {
                 seen.none += u32::from(seen.blocks + seen.tables > 0);
             }
@@ -157,8 +158,9 @@ fn look_at(child: &Child, address: u64) -> Result<Seen, Error> {
     Ok(seen)
 }
 
-/// A table that goes from one entry of level 2 to another and back (`move_normal_pmd`) is at one of them at
-/// any time. A search reads tables of level 2 between the two, while it may go from the later to the earlier.
+/// Moves a table between two level-2 entries (`move_normal_pmd`). At any time, one of the entries has it. A
+/// search reads level-2 tables one after the other, so a table that moves from a later to an earlier entry
+/// could be missed.
 fn moving(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let geometry = geometry_of(info)?;
     let (near, size) = (
@@ -184,7 +186,7 @@ fn moving(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
             write(mapping, at, 1);
         }
     }
-    // SAFETY: the child has a copy of memory, and touches nothing else.
+    // SAFETY: the child uses only its copy of memory.
     let child = unsafe { Fork::promised() }
         .spawn(move || {
             let moved = (1..=4000).try_fold(first, |mapping, round: usize| {
@@ -193,7 +195,7 @@ fn moving(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
                     .move_onto(reserve(place, block)?)
                     .map_err(Error::call("mremap"))
             });
-            // Unmapped, it would not be found.
+            // Keep it mapped: otherwise the search would not find the table.
             ExitCode(u8::from(ManuallyDrop::new(moved).is_err()))
         })
         .map_err(Error::call("fork"))?;
@@ -203,8 +205,8 @@ fn moving(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     Ok((status == Status::Exited(0) && found > 0 && missed == 0).into())
 }
 
-/// Looks for the table of level 3 at one of `places` by its frame number as long as `child` runs: how often it
-/// was found, and was not.
+/// Searches for the level-3 table at one of `places` by its frame number while `child` runs. Returns how
+/// often it was found and how often not.
 fn search(info: &ExposePgtblInfo, child: &Child, places: &[u64]) -> Result<(u32, u32), Error> {
     let slot = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
     let frame = places
@@ -218,15 +220,15 @@ fn search(info: &ExposePgtblInfo, child: &Child, places: &[u64]) -> Result<(u32,
         match slot.map(child.pid(), 3, frame) {
             Err(Errno::ENOENT) => missed += 1,
             Ok(_) => found += 1,
-            // It ends in between.
+            // The child may end between the two calls.
             Err(_) => {}
         }
     }
     Ok((found, missed))
 }
 
-/// A huge page of shared memory that is mapped by pages becomes a block again: the kernel frees the table
-/// (`collapse_pte_mapped_thp`), which is mapped here.
+/// A huge page of shared memory that is mapped by pages is mapped by a block again. The kernel frees the page
+/// table (`collapse_pte_mapped_thp`), which is mapped here.
 fn collapsed(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let geometry = geometry_of(info)?;
     let size = geometry.entry_size(Level::L2);
@@ -248,7 +250,7 @@ fn collapsed(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
         println!("# MADV_COLLAPSE: {errno}");
         return Ok(Verdict::Skip("no huge pages of shared memory"));
     }
-    // A page with another protection: no block can have it, and those beside it come one by one.
+    // A page with another protection, so that no block can map it, and its neighbours are mapped one by one.
     mapping
         .protect(0..page, Protection::READ)
         .map_err(Error::call("mprotect"))?;
@@ -270,7 +272,7 @@ fn collapsed(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     Ok((before > 0 && after == 0 && block).into())
 }
 
-/// Shared memory where a block of it can be mapped.
+/// Maps shared memory at an address where a block can map it.
 fn shared_block(bytes: usize) -> Result<Mapping, Errno> {
     let place = Mapping::reserve(2 * bytes, Protection::NONE)?;
     let start = place.address().next_multiple_of(bytes as u64);
@@ -279,7 +281,7 @@ fn shared_block(bytes: usize) -> Result<Mapping, Errno> {
     Mapping::anonymous(bytes, Protection::READ_WRITE, Sharing::Shared)?.move_onto(place)
 }
 
-/// The level of the leaf that maps `address`.
+/// Returns the level of the leaf that maps `address`.
 fn leaf_level(live: &mut Live, address: u64) -> Result<Option<Level>, Error> {
     match translate(live, VirtualAddress(address))? {
         Translation::Mapped { level, .. } => Ok(Some(level)),

@@ -1,5 +1,4 @@
-//! `blocks`: the geometry of this kernel's tables, and pages of every size that it has, held against
-//! pagemap.
+//! `blocks`: tests the geometry of this kernel's tables and pages of every size that it has, against pagemap.
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
@@ -32,25 +31,25 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: blocks
-Holds what the kernel says of its page tables, and pages of every size that it
-has, against pagemap. Prints KTAP.
-Needs a kernel with remap_page_table, /proc, and root; takes huge pages for a while.";
+Tests the kernel's page-table geometry, and pages of every size, against pagemap.
+Prints KTAP.
+Needs a kernel with remap_page_table, /proc, and root. Allocates huge pages for a while.";
 
 const TESTS: &[Case<ExposePgtblInfo, Error>] = &[
     Case {
-        name: "INFO is what the kernel does",
+        name: "INFO agrees with the kernel",
         run: geometry,
     },
     Case {
-        name: "a root smaller than a page is alone in it",
+        name: "a root smaller than a page shares its page with nothing",
         run: roots,
     },
     Case {
-        name: "addresses at both ends are where pagemap says",
+        name: "the lowest and highest addresses have the frames of pagemap",
         run: ends,
     },
     Case {
-        name: "pages of hugetlbfs of every size are where pagemap says",
+        name: "hugetlbfs pages of every size have the frames of pagemap",
         run: hugetlb,
     },
 ];
@@ -70,16 +69,16 @@ fn geometry_of(info: &ExposePgtblInfo) -> Result<Geometry, Error> {
         .map_err(|_| Error::Call("geometry", Errno::EINVAL))
 }
 
-/// What INFO says, beside what the kernel shows in other ways: the page size of the auxiliary vector,
-/// the first address that cannot be mapped, and the path that PATH takes.
+/// Compares INFO with other sources: the page size in the auxiliary vector, the first address that cannot be
+/// mapped, and the levels of PATH.
 fn geometry(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let page_size = auxv::value(auxv::AT_PAGESZ).map_err(Error::call("/proc/self/auxv"))?;
     let end = 1_u64 << info.va_bits;
     let size = usize::try_from(page_size).map_err(|_| Error::Call("page size", Errno::EINVAL))?;
     let last = Mapping::reserve_at(end - page_size, size, Protection::READ);
     let behind = Mapping::reserve_at(end, size, Protection::READ);
-    // Each level translates page_shift - 3 bits, the root what is left (Arm ARM, "Translation tables
-    // and the translation process").
+    // Each level translates page_shift - 3 bits, and the root the remaining ones (Arm ARM, "Translation
+    // tables and the translation process").
     let bits = info.page_shift - 3;
     let levels = (info.va_bits - info.page_shift).div_ceil(bits);
     let root_bits = info.va_bits - info.page_shift - (levels - 1) * bits;
@@ -119,7 +118,7 @@ fn geometry(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     .map_err(Error::call("expect"))
 }
 
-/// Roots of 64 processes: each a frame of its own, with zeros behind its entries.
+/// The roots of 64 processes have different frames, and zeros after their entries.
 fn roots(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     const PROCESSES: usize = 64;
     let words = 1_usize << (info.page_shift - 3);
@@ -129,7 +128,7 @@ fn roots(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let page = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
     let mut behind = 0;
     for (child, frame) in children.iter_mut().zip(&mut frames) {
-        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
         let started = unsafe { Fork::promised() }
             .spawn(|| {
                 signal::pause();
@@ -155,8 +154,8 @@ fn roots(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     Ok((shared == 0 && behind == 0).into())
 }
 
-/// The lowest pages that can be had, the highest, and, where addresses have 52 bits, one that only a
-/// program that asks for it gets.
+/// Tests the lowest and the highest page that can be mapped, and, with 52-bit addresses, one that a program
+/// gets only if it asks for it.
 fn ends(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let geometry = geometry_of(info)?;
     let (shift, end) = (info.page_shift, 1_u64 << info.va_bits);
@@ -179,13 +178,13 @@ fn ends(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     Ok((met && compare_all(process::pid(), false)?).into())
 }
 
-/// Huge pages of one size: how many there are is set, and set back to none at the end.
+/// The pool of huge pages of one size. Its size is set back to 0 at the end.
 struct Pool {
     path: CString<64>,
 }
 
 impl Pool {
-    /// The pool of pages of `1 << shift` bytes, if the kernel has that size.
+    /// Returns the pool of pages of `1 << shift` bytes, if the kernel has that size.
     fn of(shift: u32) -> Option<Self> {
         let kib = (1_u64 << shift) >> 10;
         let path: String<64> =
@@ -196,7 +195,7 @@ impl Pool {
         Some(Self { path: string })
     }
 
-    /// Asks for `pages`; how many there are then.
+    /// Asks for `pages` huge pages. Returns how many there are now.
     fn set(&self, pages: &[u8]) -> Result<u64, Errno> {
         file::write(&file::open(&self.path, O_RDWR)?, pages)?;
         let mut text = [0; 16];
@@ -219,7 +218,7 @@ fn hugetlb(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
                 println!("# {kib} KiB: not enough memory for one");
                 continue;
             }
-            // Without CONFIG_CONTIG_ALLOC larger ones are made at boot only.
+            // Without CONFIG_CONTIG_ALLOC, larger ones can only be allocated at boot.
             Err(errno) => {
                 println!("# {kib} KiB: {errno}");
                 continue;
@@ -248,7 +247,7 @@ fn hugetlb(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     Ok(met.into())
 }
 
-/// Maps one page of that size: how its entries look, and where it is.
+/// Maps one page of that size and checks its entries and its frame.
 fn one_size(geometry: &Geometry, shift: u32) -> Result<bool, Error> {
     let size = 1_usize << shift;
     let mapping = Mapping::huge(size, shift, Sharing::Private).map_err(Error::call("mmap"))?;

@@ -1,10 +1,10 @@
-//! What the target knows of its own pages: which address had which frame, from when until when.
+//! The journal of the target: which address had which frame, and when.
 //!
-//! The target writes, the walker reads, both by memory that they share. A moment is a number that grows with
-//! each change. An interval begins before its page is made and ends after it is gone, so that it is never
-//! shorter than the truth: what a walk finds has to be in one. Since when a page is surely there is kept
-//! beside: that ends before any change of its address begins, and what is there all the time a walk takes has
-//! to be found.
+//! The target writes it and the walker reads it, in shared memory. A moment is a number that grows with each
+//! change. An interval begins before its page is mapped and ends after it is unmapped, so it is never shorter
+//! than the truth: each page that a walk finds must be in an interval. `since` tells from when on a page is
+//! certainly mapped, and is reset before its address changes: a walk must find each page that is certainly
+//! mapped all the time.
 
 #![expect(unsafe_code, reason = "memory that two processes share")]
 
@@ -14,19 +14,19 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
-/// Addresses at which the target has pages.
+/// Number of addresses at which the target has pages.
 pub(crate) const ADDRESSES: usize = 32;
 
-/// Intervals that are kept for each address.
+/// Number of intervals kept for each address.
 const KEPT: u64 = 512;
-/// The same, as a length.
+/// The same, as an array length.
 const KEPT_LENGTH: usize = 512;
 
-/// Changes that the target may make during one walk: each adds an interval at most to an address, and none
+/// Maximum number of changes during one walk: each adds at most one interval to an address, so no interval
 /// that ended after the walk began is overwritten.
 pub(crate) const MOST_CHANGES: u64 = KEPT - 2;
 
-/// A set of addresses, by their numbers.
+/// A set of addresses, one bit for each number.
 pub(crate) type Set = u64;
 const _: () = assert!(ADDRESSES <= 64);
 
@@ -38,7 +38,7 @@ struct Interval {
     until: AtomicU64,
 }
 
-/// `until` of a page that is there.
+/// `until` of a page that is still mapped.
 const STILL: u64 = u64::MAX;
 
 #[repr(C)]
@@ -47,34 +47,34 @@ struct Log {
     intervals: [Interval; KEPT_LENGTH],
 }
 
-/// The memory that both share; it begins as zeros.
+/// The shared memory; all zeros at first.
 #[repr(C)]
 pub(crate) struct Journal {
     clock: AtomicU64,
     walks: AtomicU64,
-    /// Odd while a change is being made and noted.
+    /// Odd while a change is made and noted.
     changes: AtomicU64,
-    /// What that change is about.
+    /// The addresses of that change.
     touched: AtomicU64,
-    /// Not 0 once the target goes about its end, which takes its pages without a change.
+    /// Not 0 once the target begins to end, which unmaps its pages without a change.
     ending: AtomicU64,
-    /// For each address the moment since when its page is there; 0 if that is not sure.
+    /// For each address, the moment since which its page is certainly mapped; 0 if that is unknown.
     since: [AtomicU64; ADDRESSES],
     logs: [Log; ADDRESSES],
 }
 
 impl Journal {
-    /// A journal that children share. It stays until the program ends.
+    /// Allocates a journal that children share. It is never freed.
     pub(crate) fn new() -> Result<&'static Self, Errno> {
         let size = size_of::<Self>();
         let mapping = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Shared)?;
         let start = mapping.as_ptr().cast();
         forget(mapping);
-        // SAFETY: zeros, which are a journal, in memory that nobody unmaps; it is made of atomics alone.
+        // SAFETY: zeros, which are a valid journal of atomics, in memory that nobody unmaps.
         Ok(unsafe { &*start })
     }
 
-    /// Forgets the life of another process, which has ended.
+    /// Resets the journal after a process has ended.
     pub(crate) fn clear(&self) {
         self.changes.store(0, Ordering::SeqCst);
         self.touched.store(0, Ordering::SeqCst);
@@ -85,7 +85,7 @@ impl Journal {
         for log in &self.logs {
             log.written.store(0, Ordering::SeqCst);
             for interval in &log.intervals {
-                // Ended before there was a moment.
+                // This interval ended before any moment.
                 interval.until.store(0, Ordering::SeqCst);
             }
         }
@@ -95,12 +95,12 @@ impl Journal {
         self.clock.fetch_add(1, Ordering::SeqCst) + 1
     }
 
-    /// How many walks have begun.
+    /// Returns the number of walks that have begun.
     pub(crate) fn walks(&self) -> u64 {
         self.walks.load(Ordering::SeqCst)
     }
 
-    /// The target begins to change what is at addresses; the moment.
+    /// Called by the target before it changes the given addresses. Returns the moment.
     pub(crate) fn begin(&self, set: Set) -> u64 {
         self.touched.store(set, Ordering::SeqCst);
         self.changes.fetch_add(1, Ordering::SeqCst);
@@ -112,12 +112,12 @@ impl Journal {
         self.moment()
     }
 
-    /// The target goes about its end: no page is sure any more.
+    /// Called by the target before it ends: from now on no page is certain.
     pub(crate) fn begin_to_end(&self) {
         self.ending.store(1, Ordering::SeqCst);
     }
 
-    /// Since when each address has had the page that it has; 0 if that is not sure.
+    /// Returns since when each address has had its current page; 0 if that is unknown.
     pub(crate) fn sure(&self) -> [u64; ADDRESSES] {
         let sure = self
             .since
@@ -129,7 +129,7 @@ impl Journal {
         }
     }
 
-    /// The target notes what is at an address after a change that began at `from`.
+    /// Called by the target: notes the frame at an address after a change that began at `from`.
     pub(crate) fn note(&self, number: usize, frame: Option<u64>, from: u64) {
         let (Some(log), Some(since)) = (self.logs.get(number), self.since.get(number)) else {
             return;
@@ -154,20 +154,20 @@ impl Journal {
         }
     }
 
-    /// The target has noted everything.
+    /// Called by the target when it has noted the whole change.
     pub(crate) fn end(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// The walker begins a walk; the moment.
+    /// Called by the walker at the start of a walk. Returns the moment.
     pub(crate) fn begin_walk(&self) -> u64 {
         let moment = self.moment();
         self.walks.fetch_add(1, Ordering::SeqCst);
         moment
     }
 
-    /// Waits, with `wait`, until the change that is being made is noted; `wait` returns whether the target
-    /// has ended. Returns the addresses of a change that never will be.
+    /// Waits, by calling `wait`, until the current change is noted. `wait` returns whether the target has
+    /// ended. Returns the addresses of a change that will never be noted.
     pub(crate) fn settle<E>(&self, mut wait: impl FnMut() -> Result<bool, E>) -> Result<Set, E> {
         let changes = self.changes.load(Ordering::SeqCst);
         if changes.is_multiple_of(2) {
@@ -184,7 +184,7 @@ impl Journal {
         }
     }
 
-    /// Whether an address had a page of this frame at some moment from `start` to `end`.
+    /// Returns whether an address had a page with this frame at some moment from `start` to `end`.
     pub(crate) fn had(&self, number: usize, frame: u64, (start, end): (u64, u64)) -> bool {
         self.logs.get(number).is_some_and(|log| {
             log.intervals.iter().any(|interval| {
@@ -195,7 +195,7 @@ impl Journal {
         })
     }
 
-    /// The moment now.
+    /// Returns the current moment.
     pub(crate) fn now(&self) -> u64 {
         self.clock.load(Ordering::SeqCst)
     }

@@ -1,4 +1,4 @@
-//! `busy`: walks processes that change and die meanwhile, and holds what it sees against their own account.
+//! `busy`: walks processes that change and die meanwhile, and compares the result with their own journal.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -23,13 +23,13 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: busy [pt] [--source call|bpf|kcore] [--rounds N]
 Starts processes that map, unmap, move and discard pages, fork, and exit, execute
-or are killed, and walks their tables meanwhile by each source that this kernel
-has. No page may be found that was not there at the time, by the process's own
-account. Prints KTAP.
-  pt          run `pt` on a process at rest and on one that changes its memory
+or are killed. Meanwhile walks their tables through each source that this kernel
+has. Fails if a walk finds a page that was not there at the time, according to a
+journal that the process keeps. Prints KTAP.
+  pt          run `pt` on an idle process and on one that changes its memory
               every two milliseconds: verify, maps, save
-  --source S  this source alone
-  --rounds N  processes for each source [200]
+  --source S  use this source only
+  --rounds N  number of processes for each source (default: 200)
   --help      print this text
 Needs /proc, and root.";
 
@@ -50,9 +50,9 @@ const TESTS: &[Case<Context, Error>] = &[
 
 struct Context {
     rounds: u32,
-    /// The only source wanted.
+    /// The only source to use, if one is named.
     source: Option<&'static str>,
-    /// Whether `pt` is to show something.
+    /// Whether `pt` is to print something.
     shown: bool,
 }
 
@@ -81,7 +81,7 @@ fn parse(mut args: Args) -> Result<Context, ExitCode> {
             "pt" => context.shown = true,
             "--rounds" => context.rounds = cli::number(&mut args, HELP, "--rounds", 1_000_000)?,
             "--source" => context.source = Some(source(&mut args)?),
-            // What a target executes.
+            // The program that a target executes.
             "--pause" => loop {
                 signal::pause();
             },

@@ -1,4 +1,4 @@
-//! What `pt` says of a process at rest, and of one at work.
+//! Runs `pt` on an idle and on a busy process.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -33,7 +33,7 @@ pub(crate) const TESTS: &[Case<Shown, Error>] = &[
     Case {
         name: "save",
         run: |shown| {
-            // From another run, or not there.
+            // It may be left from another run, or not exist.
             let _ = file::remove(FILE_PATH);
             shown.pt(&["save", PID, FILE])
         },
@@ -44,12 +44,12 @@ pub(crate) const TESTS: &[Case<Shown, Error>] = &[
     },
 ];
 
-/// Stands for the number of the process at work.
+/// Placeholder for the PID of the busy process.
 const PID: &str = "PID";
 const FILE: &str = "/tmp/busy.pt";
 const FILE_PATH: &CStr = c"/tmp/busy.pt";
 
-/// A process at work, and the source for `pt`.
+/// A busy process, and the source for `pt`.
 pub(crate) struct Shown {
     worker: Child,
     source: Option<&'static str>,
@@ -67,7 +67,7 @@ impl Shown {
         let geometry = geometry.ok_or(Error::Call("a source of tables", Errno::ENOSYS))?;
         let journal = Journal::new().map_err(Error::call("mmap"))?;
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        // SAFETY: the child has a copy of memory, pipes, the journal, and what it makes itself.
+        // SAFETY: the child uses its copy of memory, the pipes, the journal, and what it makes itself.
         let worker = unsafe { Fork::promised() }
             .spawn(|| {
                 let Err(errno) = work(journal, Places { geometry }, &writer);
@@ -82,7 +82,7 @@ impl Shown {
         }
     }
 
-    /// Runs `pt` with these words; by a file there is no source.
+    /// Runs `pt` with these arguments, without a source if it reads a file.
     fn pt(&mut self, words: &[&str]) -> Result<Verdict, Error> {
         let too_long = |_| Error::Call("pt", Errno::E2BIG);
         let pid: String<16> = format!("{}", self.worker.pid()).map_err(too_long)?;

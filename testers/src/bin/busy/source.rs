@@ -1,4 +1,4 @@
-//! The ways to the tables of a process.
+//! The sources of a process's tables.
 
 use tablewalk_live::copy::{Copied, CopyError, Either};
 use tablewalk_live::{Live, LiveError};
@@ -7,11 +7,11 @@ use tablewalk_testkit::error::Error;
 use tablewalk_uapi::{Errno, process};
 use tablewalk_walker::{Format, TableSource, VirtualAddress, Visit, Walk};
 
-/// One slot for each level, and a few tables at a time.
+/// One mapped table for each level, so that only a few tables are read at a time.
 const SLOTS: usize = 5;
 const BATCH_SLOTS: usize = 16;
 
-/// A source, by its name.
+/// A kind of source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
     Call,
@@ -20,7 +20,7 @@ pub(crate) enum Way {
 }
 
 impl Way {
-    /// What it is called on a command line.
+    /// Returns its name on the command line.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Call => "call",
@@ -30,14 +30,14 @@ impl Way {
     }
 }
 
-/// A source, open.
+/// An open source.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(crate) enum Source {
     Called(Live),
     Copied(Copied<Either>),
 }
 
-/// Opens a source, for this process at first. `None` if there is none, after the reason.
+/// Opens a source of this process's tables. Returns `None` if there is none, after printing why.
 pub(crate) fn open(way: Way) -> Result<Option<Source>, Error> {
     let own = process::pid();
     let copied = match way {
@@ -63,7 +63,7 @@ pub(crate) fn open(way: Way) -> Result<Option<Source>, Error> {
     }
 }
 
-/// Says what is wrong with copies.
+/// Prints why copying tables failed.
 fn copy_error(error: CopyError) -> Error {
     println!("# {error}");
     Error::Call("copies of tables", Errno::EIO)
@@ -77,7 +77,7 @@ impl Source {
         }
     }
 
-    /// Goes on with another process.
+    /// Switches to another process.
     pub(crate) fn follow(&mut self, pid: i32) -> Result<(), Error> {
         match self {
             Self::Called(live) => *live = Live::with_batch(pid, SLOTS, BATCH_SLOTS)?,
@@ -86,7 +86,7 @@ impl Source {
         Ok(())
     }
 
-    /// Whether these are the tables that the process has now. The call has no others.
+    /// Returns whether these are the tables that the process has now. The call always has the current ones.
     pub(crate) fn is_current(&mut self) -> Result<bool, Error> {
         match self {
             Self::Called(_) => Ok(false),

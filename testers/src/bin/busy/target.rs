@@ -18,57 +18,58 @@ use tablewalk_walker::{Geometry, Level, VirtualAddress};
 
 use crate::journal::{ADDRESSES, Journal, MOST_CHANGES, Set};
 
-/// Addresses below one table of level 2, each in a table of level 3 of its own.
+/// Number of addresses below one level-2 table, each in a level-3 table of its own.
 const OF_A_TABLE: usize = 8;
 const TABLES: usize = ADDRESSES / OF_A_TABLE;
-/// Changes in a life, at least.
+/// Minimum number of changes in a life.
 const CHANGES: u64 = 40;
-/// Walks in a life that waits for the walker.
+/// Number of walks that a life waits for, if it waits.
 const WALKS: u64 = 3;
-/// Between two changes of a process at work.
+/// Time between two changes of a busy process.
 const PAUSE: Duration = Duration::from_millis(2);
-/// A frame that no machine of the tests has: 4 TiB above 0 with 4K pages.
+/// A frame that no test machine has: 4 TiB above 0 with 4K pages.
 const NO_FRAME: u64 = 1 << 30;
 
-/// Where the target has its pages.
+/// The address range of the target.
 #[derive(Clone, Copy)]
 pub(crate) struct Places {
     pub(crate) geometry: Geometry,
 }
 
 impl Places {
-    /// The first address.
+    /// Returns the first address.
     pub(crate) const fn first(&self) -> VirtualAddress {
         VirtualAddress(64 * self.geometry.entry_size(Level::L1))
     }
 
-    /// The last address that any page can have.
+    /// Returns the last address that a page can have.
     pub(crate) const fn last(&self) -> VirtualAddress {
         let start = self.table(TABLES - 1);
         VirtualAddress(start + self.geometry.entry_size(Level::L1) - 1)
     }
 
-    /// The first address below a table of level 2. The second half of them is below another entry of the
-    /// root.
+    /// Returns the first address below a level-2 table. The second half of these tables is below another
+    /// entry of the root.
     const fn table(&self, table: usize) -> u64 {
         let of_root = self.geometry.entry_size(self.geometry.root_level());
         let half = (table / (TABLES / 2)) as u64;
         self.first().0 + table as u64 * self.geometry.entry_size(Level::L1) + half * of_root
     }
 
-    /// The address of this number.
+    /// Returns the address with this number.
     pub(crate) const fn address(&self, number: usize) -> u64 {
         let (table, entry) = (number / OF_A_TABLE, number % OF_A_TABLE);
         self.table(table) + entry as u64 * self.geometry.entry_size(Level::L2)
     }
 
-    /// Whether no other page is where this address is. Between the first and the last there may be some.
+    /// Returns whether the address belongs to the target's pages. Other mappings may lie between the first
+    /// and the last.
     pub(crate) fn is_here(&self, address: VirtualAddress) -> bool {
         let size = self.geometry.entry_size(Level::L1);
         (0..TABLES).any(|table| address.0.wrapping_sub(self.table(table)) < size)
     }
 
-    /// The number of an address.
+    /// Returns the number of an address.
     pub(crate) fn number(&self, address: VirtualAddress) -> Option<usize> {
         (0..ADDRESSES).find(|&number| self.address(number) == address.0)
     }
@@ -78,17 +79,17 @@ impl Places {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
     Exits,
-    /// A child of its own kills it, in the middle of something.
+    /// A child kills it in the middle of some change.
     Killed,
     Executes,
 }
 
-/// What a target is told.
+/// Instructions for a target.
 #[derive(Clone, Copy)]
 pub(crate) struct Life {
     pub(crate) number: u32,
     pub(crate) end: End,
-    /// It does not wait for the walker before it ends.
+    /// Does not wait for the walker before it ends.
     pub(crate) hasty: bool,
 }
 
@@ -98,14 +99,14 @@ struct Target {
     random: Random,
     pagemap: Pagemap,
     pages: [Option<Mapping>; ADDRESSES],
-    /// Addresses that are left alone for now: a walk has to find what is there.
+    /// Addresses that are not changed for now, so that a walk must find their pages.
     calm: Set,
 }
 
 /// All addresses.
 const ALL: Set = u64::MAX >> (64 - ADDRESSES);
 
-/// Lives. Something is written to `ready` when the first pages are there.
+/// Runs one life. Writes to `ready` when the first pages are mapped.
 pub(crate) fn live(
     journal: &'static Journal,
     places: Places,
@@ -123,7 +124,7 @@ pub(crate) fn live(
             (seen, changes) = (walks, 0);
             target.calm_down(walks);
         }
-        // Without a walker nobody looks, and a hasty life goes on.
+        // Waits for the walker after too many changes, unless there is none or the life is hasty.
         if changes < MOST_CHANGES {
             target.step()?;
             changes += 1;
@@ -135,7 +136,7 @@ pub(crate) fn live(
     target.end(life.end, seen, changes)
 }
 
-/// Changes something every two milliseconds, for ever. Something is written to `ready` when there are pages.
+/// Changes something every two milliseconds, for ever. Writes to `ready` when the first pages are mapped.
 pub(crate) fn work(
     journal: &'static Journal,
     places: Places,
@@ -149,13 +150,13 @@ pub(crate) fn work(
     }
 }
 
-/// The addresses of a set.
+/// Returns the addresses of a set.
 fn numbers(set: Set) -> impl Iterator<Item = usize> {
     (0..ADDRESSES).filter(move |number| set >> number & 1 != 0)
 }
 
 impl Target {
-    /// A target that has all of its pages.
+    /// Returns a target with all of its pages mapped.
     fn new(journal: &'static Journal, places: Places, number: u32) -> Result<Self, Errno> {
         let mut target = Self {
             journal,
@@ -171,7 +172,7 @@ impl Target {
         Ok(target)
     }
 
-    /// Makes a change, and notes what is at the addresses of `set` afterwards.
+    /// Makes a change, and then notes the frames at the addresses of `set`.
     fn change(
         &mut self,
         set: Set,
@@ -203,7 +204,7 @@ impl Target {
                 self.change(bit | 1 << to, |target| target.remap(number, to))
             }
             13..15 => {
-                // With the table of level 2 above them.
+                // Unmaps the level-2 table above them, too.
                 let first = number / OF_A_TABLE * OF_A_TABLE;
                 let set = ((1 << OF_A_TABLE) - 1) << first & !self.calm;
                 self.change(set, |target| {
@@ -215,13 +216,13 @@ impl Target {
         }
     }
 
-    /// Leaves a quarter of all addresses alone in every other walk.
+    /// Leaves a quarter of all addresses unchanged during every other walk.
     fn calm_down(&mut self, walks: u64) {
         let quarter = self.random.below(ALL) & self.random.below(ALL);
         self.calm = if walks.is_multiple_of(2) { 0 } else { quarter };
     }
 
-    /// An address that is not left alone.
+    /// Returns a random address that may be changed.
     fn any(&mut self) -> usize {
         let first = usize::try_from(self.random.below(ADDRESSES as u64)).unwrap_or(0);
         let mut all = (first..ADDRESSES).chain(0..first);
@@ -235,8 +236,8 @@ impl Target {
         }
     }
 
-    /// Maps the page, if it is not mapped, and writes to it what looks like entries of a table, so that a walk
-    /// by a table whose frame this was before finds pages.
+    /// Maps the page, if it is not mapped, and fills it with words that look like entries of a table. If its
+    /// frame was a table before, a walk through a stale copy would find pages in it.
     fn fill(&mut self, number: usize) -> Result<(), Errno> {
         let word = self.places.looks_like_an_entry();
         if let Some(page) = self.map(number)? {
@@ -247,7 +248,7 @@ impl Target {
         Ok(())
     }
 
-    /// The mapping of an address, which has no page yet if it is new.
+    /// Returns the mapping of an address; a new one has no page yet.
     fn map(&mut self, number: usize) -> Result<Option<&mut Mapping>, Errno> {
         let size = 1 << self.places.geometry.page_shift();
         let Some(page) = self.pages.get_mut(number) else {
@@ -260,7 +261,7 @@ impl Target {
         Ok(page.as_mut())
     }
 
-    /// Gives the page back, and has another one in three of four times.
+    /// Discards the page, and touches a new one in three of four cases.
     fn discard(&mut self, number: usize) -> Result<(), Errno> {
         let Some(Some(page)) = self.pages.get(number) else {
             return Ok(());
@@ -272,12 +273,12 @@ impl Target {
         self.fill(number)
     }
 
-    /// Moves a page to another address, whatever is there.
+    /// Moves a page to another address, and replaces the page there.
     fn remap(&mut self, from: usize, to: usize) -> Result<(), Errno> {
         if from == to || !matches!(self.pages.get(from), Some(Some(_))) {
             return Ok(());
         }
-        // Without a page of its own, which would not be noted.
+        // Map the target address without a page, which would not be noted.
         self.map(to)?;
         let old = self.pages.get_mut(from).and_then(Option::take);
         let place = self.pages.get_mut(to).and_then(Option::take);
@@ -287,7 +288,7 @@ impl Target {
         Ok(())
     }
 
-    /// Has a child, which shares all pages, and writes to some of them while it is there.
+    /// Forks a child, which shares all pages, and writes to some of them while the child lives.
     fn fork(&mut self) -> Result<(), Errno> {
         let patience = self.random.below(32);
         // SAFETY: the child uses nothing.
@@ -336,7 +337,7 @@ impl Target {
 }
 
 impl Places {
-    /// Valid, of user space, with the access flag, with a frame that nobody has.
+    /// Returns a valid user entry with the access flag and a frame that does not exist.
     const fn looks_like_an_entry(&self) -> u64 {
         const VALID_USER_PAGE: u64 = 0b11 | 1 << 6 | 1 << 10 | 1 << 11;
         VALID_USER_PAGE | NO_FRAME << self.geometry.page_shift()

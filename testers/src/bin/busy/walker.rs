@@ -1,4 +1,4 @@
-//! Walks targets until they are no more, and holds what is found against their journal.
+//! Walks targets until they have ended, and compares the pages found with their journal.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -15,18 +15,18 @@ use crate::journal::{ADDRESSES, Journal};
 use crate::source::Source;
 use crate::target::{self, End, Life, Places};
 
-/// Each of so many lives ends without waiting for the walker.
+/// One of this many lives ends without waiting for the walker.
 const HASTY: u32 = 8;
-/// How often a process that has ended is walked until nothing is left of its pages.
+/// How often, at most, to walk a process that has ended, until no page is left.
 const PATIENCE: u32 = 1000;
-/// Each of so many walks is slow.
+/// One of this many walks is slow.
 const SLOW: u64 = 4;
-/// How long a slow walk waits at one table: the kernel frees tables after a grace period of RCU, and gives
-/// them to somebody else meanwhile, so that what led to the tables below is old. Nothing depends on it.
+/// How long a slow walk waits at one table. Meanwhile an RCU grace period may end, and the kernel may free
+/// and reuse tables below it, so that the walk uses stale descriptors. The result does not depend on it.
 const WAIT: Duration = Duration::from_millis(60);
-/// Tables above the lowest: one of them, in turn, is where a slow walk waits.
+/// Number of tables above the lowest level. A slow walk waits at one of them, each in turn.
 const UPPER_TABLES: u64 = 9;
-/// Differences that are printed.
+/// Maximum number of differences to print.
 const SHOWN: u64 = 10;
 
 #[derive(Default)]
@@ -35,22 +35,22 @@ struct Tally {
     pages: u64,
     /// Tables that changed while they were read.
     changed: u64,
-    /// Pages at addresses of a change that the target did not live to note.
+    /// Pages at addresses of a change that the target died before noting.
     unfinished: u64,
-    /// Targets that had gone when they were to be walked.
+    /// Targets that had ended before they were walked.
     gone: u64,
-    /// What was never true.
+    /// Pages that were never there.
     false_ones: u64,
-    /// Pages that were there all the time of a walk.
+    /// Pages that were mapped during a whole walk.
     sure: u64,
-    /// Those of them that were not found, though no table above them was reported.
+    /// Those that were not found, although no table above them was reported as changed.
     lost: u64,
 }
 
-/// Most tables whose change is noted in a walk.
+/// Maximum number of changed tables that are noted in a walk.
 const CHANGED: usize = 256;
 
-/// Follows so many targets; whether all that was found was true, and anything was found.
+/// Walks this many targets. Returns whether all pages found were correct, and any were found.
 pub(crate) fn follow(source: &mut Source, rounds: u32) -> Result<bool, Error> {
     let journal = Journal::new().map_err(Error::call("mmap"))?;
     let mut walker = Walker {
@@ -100,7 +100,7 @@ impl Walker<'_> {
     fn follow_one(&mut self, life: Life) -> Result<(), Error> {
         let child = self.start(life)?;
         if let Err(error) = self.source.follow(child.pid()) {
-            // It says so; what it must not do is go on with what it has.
+            // The source reports the end. What it must not do is to go on with a stale root.
             self.tally.gone += 1;
             return if life.hasty { Ok(()) } else { Err(error) };
         }
@@ -132,7 +132,7 @@ impl Walker<'_> {
         let (journal, places) = (self.journal, self.places);
         journal.clear();
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        // SAFETY: the child has a copy of memory, pipes, the journal, and what it makes itself.
+        // SAFETY: the child uses its copy of memory, the pipes, the journal, and what it makes itself.
         let child = unsafe { Fork::promised() }
             .spawn(|| {
                 target::live(journal, places, life, &writer).unwrap_or_else(|errno| {
@@ -149,7 +149,7 @@ impl Walker<'_> {
         }
     }
 
-    /// One walk; how many pages were found.
+    /// Walks once. Returns the number of pages found.
     fn walk(&mut self, child: &Child) -> Result<usize, Error> {
         // Twice as many as there can be.
         let mut found = Vec::<(VirtualAddress, u64), { 2 * ADDRESSES }>::new();
@@ -159,7 +159,7 @@ impl Walker<'_> {
         let sure = self.journal.sure();
         let start = self.journal.begin_walk();
         let (places, geometry) = (self.places, self.places.geometry);
-        // Of what Linux moves to another frame the entry is not valid for a moment.
+        // While Linux migrates a page, its entry is invalid for a moment.
         let mut moving = Vec::<VirtualAddress, { 2 * ADDRESSES }>::new();
         let mut changed = Vec::<TableId, CHANGED>::new();
         let range = (self.places.first(), self.places.last());
@@ -174,7 +174,7 @@ impl Walker<'_> {
             }
             Visit::Table(table) if table.level < Level::L3 => {
                 if place == Some(0) {
-                    // Not woken before: there is no signal handler.
+                    // The sleep is not interrupted, since there is no signal handler.
                     let _ = time::sleep(WAIT);
                 }
                 place = place.and_then(|place| place.checked_sub(1));

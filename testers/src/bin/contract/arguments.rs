@@ -1,4 +1,4 @@
-//! Arguments that make no sense, and arguments that only look so.
+//! Invalid arguments, and valid arguments that look invalid.
 
 #![expect(unsafe_code, reason = "tries what may not work")]
 
@@ -19,7 +19,7 @@ use tablewalk_testkit::page::{self, Page, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "args that are no memory: EFAULT",
+        name: "args at an unmapped address: EFAULT",
         run: bad_pointer,
     },
     Case {
@@ -59,7 +59,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: flush_range,
     },
     Case {
-        name: "INFO and PATH fill what the caller has room for",
+        name: "INFO and PATH fill at most the size that the caller passes",
         run: sized,
     },
     Case {
@@ -98,7 +98,7 @@ fn padding(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn overlap(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let (page, table) = (Page::writable(info)?, Page::writable(info)?);
     table.map(0, 0, 0)?;
-    // Where the frame number would be written back to: the third word.
+    // The kernel would write the frame number here: to the third word.
     let before = table.word(2);
     set_word(&page, 1, page.address());
     call_at(at(&page))?;
@@ -120,7 +120,8 @@ fn bad_level(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn folded_level(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
     let root_level = 4 - info.levels;
-    // Level 0 is the root whatever its level, so only two levels leave one to ask for in vain.
+    // Level 0 is the root at whatever level it is, so only with two levels does one remain that does not
+    // exist.
     if root_level < 2 {
         return Ok(Verdict::Skip("the root is at level 0 or 1"));
     }
@@ -144,7 +145,7 @@ fn bad_flag(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     levels_refused(&page, &levels)
 }
 
-/// Whether the call refuses each of these values of `level`.
+/// Returns whether the call refuses each of these values of `level`.
 fn levels_refused(page: &Page, levels: &[u32]) -> Result<Verdict, Errno> {
     let refused =
         |&level: &u32| expect_error("level", call(0, page.address(), 0, level), Errno::EINVAL);
@@ -236,8 +237,8 @@ fn sized(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn swap_types(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    // include/linux/swap.h: each behind the one before, if it is configured. Up to 6.5 one more is the
-    // last, SWP_SWAPIN_ERROR.
+    // include/linux/swap.h: each type follows the previous one that is configured. Up to 6.5 there is one
+    // more at the end, SWP_SWAPIN_ERROR.
     let release = uname()?;
     let error = u8::from(release.release().to_bytes().starts_with(b"6.1."));
     let mut end = 1_u8 << info.swp_type_bits;
@@ -258,31 +259,31 @@ fn swap_types(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     Ok(met.into())
 }
 
-/// The call, on pages of these tests alone, or on no memory.
+/// Makes the call on pages of these tests, or on unmapped addresses.
 fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
-    // SAFETY: nobody has a reference to what the tests of this file name.
+    // SAFETY: no Rust reference points to memory that the tests of this file name.
     unsafe { page::call(pid, remap_vaddr, pfn, level) }
 }
 
-/// The call with a struct of these tests, on pages of theirs, or with no struct at all.
+/// Makes the call with a struct of these tests, for their pages, or with an invalid pointer.
 fn call_at(args: *mut u8) -> Result<(), Errno> {
-    // SAFETY: nobody has a reference to what the tests of this file name.
+    // SAFETY: no Rust reference points to memory that the tests of this file name.
     unsafe { page::call_at(args) }
 }
 
 /// Writes a word of a page that no table is mapped over.
 fn set_word(page: &Page, index: usize, value: u64) {
-    // SAFETY: the page is as it was made.
+    // SAFETY: no table is mapped over the page.
     unsafe { page.set_word(index, value) }
 }
 
-/// Where a page begins.
+/// Returns a pointer to the start of a page.
 fn at(page: &Page) -> *mut u8 {
-    // SAFETY: nothing is written by it.
+    // SAFETY: nothing is written through it.
     unsafe { page.mapping() }.as_ptr()
 }
 
-/// Has the kernel fill the struct at the beginning of a page.
+/// Lets the kernel fill the struct at the start of a page.
 fn fill(page: &Page, flag: u32) -> Result<u64, Errno> {
     // SAFETY: INFO and PATH write to the page, which no table is mapped over.
     unsafe { page.call(0, flag, 0) }

@@ -1,4 +1,4 @@
-//! Pages that are lent, and those who come upon them; news that cannot be delivered.
+//! Lent pages, and kernel code that meets them; results that cannot be written to the caller.
 
 #![expect(unsafe_code, reason = "takes pages of its own memory")]
 
@@ -19,28 +19,28 @@ use tablewalk_testkit::page::{Page, call_at, page_size, range};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "a page that is lent is left alone by who pages out or ages, and one beside it is not",
+        name: "reclaim and aging leave a lent page alone, but not its neighbour",
         run: left_alone,
     },
     Case {
-        name: "LEND and TAKE want huge pages kept out: EINVAL",
+        name: "LEND and TAKE where huge pages are not disabled: EINVAL",
         run: huge_pages,
     },
     Case {
-        name: "TAKE between mappings that were made apart: EINVAL",
+        name: "TAKE between mappings that never were one: EINVAL",
         run: made_apart,
     },
     Case {
-        name: "where the news cannot be written nothing is done: EFAULT",
+        name: "if the result cannot be written, nothing is changed: EFAULT",
         run: no_news,
     },
     Case {
-        name: "LEND and ADOPT pass over an entry of a frame that is no memory",
+        name: "LEND and ADOPT skip an entry whose frame is not memory",
         run: no_memory,
     },
 ];
 
-/// The level-3 descriptor of this process for `address`.
+/// Returns the level-3 descriptor of this process for `address`.
 fn descriptor(address: u64) -> Result<u64, Errno> {
     let [.., last] = path(0, address)?.desc;
     Ok(last)
@@ -54,7 +54,8 @@ fn left_alone(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     write(&memory, page, 2);
     let lent = expect("a page to lend", lend(0, memory.address(), 1), Ok(1));
     let before = [descriptor(memory.address())?, descriptor(beside)?];
-    // Without swap a kernel may leave the entry of a page that is to go as it is, but not of one that ages.
+    // Without swap, the kernel may leave the entry of a page that is to be reclaimed, but not that of one
+    // that ages.
     memory.advise(0..2 * page, Advice::PageOut)?;
     memory.advise(0..2 * page, Advice::Cold)?;
     let after = [descriptor(memory.address())?, descriptor(beside)?];
@@ -79,12 +80,12 @@ fn huge_pages(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let address = memory.address();
     let mut places = [ExposePgtblTable::default()];
     let from = address..address + page as u64;
-    // SAFETY: nobody has a reference into this memory.
+    // SAFETY: no Rust reference points into this memory.
     let mut taken = || unsafe { take(0, from.clone(), address + 2 * page as u64, &mut places) };
     if memory.advise(0..page, Advice::NoHugePage) == Err(Errno::EINVAL) {
         return Ok(Verdict::Skip("no transparent huge pages"));
     }
-    // Only the first page of it keeps them out now.
+    // Only the first page still keeps huge pages out.
     let second = address + page as u64;
     write(&memory, page, 2);
     all(&[
@@ -96,7 +97,7 @@ fn huge_pages(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn no_memory(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    /// An output address, of 40 bits as every CPU has, at which no machine has memory.
+    /// An output address with no memory on any test machine, within the 40 bits that every CPU has.
     const NOWHERE: u64 = 0x7f_ffff_0000;
     let page = page_size(info);
     let memory = pages_and_places(page, 1, 15)?;
@@ -107,11 +108,11 @@ fn no_memory(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let slot = usize::try_from(index + 1).map_err(|_| Errno::EINVAL)?;
     let attributes = !((1 << 48) - page as u64) & !(0xf << 12);
     let good = descriptor(memory.address())?;
-    // SAFETY: an entry that was empty, of memory that nobody touches until it is empty again.
+    // SAFETY: the entry was empty, and nobody touches its page until it is empty again.
     unsafe { table.set_word(slot, good & attributes | NOWHERE) };
     let lent = lend(0, memory.address(), 4);
     let adopted = adopt(0, memory.address(), 4);
-    // SAFETY: nobody has used the entry; it is flushed.
+    // SAFETY: nobody has used the entry, and its TLB entry is invalidated.
     unsafe { table.set_word(slot, 0) };
     flush(0, memory.address() + page as u64, 1)?;
     all(&[
@@ -123,14 +124,14 @@ fn no_memory(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn made_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = page_size(info);
     let from = private(2 * page)?;
-    // Two that lie next to each other would share what leads to them.
+    // Adjacent pages would share their level-3 table.
     let between = Page::writable(info)?;
     let to = private(2 * page)?;
     write(&from, 0, 1);
     write(&to, 0, 2);
     let mut places = [ExposePgtblTable::default()];
     let pages = from.address()..from.address() + page as u64;
-    // SAFETY: nobody has a reference into this memory.
+    // SAFETY: no Rust reference points into this memory.
     let taken = unsafe { take(0, pages, to.address() + page as u64, &mut places) };
     all(&[
         between.address() != 0,
@@ -139,14 +140,14 @@ fn made_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     ])
 }
 
-/// `words` in a page of their own that can only be read.
+/// Maps a read-only page that contains `words`.
 fn read_only(info: &ExposePgtblInfo, words: [u64; 4]) -> Result<Page, Errno> {
     let page = Page::writable(info)?;
     for (index, word) in words.into_iter().enumerate() {
-        // SAFETY: a page of memory, and no table.
+        // SAFETY: the page is ordinary memory, not a table.
         unsafe { page.set_word(index, word) };
     }
-    // SAFETY: it is mapped over as long as the page is there, and written no more.
+    // SAFETY: it is not written any more, and no table is mapped over it.
     unsafe { page.mapping() }.protect(0..page_size(info), Protection::READ)?;
     Ok(page)
 }
@@ -164,9 +165,9 @@ fn no_news(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let take_by = |pfn| call(0, at(8), pfn, EXPOSE_PGTBL_TAKE);
     let array = ptr::from_ref(&no_array).expose_provenance() as u64;
     let lend_args = read_only(info, [0, at(0), 2, EXPOSE_PGTBL_LEND.into()])?;
-    // SAFETY: the page is read, and not mapped over.
+    // SAFETY: the page is only read, and no table is mapped over it.
     let mapping = unsafe { lend_args.mapping() };
-    // SAFETY: the struct in it asks for pages of this test alone.
+    // SAFETY: the struct in it names pages of this test only.
     let by_args = unsafe { call_at(mapping.as_ptr()) };
     let refused = all(&[
         expect_error("an array", take_by(array), Errno::EFAULT),

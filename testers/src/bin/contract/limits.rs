@@ -1,4 +1,4 @@
-//! Limits of what a caller can have, and pointers with tags.
+//! Resource limits of the caller, and tagged pointers.
 
 #![expect(unsafe_code, reason = "sets limits, and tags of its own memory")]
 
@@ -9,7 +9,7 @@ use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_uapi::credentials::{CAP_SYS_ADMIN, CAP_SYS_RAWIO, set_capabilities};
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::raw::{call as system_call, constants};
+use tablewalk_uapi::raw::{call as system_call, constants, prctl};
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH,
     EXPOSE_PGTBL_RANGE, ExposePgtblArgs, ExposePgtblInfo, ExposePgtblTable, path,
@@ -29,19 +29,19 @@ pub(crate) const TESTS: &[Test] = &[
         run: locked_memory,
     },
     Case {
-        name: "a table that is replaced makes room for another below the limit",
+        name: "replacing a table returns its charge against the limit",
         run: replaced,
     },
     Case {
-        name: "one of several that were mapped together makes no room until the last is replaced",
+        name: "tables of one call stay charged until the last of them is replaced",
         run: replaced_apart,
     },
     Case {
-        name: "tables count once where mlockall locks what is mapped later",
+        name: "tables count once under mlockall(MCL_FUTURE)",
         run: locked_later,
     },
     Case {
-        name: "a call that is refused leaves what the next one reads",
+        name: "a refused call leaves its arguments unchanged",
         run: refused_again,
     },
     Case {
@@ -58,7 +58,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// Gives up every capability but those that writing tables needs.
+/// Drops every capability except those that writing tables needs.
 fn without_ipc_lock() -> Result<(), Errno> {
     set_capabilities(1 << CAP_SYS_ADMIN | 1 << CAP_SYS_RAWIO)
 }
@@ -73,7 +73,7 @@ fn limit_locked(bytes: u64) -> Result<(), Errno> {
 
 fn locked_memory(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let size = page_size(info) as u64;
-    // As many as the limit permits, one more, and again when one is gone.
+    // Map as many tables as the limit permits, one more, and again after one was unmapped.
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
     let limited = in_child(unsafe { Fork::promised() }, || {
         let (first, second) = (Page::writable(info)?, Page::writable(info)?);
@@ -97,7 +97,8 @@ fn locked_memory(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     ])
 }
 
-/// As many tables as the limit permits: each can be replaced, by itself and by others, again and again.
+/// With as many tables as the limit permits, each can be replaced by the same or by another table, again and
+/// again.
 fn replaced(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let size = page_size(info) as u64;
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
@@ -111,7 +112,7 @@ fn replaced(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         for address in [first, second, first, first, second] {
             map(address)?;
         }
-        // What was replaced was given back once, not twice.
+        // The charge of a replaced table was returned once, not twice.
         if !expect_error("one more", map(more.address()), Errno::ENOMEM) {
             return Err(Errno::EIO);
         }
@@ -120,7 +121,7 @@ fn replaced(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     all(&[expect("two slots", limited, Ok(0))])
 }
 
-/// Two tables by one call: they are pinned, and count, until both are gone.
+/// Two tables from one call are pinned, and counted, until both are unmapped.
 fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = page_size(info);
     let span = page << (info.page_shift - 3);
@@ -130,7 +131,7 @@ fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let first = usize::try_from(start - memory.address()).map_err(|_| Errno::EINVAL)?;
     write(&memory, first, 1);
     write(&memory, first + span, 1);
-    // With a limit of `pages`: what comes of replacing the first, the second, and of one more.
+    // Returns, for a limit of `pages`, the results of replacing the first, the second, and of one more.
     let outcomes = |pages: u64| {
         // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
         in_child(unsafe { Fork::promised() }, || {
@@ -140,7 +141,7 @@ fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
             without_ipc_lock()?;
             let mut tables = [ExposePgtblTable::default(); 2];
             let mut asked = range(start, start + 2 * span as u64, &mut tables);
-            // SAFETY: as many pages as elements.
+            // SAFETY: there are as many pages as elements.
             unsafe { slots.map_range(0, 3, &mut asked) }?;
             call(0, slots.address(), 0, 0)?;
             call(0, slots.address() + page as u64, 0, 0)?;
@@ -157,28 +158,27 @@ fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn locked_later(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    /// `MCL_FUTURE` of linux/mman.h.
-    const FUTURE: u64 = 2;
     let size = page_size(info) as u64;
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
     let limited = in_child(unsafe { Fork::promised() }, || {
         let slot = Page::writable(info)?;
         limit_locked(size)?;
         without_ipc_lock()?;
-        // SAFETY: changes how later mappings are made, by which nobody has a reference yet.
-        unsafe { system_call(constants::__NR_mlockall, [FUTURE, 0, 0, 0, 0, 0]) }?;
+        let flags = constants::MCL_FUTURE.into();
+        // SAFETY: changes how later mappings are made, which have no references yet.
+        unsafe { system_call(constants::__NR_mlockall, [flags, 0, 0, 0, 0, 0]) }?;
         slot.map(0, 0, 0)?;
         slot.map(0, 0, 0).map(drop)
     });
     all(&[expect("one page of locked memory", limited, Ok(0))])
 }
 
-/// By address, and by range: `ENOMEM` for want of locked memory, after the answer was known.
+/// By address and by range: `ENOMEM` because of locked memory, after the kernel has found the tables.
 fn refused_again(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
     let limited = in_child(unsafe { Fork::promised() }, || {
         let slots = Page::several(info, Protection::READ_WRITE, 2)?;
-        // Without a page there, whether its address has a level-3 table is up to what lies beside it.
+        // Without a page, it depends on the neighbours whether the address has a level-3 table.
         // SAFETY: no table is mapped there.
         unsafe { slots.set_word(0, 1) };
         let start = slots.address();
@@ -194,7 +194,7 @@ fn refused_again(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         let by_address = unsafe { remap_page_table_raw((&raw mut args).cast()) };
         let mut tables = [ExposePgtblTable::default(); 2];
         let mut asked = range(start, start + 1, &mut tables);
-        // SAFETY: as many pages as elements.
+        // SAFETY: there are as many pages as elements.
         let by_range = unsafe { slots.map_range(0, 3, &mut asked) };
         let met = [
             expect_error("by address", by_address, Errno::ENOMEM),
@@ -223,7 +223,7 @@ fn no_ipc_lock(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let taken = in_child(unsafe { Fork::promised() }, || {
         without_ipc_lock()?;
         let mut places = [ExposePgtblTable::default()];
-        // SAFETY: there is nothing at these addresses.
+        // SAFETY: nothing is mapped at these addresses.
         unsafe { take(0, size..2 * size, 4 * size, &mut places) }.map(drop)
     });
     all(&[
@@ -247,7 +247,7 @@ fn too_large(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
             good.tables,
         ];
         for (index, word) in words.into_iter().enumerate() {
-            // SAFETY: a page of memory, and no table.
+            // SAFETY: the page is ordinary memory, not a table.
             unsafe { asked.set_word(index, word) };
         }
         call(0, slot.address(), asked.address(), 3 | EXPOSE_PGTBL_RANGE).map(|_| 0)
@@ -259,31 +259,35 @@ fn too_large(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     ])
 }
 
-/// Lets this process hand pointers with tags to the kernel, which checks the tags.
+/// Enables tagged pointers in system calls, with tag checks by the kernel.
 fn enable_tags() -> Result<(), Errno> {
-    /// `PR_SET_TAGGED_ADDR_CTRL`, `PR_TAGGED_ADDR_ENABLE` and `PR_MTE_TCF_SYNC` of linux/prctl.h.
-    const CONTROL: u64 = 55;
-    const ENABLE: u64 = 1;
-    const SYNCHRONOUS: u64 = 2;
-    let arguments = [CONTROL, ENABLE | SYNCHRONOUS, 0, 0, 0, 0];
-    // SAFETY: changes what pointers mean to the kernel; those without a tag mean the same.
+    let mode = prctl::PR_TAGGED_ADDR_ENABLE | prctl::PR_MTE_TCF_SYNC;
+    let arguments = [
+        prctl::PR_SET_TAGGED_ADDR_CTRL.into(),
+        mode.into(),
+        0,
+        0,
+        0,
+        0,
+    ];
+    // SAFETY: changes the meaning of tagged pointers for the kernel; others keep their meaning.
     unsafe { system_call(constants::__NR_prctl, arguments) }.map(drop)
 }
 
-/// Gives the first `bytes` of `memory` a tag; the address with that tag.
+/// Sets the tag of the first `bytes` of `memory`. Returns the tagged address.
 fn tag(memory: &Mapping, bytes: usize) -> u64 {
-    /// A tag is the low half of the top byte of a pointer.
+    /// A tag: bits 59:56 of a pointer.
     const TAG: u64 = 5 << 56;
-    /// Bytes that have one tag together.
+    /// Bytes that share one tag.
     const GRANULE: usize = 16;
     let start = memory.address() | TAG;
     for offset in (0..bytes).step_by(GRANULE) {
         let address = start + offset as u64;
-        // Programs run on arm64 alone; their unit tests are built for the host, which has no tags.
+        // The programs run on arm64 only; their unit tests are built for the host, which has no tags.
         #[cfg(not(target_arch = "aarch64"))]
         let _ = address;
-        // SAFETY: stores a tag for 16 bytes of a mapping with PROT_MTE; `memory` is read and written
-        // by the address with the tag alone, or by the kernel.
+        // SAFETY: stores a tag for 16 bytes of a mapping with PROT_MTE. `memory` is accessed only through the
+        // tagged address, or by the kernel.
         #[cfg(target_arch = "aarch64")]
         unsafe {
             asm!(".arch_extension memtag", "stg {0}, [{0}]", in(reg) address, options(nostack));
@@ -320,7 +324,7 @@ fn tagged(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         write(&memory, 152, good.tables);
         let start = tag(&memory, 160);
         call(0, start, 0, EXPOSE_PGTBL_INFO)?;
-        // The address that is looked up has a tag, too.
+        // The address to look up has a tag, too.
         let looked_up = slot.address() | 3 << 56;
         call(0, start + 64, looked_up, EXPOSE_PGTBL_PATH)?;
         call(0, slot.address(), start + 128, 3 | EXPOSE_PGTBL_RANGE).map(drop)

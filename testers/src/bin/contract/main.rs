@@ -1,7 +1,7 @@
-//! `contract`: holds the running kernel against the contract of `remap_page_table`, error by error.
+//! `contract`: tests the running kernel against the contract of `remap_page_table`, error by error.
 //!
-//! The contract is the man page in `kernel/patches/`. Frame numbers to ask for come from PATH, from
-//! `/proc/iomem` and from other processes; what is mapped is read word by word.
+//! The contract is the man page in `kernel/patches/`. Frame numbers for the calls come from PATH, from
+//! `/proc/iomem` and from other processes. Tables that are mapped are read word by word.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -26,10 +26,10 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: contract
-Holds the running kernel against the contract of remap_page_table. Prints KTAP.
+Tests the running kernel against the contract of remap_page_table. Prints KTAP.
 Needs a kernel with remap_page_table, /proc, and root.";
 
-/// A test, and what it works with.
+/// A test and its argument.
 type Test = Case<ExposePgtblInfo, Errno>;
 
 fn main(args: Args) -> ExitCode {

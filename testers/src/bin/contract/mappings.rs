@@ -1,4 +1,4 @@
-//! What a mapping of a table may not be used for.
+//! What a mapping of a table must not be used for.
 
 #![expect(unsafe_code, reason = "tries what must be refused")]
 
@@ -44,7 +44,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// A page over which the root table of this process is mapped.
+/// Returns a page over which the root table of this process is mapped.
 fn root(info: &ExposePgtblInfo, protection: Protection) -> Result<Page, Errno> {
     let page = Page::new(info, protection)?;
     page.map(0, 0, 0)?;
@@ -83,7 +83,7 @@ fn executable(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn fork(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = root(info, Protection::READ_WRITE)?;
     let address = page.address();
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }.spawn(|| {
         let mut found = false;
         let path = proc_path(process::pid(), "maps");

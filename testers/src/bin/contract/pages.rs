@@ -1,4 +1,4 @@
-//! Pages whose entries user space moves: LEND, ADOPT, TAKE.
+//! LEND, ADOPT and TAKE: pages whose entries user space moves.
 
 #![expect(unsafe_code, reason = "moves pages of its own memory")]
 
@@ -16,15 +16,15 @@ use tablewalk_testkit::page::{self, Page, page_size, range};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "ADOPT and LEND deal with each page once, in private anonymous memory",
+        name: "ADOPT and LEND handle each page once, in private anonymous memory only",
         run: adopt_and_lend,
     },
     Case {
-        name: "TAKE moves what this process alone has to the places that are empty",
+        name: "TAKE moves pages of this process only, to empty places only",
         run: take_some,
     },
     Case {
-        name: "TAKE refuses what is not pages and places",
+        name: "TAKE refuses invalid pages and places",
         run: take_refuses,
     },
 ];
@@ -74,23 +74,23 @@ fn same(what: &str, values: &[u64], expected: &[u64]) -> bool {
     values.iter().zip(expected).all(met)
 }
 
-/// What TAKE says: places dealt with, and where to go on.
+/// Returns the result of TAKE: the number of places handled, and where to continue.
 fn outcome(taken: Result<(usize, u64), Errno>) -> Result<[u64; 2], Errno> {
     taken.map(|(places, next)| [places as u64, next])
 }
 
-/// Memory of 16 pages in one table: where TAKE goes on depends on where a table ends.
+/// Maps 16 pages that share one table: TAKE returns at the end of a table.
 fn in_one_table(page: usize) -> Result<Mapping, Errno> {
     let memory = private(16 * page)?;
     let table = |address: u64| address / (page * (page / 8)) as u64;
     if table(memory.address()) == table(memory.address() + 15 * page as u64) {
         return Ok(memory);
     }
-    // The next one lies beside it, and a table ends in one of them only.
+    // The next 16 pages follow, and the table ends in at most one of the two mappings.
     private(16 * page)
 }
 
-/// Memory of 16 pages with a table: the numbers of the first ones are written, `full` is not empty.
+/// Maps 16 pages with a table. The first `pages` contain their numbers, and the page `full` is not empty.
 pub(crate) fn pages_and_places(page: usize, pages: usize, full: usize) -> Result<Mapping, Errno> {
     let memory = in_one_table(page)?;
     memory.advise(0..16 * page, Advice::PopulateWrite)?;
@@ -106,15 +106,15 @@ fn take_some(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = page_size(info);
     let memory = pages_and_places(page, 4, 9)?;
     let at = |number: usize| memory.address() + (number * page) as u64;
-    // A page of zeros, which is everybody's.
+    // Make this the shared zero page.
     memory.advise(2 * page..3 * page, Advice::DontNeed)?;
     let zeros = read(&memory, 2 * page);
     let mut found = [ExposePgtblTable::default(); 4];
-    // SAFETY: nobody has a reference into this memory, and the places were empty all the time.
+    // SAFETY: no Rust reference points into this memory, and the places were empty all the time.
     let first = unsafe { take(0, at(0)..at(7), at(8), &mut found) };
     let second = {
         let mut none = [ExposePgtblTable::default(); 2];
-        // SAFETY: as above.
+        // SAFETY: no Rust reference points into this memory, and the places are empty.
         unsafe { take(0, at(0)..at(7), at(12), &mut none) }
     };
     let word = |number: usize| read(&memory, number * page);
@@ -141,7 +141,7 @@ fn take_refuses(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let take_into = |from: Range<u64>, to: u64, count: usize| {
         let mut found = [ExposePgtblTable::default(); 4];
         let (found, _) = found.split_at_mut(count);
-        // SAFETY: nobody has a reference into this memory; elsewhere it is refused.
+        // SAFETY: no Rust reference points into this memory; the kernel refuses other addresses.
         unsafe { take(0, from, to, found) }
     };
     let refused =
@@ -151,8 +151,8 @@ fn take_refuses(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     read_only.protect(0..page, Protection::READ)?;
     let shared = Page::writable(info)?;
     let end = 1 << info.va_bits;
-    // Its end has no table: one is for `span` bytes, which are 512 MiB with 64K pages. So much that it
-    // must not count as memory in use: a machine may have less.
+    // The end of this range has no table: a table covers `span` bytes, which are 512 MiB with 64K pages. The
+    // memory must not be accounted, since a machine may have less.
     let span = page << (info.page_shift - 3);
     let sparse = Mapping::reserve(4 * span, Protection::READ_WRITE)?;
     sparse.base_pages_only()?;
@@ -230,20 +230,20 @@ fn take_refuses(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     ])
 }
 
-/// The call, on pages of these tests alone, or on no memory.
+/// Makes the call on pages of these tests, or on unmapped addresses.
 pub(crate) fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
-    // SAFETY: nobody has a reference to what the tests of this file name.
+    // SAFETY: no Rust reference points to memory that the tests of this file name.
     unsafe { page::call(pid, remap_vaddr, pfn, level) }
 }
 
-/// ADOPT of pages whose entries nobody moves.
+/// Adopts pages whose entries nobody moves.
 pub(crate) fn adopt(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
-    // SAFETY: as the first line says.
+    // SAFETY: nobody moves the entries.
     unsafe { remap::adopt(pid, address, pages) }
 }
 
-/// LEND of pages that are adopted, or unmapped, where they are.
+/// Lends pages that are adopted or unmapped at the same address.
 pub(crate) fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
-    // SAFETY: as the first line says.
+    // SAFETY: the pages stay where they are.
     unsafe { remap::lend(pid, address, pages) }
 }

@@ -1,4 +1,4 @@
-//! Processes whose tables are asked for, and who asks.
+//! Which processes may be the target, and which may be the caller.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -42,7 +42,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: admin_alone,
     },
     Case {
-        name: "a frame that is no table of that level: ENOENT",
+        name: "a frame that is not a table of that level: ENOENT",
         run: not_a_table,
     },
     Case {
@@ -87,7 +87,7 @@ fn kernel_thread(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 
 fn zombie(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }.spawn(|| ExitCode::SUCCESS)?;
     process::wait_without_reaping(child.pid())?;
     all(&[
@@ -106,7 +106,7 @@ fn unprivileged(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     ];
     let mut met = true;
     for call in calls {
-        // SAFETY: the child makes calls that fail, or map over its copy of a page.
+        // SAFETY: the child makes calls that fail, or that map over its copy of a page.
         let status = in_child(unsafe { Fork::promised() }, || {
             set_gids(1000)?;
             set_uids(1000)?;
@@ -120,7 +120,7 @@ fn unprivileged(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn admin_alone(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let (read_only, writable) = (Page::new(info, Protection::READ)?, Page::writable(info)?);
     let as_admin = |capabilities, page: &Page| {
-        // SAFETY: as above.
+        // SAFETY: the child makes calls that fail, or that map over its copy of a page.
         in_child(unsafe { Fork::promised() }, || {
             set_capabilities(capabilities)?;
             page.map(0, 0, 0).map(drop)
@@ -191,7 +191,7 @@ fn kernel_text(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
     Ok((1..4)
         .all(|level| {
-            // Level 1 does not exist with two levels.
+            // With two levels there is no level 1.
             let exists = level + info.levels >= 4;
             let errno = if exists { Errno::ENOENT } else { Errno::EINVAL };
             expect_error("level", page.map(0, level, start >> info.page_shift), errno)
@@ -202,9 +202,9 @@ fn kernel_text(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 fn other_process(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
     let (reader, _writer) = file::pipe()?;
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }.spawn(|| {
-        // Nobody writes: it waits until it is killed.
+        // Nobody writes to the pipe: waits until it is killed.
         let _ = file::read(&reader, &mut [0]);
         ExitCode::SUCCESS
     })?;

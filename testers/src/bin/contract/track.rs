@@ -1,4 +1,4 @@
-//! Pages that are written or accessed: TRACK.
+//! TRACK: pages that are written or accessed.
 
 #![expect(unsafe_code, reason = "tries what may not work")]
 
@@ -20,20 +20,20 @@ use tablewalk_rt::memory::write;
 use tablewalk_testkit::expect::{all, expect, expect_error};
 use tablewalk_testkit::page::{self, page_size};
 
-/// What is run where the kernel has TRACK.
+/// A test for kernels with TRACK.
 type Test = fn(&ExposePgtblInfo) -> Result<Verdict, Errno>;
 
 pub(crate) const TESTS: &[crate::Test] = &[
     Case {
-        name: "TRACK tells what was written, and goes on where it is told to",
+        name: "TRACK reports written pages, and continues at the given address",
         run: |info| with_track(info, tells),
     },
     Case {
-        name: "TRACK refuses what makes no sense",
+        name: "TRACK refuses invalid modes and ranges",
         run: |info| with_track(info, refuses),
     },
     Case {
-        name: "TRACK refuses a struct that is none",
+        name: "TRACK refuses an invalid struct",
         run: |info| with_track(info, bad_struct),
     },
 ];
@@ -48,7 +48,7 @@ fn private(size: usize) -> Result<Mapping, Errno> {
     Ok(mapping)
 }
 
-/// Runs a test where the kernel has this form of the call, which came later than the others.
+/// Runs a test if the kernel has TRACK, which was added later than the other forms; skips otherwise.
 fn with_track(info: &ExposePgtblInfo, test: Test) -> Result<Verdict, Errno> {
     let memory = private(page_size(info))?;
     let start = memory.address();
@@ -66,7 +66,7 @@ fn tells(info: &ExposePgtblInfo) -> Result<Verdict, Errno> {
     for number in 0..6 {
         write(&memory, number * page, 1);
     }
-    // Pages that have just come wait in a list, and are busy for as long.
+    // New pages wait on a per-CPU list, with a reference, and are reported as busy until they leave it.
     let mut busy = [ExposePgtblRun::default(); 1];
     while track(0, ARM, start..end, &mut busy)?.0 > 0 {
         process::yield_now();
@@ -188,7 +188,7 @@ fn bad_struct(info: &ExposePgtblInfo) -> Result<Verdict, Errno> {
         change(&mut asked);
         raw(0, asked)
     };
-    // Behind the struct that the kernel knows: not zero.
+    // The bytes after the struct that the kernel knows are not zero.
     let large = [(good, !0_u64)];
     let sized = |size: u32| {
         let mut large = large;
@@ -225,8 +225,8 @@ fn bad_struct(info: &ExposePgtblInfo) -> Result<Verdict, Errno> {
     ])
 }
 
-/// The call, on pages of these tests alone, or on no memory.
+/// Makes the call on pages of these tests, or on unmapped addresses.
 fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
-    // SAFETY: nobody has a reference to what the tests of this file name.
+    // SAFETY: no Rust reference points to memory that the tests of this file name.
     unsafe { page::call(pid, remap_vaddr, pfn, level) }
 }

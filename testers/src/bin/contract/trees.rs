@@ -1,4 +1,4 @@
-//! Tables as they are mapped, change and go.
+//! Tables that are mapped while they change and are freed.
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::write;
@@ -12,7 +12,7 @@ use tablewalk_testkit::page::{Page, page_size};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "by address and by frame number give the same table, as PATH says",
+        name: "by address and by frame number give the table that PATH gives",
         run: same,
     },
     Case {
@@ -24,12 +24,12 @@ pub(crate) const TESTS: &[Test] = &[
         run: freed,
     },
     Case {
-        name: "a level-2 table that mremap empties by moving shows no old slot",
+        name: "a level-2 table has no old entries after mremap has moved its tables",
         run: moved,
     },
 ];
 
-/// The frame number of the table that a descriptor points to; 48 bits of address.
+/// Returns the frame number of the table that a descriptor points to, with 48-bit addresses.
 fn next_table(info: &ExposePgtblInfo, descriptor: u64) -> u64 {
     let low = (descriptor & ((1 << 48) - 1)) >> info.page_shift;
     // With 52 bits and a 64K granule, bits 15:12 are address bits 51:48.
@@ -41,20 +41,20 @@ fn next_table(info: &ExposePgtblInfo, descriptor: u64) -> u64 {
     low | high
 }
 
-/// log2 of what one descriptor of `level` translates, in bytes.
+/// Returns log2 of the bytes that one descriptor of `level` translates.
 const fn level_shift(info: &ExposePgtblInfo, level: u32) -> u32 {
     (info.page_shift - 3) * (4 - level) + 3
 }
 
-/// The place of `address` in a table of `level`.
+/// Returns the index of `address` in a table of `level`.
 fn index(info: &ExposePgtblInfo, level: u32, address: u64) -> usize {
     let entries = page_size(info) / 8;
     usize::try_from(address >> level_shift(info, level)).map_or(0, |index| index % entries)
 }
 
 fn same(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    // A page that is alone in its table takes the table along when it is replaced. Of three pages beside
-    // each other the middle one shares its table with another.
+    // If a page is the only one in its table, replacing the page frees the table. The middle one of three
+    // adjacent pages shares its table with at least one neighbour.
     let pages = [
         Page::written(info)?,
         Page::written(info)?,
@@ -94,7 +94,7 @@ fn no_table(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = Page::writable(info)?;
     let span = 1 << level_shift(info, 2);
     let reserved = Mapping::reserve(3 * span, Protection::READ_WRITE)?;
-    // Somewhere inside, a whole table's range in which nothing was ever touched.
+    // Inside, an address range of a whole table in which nothing was ever touched.
     let untouched = reserved.address() + span as u64;
     all(&[expect_error(
         "level 3",
@@ -108,7 +108,7 @@ fn freed(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let span = 1 << level_shift(info, 2);
     let mapping = Mapping::reserve(4 * span, Protection::READ_WRITE)?;
     mapping.base_pages_only()?;
-    // The first byte of a level-3 table's range with nothing else in it.
+    // The first byte of a level-3 table's range that contains nothing else.
     let offset = 2 * span - usize::try_from(mapping.address()).unwrap_or(0) % span;
     for page in 0..3 {
         write(&mapping, offset + page * page_size(info), 1);
@@ -123,7 +123,7 @@ fn freed(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn moved(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    /// Address space that a test may reserve: what 39 bits have room for.
+    /// log2 of the address space that a test may reserve: fits into 39-bit addresses.
     const MOST_SHIFT: u32 = 36;
     let shift = level_shift(info, 1);
     if info.levels < 3 || shift + 3 > MOST_SHIFT {
@@ -132,7 +132,7 @@ fn moved(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         ));
     }
     let span = 1 << shift;
-    // Room for two ranges of a whole level-2 table each, apart and aligned.
+    // Contains two aligned, separate ranges of a whole level-2 table each.
     let room = Mapping::reserve(6 * span, Protection::NONE)?;
     let start = room.address().next_multiple_of(span as u64);
     drop(room);

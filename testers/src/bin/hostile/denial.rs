@@ -1,4 +1,4 @@
-//! More than anybody needs.
+//! Denial of service: more of everything than anybody needs.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -20,7 +20,7 @@ use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "60,000 tables mapped and more: ENOMEM in the end",
+        name: "60,000 tables and more can be mapped, then ENOMEM",
         run: many_mappings,
     },
     Case {
@@ -33,7 +33,8 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// What a process may have in mappings: `DEFAULT_MAX_MAP_COUNT`, 65,530, of `include/linux/mm.h`.
+/// More than the default limit of mappings per process, 65,530: `DEFAULT_MAX_MAP_COUNT` of
+/// `include/linux/mm.h`.
 const MAPPINGS: u64 = 70_000;
 const AT_LEAST: u64 = 60_000;
 
@@ -66,10 +67,10 @@ fn many_mappings(context: &mut Context) -> Result<Verdict, Error> {
     Ok((met == Verdict::Ok && witness.all_came_back()?).into())
 }
 
-/// Tables of the process that is searched.
+/// Number of tables of the process that is searched.
 const TABLES: u64 = 100_000;
 
-/// The process with so many tables.
+/// Starts the process with that many tables.
 fn large_process(context: &Context) -> Result<Result<Sparse, &'static str>, Error> {
     if context.info.page_shift != 12 {
         return Ok(Err("so many tables of this page size are more than memory"));
@@ -115,7 +116,7 @@ fn kill_searcher(context: &mut Context) -> Result<Verdict, Error> {
     };
     let mut met = true;
     for _round in 0..context.rounds.div_ceil(10) {
-        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
         let searcher = unsafe { Fork::promised() }
             .spawn(|| {
                 let Ok(page) = Page::new(info, Protection::READ) else {

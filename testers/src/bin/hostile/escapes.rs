@@ -1,4 +1,4 @@
-//! Ways to keep, copy or reach through a mapping of a table, and places to put one.
+//! Ways to keep, copy or access memory through a mapping of a table, and odd places to map a table over.
 
 #![expect(unsafe_code, reason = "tries what must be refused")]
 
@@ -14,7 +14,7 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
-use tablewalk_uapi::raw::{self, constants};
+use tablewalk_uapi::raw::{self, constants, ptrace};
 use tablewalk_uapi::remap::{ExposePgtblInfo, path};
 use tablewalk_uapi::signal;
 use tablewalk_uapi::userfault::Userfault;
@@ -28,7 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: debugger,
     },
     Case {
-        name: "vmsplice, O_DIRECT and a shared futex take no reference to it: EFAULT",
+        name: "vmsplice, O_DIRECT and a shared futex get no reference to it: EFAULT",
         run: references,
     },
     Case {
@@ -40,11 +40,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: duplicates,
     },
     Case {
-        name: "mremap moves it whole, and the old place is empty",
+        name: "mremap moves the whole mapping, and leaves nothing at the old address",
         run: moves,
     },
     Case {
-        name: "a userfaultfd cannot have it: EINVAL",
+        name: "a userfaultfd cannot be registered for it: EINVAL",
         run: userfault,
     },
     Case {
@@ -53,15 +53,15 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// A page over which the root table is mapped, and that table's frame.
+/// Returns a page over which the root table is mapped, and the frame of that table.
 fn mapped(info: &ExposePgtblInfo, protection: Protection) -> Result<(Page, u64), Errno> {
     let page = Page::new(info, protection)?;
     let frame = page.map(0, 0, 0)?;
     Ok((page, frame))
 }
 
-/// The frame that the page tables have for `address`: what is mapped there, whatever pagemap says of
-/// memory that is not the process's own.
+/// Returns the frame at `address` from the page tables. Pagemap does not report memory that is not the
+/// process's own.
 pub(crate) fn frame_at(info: &ExposePgtblInfo, address: u64) -> Result<u64, Errno> {
     let path = path(0, address)?;
     let descriptor = path.desc.get(3).copied().unwrap_or(0);
@@ -71,22 +71,18 @@ pub(crate) fn frame_at(info: &ExposePgtblInfo, address: u64) -> Result<u64, Errn
     Ok(frame_of(info, descriptor))
 }
 
-/// A system call that a test tries on its own memory.
+/// Makes a system call on the test's own memory.
 pub(crate) fn call(number: u32, arguments: [u64; 6]) -> Result<u64, Errno> {
-    // SAFETY: the tests name mappings of their own, of which nobody has references.
+    // SAFETY: the tests name mappings of their own, to which no Rust reference exists.
     unsafe { raw::call(number, arguments) }
 }
 
-/// The address of `value`, for a call that reads or writes it.
+/// Returns the address of `value`, for a call that reads or writes it.
 pub(crate) fn address_of<T>(value: &mut T) -> u64 {
     core::ptr::from_mut(value).expose_provenance() as u64
 }
 
 fn debugger(context: &mut Context) -> Result<Verdict, Error> {
-    // `include/uapi/linux/ptrace.h`
-    const PTRACE_PEEKDATA: u64 = 2;
-    const PTRACE_POKEDATA: u64 = 5;
-    const PTRACE_ATTACH: u64 = 16;
     let info = context.info;
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let mut page = Page::writable(&info).map_err(Error::call("mmap"))?;
@@ -111,22 +107,25 @@ fn debugger(context: &mut Context) -> Result<Verdict, Error> {
     let fd = memory.number().cast_unsigned().into();
     let mut io = |number| call(number, [fd, address_of(&mut word), 8, address, 0, 0]);
     let (read, written) = (io(constants::__NR_pread64), io(constants::__NR_pwrite64));
-    let attached = call(constants::__NR_ptrace, [PTRACE_ATTACH, pid, 0, 0, 0, 0]);
+    let attached = call(
+        constants::__NR_ptrace,
+        [ptrace::PTRACE_ATTACH.into(), pid, 0, 0, 0, 0],
+    );
     process::wait_until_stopped(child.pid()).map_err(Error::call("waitid"))?;
     let place = address_of(&mut word);
     let peeked = call(
         constants::__NR_ptrace,
-        [PTRACE_PEEKDATA, pid, address, place, 0, 0],
+        [ptrace::PTRACE_PEEKDATA.into(), pid, address, place, 0, 0],
     );
     let poked = call(
         constants::__NR_ptrace,
-        [PTRACE_POKEDATA, pid, address, 0, 0, 0],
+        [ptrace::PTRACE_POKEDATA.into(), pid, address, 0, 0, 0],
     );
-    // What the parent has there is an ordinary page.
+    // In the parent, this address has an ordinary page.
     let own = address_of(&mut page);
     let control = call(
         constants::__NR_ptrace,
-        [PTRACE_PEEKDATA, pid, own, place, 0, 0],
+        [ptrace::PTRACE_PEEKDATA.into(), pid, own, place, 0, 0],
     );
     all(&[
         expect_error("read of /proc/PID/mem", read, Errno::EIO),
@@ -186,14 +185,14 @@ fn references(context: &mut Context) -> Result<Verdict, Error> {
     Ok((met.iter().all(|&met| met) && witness.all_came_back()?).into())
 }
 
-/// Every number that `include/uapi/asm-generic/mman-common.h` of 6.1 has, and those around.
+/// Every number in `include/uapi/asm-generic/mman-common.h` of 6.1, and their neighbours.
 fn advice(context: &mut Context) -> Result<Verdict, Error> {
     let info = context.info;
     let mut met = true;
     let mut accepted = 0;
     for advice in (0..32).chain(100..104) {
-        // MADV_HWPOISON and MADV_SOFT_OFFLINE need CONFIG_MEMORY_FAILURE; they take the page out of
-        // use on purpose, and are a way for root to break any memory.
+        // MADV_HWPOISON and MADV_SOFT_OFFLINE need CONFIG_MEMORY_FAILURE. They take the page out of use on
+        // purpose: root can break any memory with them.
         if advice == 100 || advice == 101 {
             continue;
         }
@@ -223,7 +222,6 @@ fn advice(context: &mut Context) -> Result<Verdict, Error> {
 }
 
 fn duplicates(context: &mut Context) -> Result<Verdict, Error> {
-    const MREMAP_DONTUNMAP: u64 = 4;
     let info = context.info;
     let (page, frame) = mapped(&info, Protection::READ_WRITE).map_err(Error::call("map"))?;
     let (address, size) = (page.address(), page.size() as u64);
@@ -246,13 +244,17 @@ fn duplicates(context: &mut Context) -> Result<Verdict, Error> {
         ),
         expect_error(
             "mremap that leaves the old place",
-            remap(size, size, may_move | MREMAP_DONTUNMAP),
+            remap(
+                size,
+                size,
+                may_move | u64::from(constants::MREMAP_DONTUNMAP),
+            ),
             Errno::EINVAL,
         ),
         expect("what is mapped", frame_at(&info, address), Ok(frame)),
     ])
     .map_err(Error::call("expect"))?;
-    // The page again, or an error; never one beside it.
+    // Either the same page again, or an error; never the page after it.
     let again = pages(0);
     let beside = pages(1);
     println!("# remap_file_pages: {again:?} in place, {beside:?} one page on");
@@ -261,10 +263,10 @@ fn duplicates(context: &mut Context) -> Result<Verdict, Error> {
     Ok((met == Verdict::Ok && beside.is_err() && refused && no_map_files(&info)?).into())
 }
 
-/// What opening a file gives that has no `open` of its own (`include/uapi/asm-generic/errno-base.h`).
+/// The error of opening an inode without an `open` method (`include/uapi/asm-generic/errno-base.h`).
 const ENXIO: u16 = 6;
 
-/// The links in `/proc/self/map_files` open no second file of a table.
+/// Returns whether the links in `/proc/self/map_files` refuse to open the file of a table again.
 fn no_map_files(info: &ExposePgtblInfo) -> Result<bool, Error> {
     let (page, _) = mapped(info, Protection::READ).map_err(Error::call("map"))?;
     let (start, end) = (page.address(), page.address() + page.size() as u64);
@@ -272,7 +274,7 @@ fn no_map_files(info: &ExposePgtblInfo) -> Result<bool, Error> {
         .map_err(|_| Error::Call("name", Errno::ENAMETOOLONG))?;
     let path = proc_path(process::pid(), &name).map_err(Error::call("name"))?;
     match file::open(&path, O_RDONLY) {
-        // No CONFIG_CHECKPOINT_RESTORE is no way in either.
+        // Without CONFIG_CHECKPOINT_RESTORE there is no such link.
         Err(errno) => {
             println!("# open of map_files: {errno}");
             Ok(errno.number() == ENXIO || errno == Errno::ENOENT)
@@ -301,7 +303,7 @@ fn userfault(context: &mut Context) -> Result<Verdict, Error> {
     let (page, _) = mapped(&context.info, Protection::READ_WRITE).map_err(Error::call("map"))?;
     let uffd = Userfault::open(0).map_err(Error::call("userfaultfd"))?;
     uffd.enable(0).map_err(Error::call("UFFDIO_API"))?;
-    // SAFETY: nothing is written there.
+    // SAFETY: nothing is written through the mapping.
     let registered = uffd.register(unsafe { page.mapping() });
     Ok(expect_error("UFFDIO_REGISTER", registered, Errno::EINVAL).into())
 }
@@ -375,8 +377,8 @@ fn core_dump(context: &mut Context) -> Result<Verdict, Error> {
     .map_err(Error::call("expect"))
 }
 
-/// The bytes that the core dump has of the mapping at `address`: `p_filesz` of its program header
-/// (`struct elf64_phdr`); none without such a header.
+/// Returns the size of the mapping at `address` in the core dump: `p_filesz` of its program header (`struct
+/// elf64_phdr`), or `None` without such a header.
 fn dumped_size(core: &file::OwnedFd, address: u64) -> Result<Option<u64>, Errno> {
     const HEADER: u64 = 64;
     const PROGRAM_HEADER: usize = 56;

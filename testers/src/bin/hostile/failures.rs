@@ -1,4 +1,4 @@
-//! Allocations that fail, one after the other.
+//! Makes each allocation of a call fail, one after the other.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -43,8 +43,8 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// Settings of fault injection (`Documentation/fault-injection/fault-injection.rst`): allocations
-/// that may wait fail too, of every order, and nothing is printed about it.
+/// Fault injection settings (`Documentation/fault-injection/fault-injection.rst`): allocations of every order
+/// fail, also those that may wait, and nothing is printed about it.
 const SETTINGS: [(&CStr, &[u8]); 6] = [
     (c"/sys/kernel/debug/failslab/ignore-gfp-wait", b"N"),
     (c"/sys/kernel/debug/failslab/verbose", b"0"),
@@ -57,11 +57,11 @@ const SETTINGS: [(&CStr, &[u8]); 6] = [
     (c"/sys/kernel/debug/fail_page_alloc/verbose", b"0"),
 ];
 
-/// The allocation of this thread that is to fail: `/proc/thread-self/fail-nth`.
+/// Sets which allocation of this thread fails: `/proc/thread-self/fail-nth`.
 struct FailNth(OwnedFd);
 
 impl FailNth {
-    /// `None` if the kernel cannot inject faults.
+    /// Returns `None` if the kernel has no fault injection.
     fn open() -> Option<Self> {
         match mount(c"debugfs", c"/sys/kernel/debug", c"debugfs", 0) {
             Ok(()) | Err(Errno::EBUSY) => {}
@@ -76,18 +76,19 @@ impl FailNth {
             .map(Self)
     }
 
-    /// Does `body` with its allocation number `n` failing; what came, and whether it had so many.
+    /// Runs `body` with its allocation number `n` failing. Returns the result, and whether there were that
+    /// many allocations.
     fn with(
         &self,
         n: u8,
         body: &dyn Fn() -> Result<(), Errno>,
     ) -> Result<(Result<(), Errno>, bool), Errno> {
         let digits = [b'0' + n / 10, b'0' + n % 10];
-        // A leading 0 would make it octal.
+        // A leading 0 would make the number octal.
         let number = digits.strip_prefix(b"0").unwrap_or(&digits);
         file::write(&self.0, number)?;
         let result = body();
-        // What is left of the count: 0 if it was reached.
+        // The remaining count: 0 if the allocation was reached.
         let mut left = [0; 8];
         let length = file::pread(&self.0, &mut left, 0)?;
         file::write(&self.0, b"0")?;
@@ -96,7 +97,7 @@ impl FailNth {
     }
 }
 
-/// An address whose table is there: the context is on the stack.
+/// Returns an address that has a table, on the stack.
 fn mapped_address(info: &ExposePgtblInfo) -> u64 {
     core::ptr::from_ref(info).expose_provenance() as u64
 }
@@ -116,7 +117,7 @@ fn by_frame(info: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> 
 
 fn by_range(_: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> {
     let mut tables = [ExposePgtblTable::default()];
-    // SAFETY: one page, and one element.
+    // SAFETY: there is one page and one element.
     unsafe { page.map_range(pid, 3, &mut range(0, 1 << 36, &mut tables)) }
 }
 
@@ -124,7 +125,7 @@ fn root(_: &ExposePgtblInfo, page: &Page, pid: i32) -> Result<(), Errno> {
     page.map(pid, 0, 0).map(drop)
 }
 
-/// More than any call makes.
+/// More allocations than any call makes.
 const MOST: u8 = 99;
 
 fn fail_each(context: &mut Context, protection: Protection, map: Map) -> Result<Verdict, Error> {
@@ -134,9 +135,9 @@ fn fail_each(context: &mut Context, protection: Protection, map: Map) -> Result<
     };
     let witness = Witness::begin()?;
     let (mut met, mut whole_again, mut refused) = (true, false, 0);
-    // Often enough that a leak shows, each time of another process: what is lost is its tables.
+    // Repeat until a leak would show, each time with another process: its tables would leak.
     for round in 0..context.rounds {
-        // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+        // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
         let target = unsafe { Fork::promised() }
             .spawn(|| {
                 signal::pause();
@@ -148,7 +149,7 @@ fn fail_each(context: &mut Context, protection: Protection, map: Map) -> Result<
             let (result, failed) = fail
                 .with(n, &|| map(info, &page, target.pid()))
                 .map_err(Error::call("fail-nth"))?;
-            // Some allocations are tried for speed, with another way if they fail.
+            // Some failed allocations are retried in another way.
             let expected = result.is_ok() || (failed && result == Err(Errno::ENOMEM));
             if !expected {
                 println!("# allocation {n} of the call fails: {result:?}");

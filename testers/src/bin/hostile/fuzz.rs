@@ -1,4 +1,4 @@
-//! Random calls, whose results are held against a second reading of the contract.
+//! Random calls. A second implementation of the contract predicts each result.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -30,14 +30,14 @@ use crate::races::frame_of;
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[Case {
-    name: "random calls give what the contract says",
+    name: "random calls return what the contract predicts",
     run: fuzz,
 }];
 
-/// Threads that make calls, all in one process.
+/// Number of threads that make calls, all in one process.
 const THREADS: u64 = 4;
 
-/// Pages that tables are mapped over, of each protection.
+/// Number of pages of each protection that tables are mapped over.
 const SLOTS: u64 = 32;
 
 fn fuzz(context: &mut Context) -> Result<Verdict, Error> {
@@ -47,7 +47,7 @@ fn fuzz(context: &mut Context) -> Result<Verdict, Error> {
     range
         .unmap(range.part(0), 2 * range.span())
         .map_err(Error::call("munmap"))?;
-    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    // SAFETY: the child shares only atomic counters; everything else is a copy, or made by the child.
     let busy = unsafe { Fork::promised() }
         .spawn(|| {
             loop {
@@ -57,17 +57,17 @@ fn fuzz(context: &mut Context) -> Result<Verdict, Error> {
             }
         })
         .map_err(Error::call("fork"))?;
-    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    // SAFETY: the child shares only atomic counters; everything else is a copy, or made by the child.
     let gone = unsafe { Fork::promised() }
         .spawn(|| ExitCode::SUCCESS)
         .map_err(Error::call("fork"))?;
     let gone_pid = gone.pid();
     gone.wait().map_err(Error::call("wait"))?;
 
-    // In a child: a call that went through where it must not would break this process.
+    // In a child: a call that wrongly succeeds would break this process.
     let calls = u64::from(context.calls).div_ceil(THREADS);
     let seed = context.seed;
-    // SAFETY: the counters are atomic; all else is a copy, or made by the child.
+    // SAFETY: the child shares only atomic counters; everything else is a copy, or made by the child.
     let fuzzer = unsafe { Fork::promised() }
         .spawn(|| {
             let pids = [
@@ -100,16 +100,16 @@ fn fuzz(context: &mut Context) -> Result<Verdict, Error> {
     Ok((ended == Status::Exited(0) && still_busy && witness.all_came_back()?).into())
 }
 
-/// Addresses of each kind that a call can be given.
+/// Addresses of each kind that the fuzzer passes.
 struct Places {
     /// Tables are mapped over these pages.
     writable: Mapping,
     read_only: Mapping,
-    /// One page without access.
+    /// One page with PROT_NONE.
     without: Mapping,
-    /// Structs are filled here, a page for each thread; the page behind has no access.
+    /// The kernel fills structs here: one page for each thread, followed by one with PROT_NONE.
     data: Mapping,
-    /// Private memory, a page for each thread, all touched.
+    /// Private memory, one page for each thread, all touched.
     private: Mapping,
 }
 
@@ -136,21 +136,21 @@ impl Places {
     }
 }
 
-/// Words of the struct: the array is behind it, with room for the rest of the page.
+/// Words of the struct; the array takes the rest of the page.
 const STRUCT: u64 = 4;
 
-/// What all threads of the fuzzer use.
+/// State that all threads of the fuzzer share.
 struct Shared<'a> {
     info: &'a ExposePgtblInfo,
     range: &'a Range,
     places: &'a Places,
     pids: [i32; 7],
-    /// Results seen: none, each of the errors of the contract, and others.
+    /// Counts of results: success, each error of the contract, and others.
     tally: [AtomicU64; ERRORS.len() + 2],
     wrong: AtomicU64,
 }
 
-/// The errors that a call can have here.
+/// The errors that a call may return here.
 const ERRORS: [Errno; 4] = [Errno::EFAULT, Errno::EINVAL, Errno::ESRCH, Errno::ENOENT];
 
 impl<'a> Shared<'a> {
@@ -193,7 +193,7 @@ impl<'a> Shared<'a> {
         }
     }
 
-    /// What thread number `number` does.
+    /// Runs thread `number`.
     fn work(&self, seed: u64, number: u64, calls: u64) {
         let mut thread = Thread {
             shared: self,
@@ -226,14 +226,14 @@ impl<'a> Shared<'a> {
     }
 }
 
-/// What may come of a call.
+/// The results that a call may have.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Allowed {
-    /// This, and nothing else.
+    /// This result only.
     Exactly(Result<(), Errno>),
-    /// Success, or no such table.
+    /// Success, or ENOENT.
     MaybeNoTable,
-    /// A process that there may be or not: success, no table, no process, no memory for the struct.
+    /// For a process that may exist or not: success, no table, no process, or no memory for the struct.
     Any,
 }
 
@@ -247,11 +247,11 @@ impl Allowed {
     }
 }
 
-/// Whether a place can be mapped over or written to.
+/// Whether the kernel can map over a place or write to it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Good,
-    /// Aligned, but there is no mapping, or none that can be written.
+    /// Aligned, but not mapped, or not writable.
     Bad,
     Unaligned,
 }
@@ -260,17 +260,17 @@ struct Thread<'a> {
     shared: &'a Shared<'a>,
     number: u64,
     random: Random,
-    /// Levels and frame numbers of tables that were there at some time.
+    /// Levels and frame numbers of tables that existed at some time.
     seen: [(u32, u64); 8],
 }
 
 impl Thread<'_> {
-    /// One call with random arguments.
+    /// Makes one call with random arguments.
     fn step(&mut self, round: u64) {
         let (mut args, allowed) = self.choose();
         let before = args;
         let pointer = core::ptr::from_mut(&mut args).cast();
-        // SAFETY: what goes through names places of this thread, or is told as a defect.
+        // SAFETY: a call that succeeds accesses places of this thread, or is reported as a bug.
         let result = unsafe { call_at(pointer) };
         let fine = allowed.allows(result);
         self.shared.count(result);
@@ -291,12 +291,12 @@ impl Thread<'_> {
             }
         }
         if self.random.one_in(64) {
-            // SAFETY: no struct, or one that the kernel cannot read.
+            // SAFETY: the struct does not exist, or the kernel cannot read it.
             self.shared.count(unsafe { call_at(self.bad_pointer()) });
         }
     }
 
-    /// A pointer to no args: `EFAULT` each.
+    /// Returns an invalid pointer, for which the call returns `EFAULT`.
     fn bad_pointer(&mut self) -> *mut u8 {
         let behind = self.shared.places.data.address() + self.shared.places.data.size() as u64;
         let without = behind - (1 << self.shared.info.page_shift);
@@ -304,7 +304,7 @@ impl Thread<'_> {
         operations::at(self.random.pick(&addresses)).cast()
     }
 
-    /// Arguments, and what they may give.
+    /// Returns random arguments and the results they may have.
     fn choose(&mut self) -> (ExposePgtblArgs, Allowed) {
         match self.random.below(16) {
             0..=3 => self.by_frame(),
@@ -320,11 +320,11 @@ impl Thread<'_> {
         }
     }
 
-    /// A process, and whether there is one with tables.
+    /// Returns a process ID, and whether such a process exists and has tables, if that is known.
     fn pid(&mut self) -> (i32, Option<bool>) {
         let index = usize::try_from(self.random.below(8)).unwrap_or(0);
         match self.shared.pids.get(index) {
-            // The process that is gone, a kernel thread, a number that no process has.
+            // A process that has ended, a kernel thread, and a number that no process has.
             Some(&pid) if index >= 4 => (pid, Some(false)),
             Some(&pid) => (pid, Some(true)),
             None => {
@@ -334,13 +334,13 @@ impl Thread<'_> {
         }
     }
 
-    /// A level that exists; 0 is the root.
+    /// Returns a level that exists; 0 is the root.
     fn level(&mut self) -> u32 {
         let steps = u32::try_from(self.random.below(self.shared.info.levels.into())).unwrap_or(0);
         if steps == 0 { 0 } else { 4 - steps }
     }
 
-    /// An address of a page to map a table over.
+    /// Returns the address of a page to map a table over.
     fn page(&mut self) -> (u64, Place) {
         let places = self.shared.places;
         let shift = self.shared.info.page_shift;
@@ -387,7 +387,7 @@ impl Thread<'_> {
         (args, judge(place, exists, found))
     }
 
-    /// A table that process `pid` has at this moment.
+    /// Returns a table that process `pid` has at this moment.
     fn real_table(&mut self, pid: i32) -> (u32, u64) {
         let address = self.shared.range.part(self.random.below(2));
         match path(pid, address) {
@@ -400,7 +400,7 @@ impl Thread<'_> {
         }
     }
 
-    /// An address of a process, below the end of user space, perhaps with a tag in its top byte.
+    /// Returns an address below the end of user space, sometimes with a tag in its top byte.
     fn address(&mut self) -> u64 {
         let end = 1 << self.shared.info.va_bits;
         let addresses = [
@@ -443,7 +443,7 @@ impl Thread<'_> {
         (args, judge(place, exists, found))
     }
 
-    /// The struct and its array lie in the page of this thread, or nowhere.
+    /// Arguments of RANGE. The struct and its array lie in the page of this thread, or at an invalid address.
     fn by_range(&mut self) -> (ExposePgtblArgs, Allowed) {
         let (pid, exists) = self.pid();
         let (remap_vaddr, mut place) = self.page();
@@ -465,7 +465,7 @@ impl Thread<'_> {
         };
         let root_level = 4 - self.shared.info.levels;
         let level = self.random.pick(&[3, 3, root_level + 1, root_level]);
-        // Two only where the page behind is of the same kind: it is replaced too.
+        // Map two only if the next page is of the same kind, since it is replaced, too.
         let two = |pages: &Mapping| {
             remap_vaddr >= pages.address()
                 && remap_vaddr + (2 << shift) <= pages.address() + pages.size() as u64
@@ -492,7 +492,7 @@ impl Thread<'_> {
             pfn: at,
             level: level | EXPOSE_PGTBL_RANGE,
         };
-        // An array that is no memory matters only if there is something to put into it.
+        // An invalid array matters only if there is something to write to it.
         let found = if tables == 8 {
             Allowed::Any
         } else {
@@ -531,7 +531,7 @@ impl Thread<'_> {
         (args, judge(place, exists, Allowed::Exactly(Ok(()))))
     }
 
-    /// To adopt pages, or to lend them.
+    /// Arguments of ADOPT or LEND.
     fn adopt(&mut self) -> (ExposePgtblArgs, Allowed) {
         let (pid, exists) = self.pid();
         let places = self.shared.places;
@@ -557,7 +557,7 @@ impl Thread<'_> {
             pfn: pages,
             level: self.random.pick(&[EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND]),
         };
-        // Where there is nothing is found out last, and other processes have other places.
+        // The kernel notices last that no page is there, and other processes have other mappings.
         let allowed = match (place, exists) {
             (Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
             (_, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
@@ -568,7 +568,7 @@ impl Thread<'_> {
         (args, allowed)
     }
 
-    /// Pages of the private memory to places of the same: those of other threads come and go, too.
+    /// Arguments of TAKE, within the private memory, where other threads take pages, too.
     fn take(&mut self) -> (ExposePgtblArgs, Allowed) {
         let (pid, exists) = self.pid();
         let places = self.shared.places;
@@ -602,7 +602,7 @@ impl Thread<'_> {
             level: EXPOSE_PGTBL_TAKE,
         };
         let allowed = match (place, exists) {
-            // What is no place for a page is seen before the struct is read.
+            // The kernel checks the destination before it reads the struct.
             _ if at != own && to.trailing_zeros() >= shift => Allowed::Exactly(Err(Errno::EFAULT)),
             (Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),
             (_, Some(false)) => Allowed::Exactly(Err(Errno::ESRCH)),
@@ -613,7 +613,7 @@ impl Thread<'_> {
         (args, allowed)
     }
 
-    /// What was written to the private memory, which other threads track and move at the same time.
+    /// Arguments of TRACK for the private memory, which other threads track and move at the same time.
     fn track(&mut self) -> (ExposePgtblArgs, Allowed) {
         let (pid, exists) = self.pid();
         let places = self.shared.places;
@@ -663,7 +663,7 @@ impl Thread<'_> {
             level: EXPOSE_PGTBL_TRACK,
         };
         let allowed = match exists {
-            // Not every kernel has it.
+            // Kernels that have the call may lack TRACK.
             _ if self.shared.info.flags & EXPOSE_PGTBL_TRACK == 0 => {
                 Allowed::Exactly(Err(Errno::EINVAL))
             }
@@ -676,7 +676,7 @@ impl Thread<'_> {
         (args, allowed)
     }
 
-    /// Where a struct is filled, of what size, and what comes of that.
+    /// Returns the address and size of a struct to fill, and the result for it.
     fn struct_to_fill(&mut self) -> (u64, Result<(), Errno>) {
         let places = self.shared.places;
         let page = 1_u64 << self.shared.info.page_shift;
@@ -728,7 +728,7 @@ impl Thread<'_> {
         (args, judge(Place::Good, exists, Allowed::Exactly(outcome)))
     }
 
-    /// A level or flags that there are not: `EINVAL`, whatever the rest.
+    /// Arguments with an invalid level or flag: `EINVAL`, whatever the others are.
     fn nonsense(&mut self) -> (ExposePgtblArgs, Allowed) {
         let [a, b, c, d, ..] = self.random.number().to_le_bytes();
         let bits = u32::from_le_bytes([a, b, c, d]);
@@ -748,7 +748,7 @@ impl Thread<'_> {
     }
 }
 
-/// The order in which the contract looks at things: the place, the process, the table.
+/// Returns the result by the order in which the contract checks: the place, the process, the table.
 fn judge(place: Place, exists: Option<bool>, found: Allowed) -> Allowed {
     match (place, exists) {
         (Place::Bad | Place::Unaligned, _) => Allowed::Exactly(Err(Errno::EINVAL)),

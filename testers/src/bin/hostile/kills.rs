@@ -34,16 +34,16 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// What a victim does until it is killed; an error ends it.
+/// What a victim does until it is killed. It returns only on an error.
 type Victim = fn(&ExposePgtblInfo, &Range, &Journal) -> Result<(), Errno>;
 
 /// A page that the victim shares with its killer.
 struct Journal(Page);
 
 impl Journal {
-    /// The word that is 1 while an entry is out of one place and not yet in the other.
+    /// The word that is 1 while an entry is removed from one place and not yet written to the other.
     const BETWEEN: usize = 0;
-    /// The word that counts what the victim has done.
+    /// The word that counts the victim's operations.
     const DONE: usize = 1;
 
     fn set(&self, word: usize, value: u64) {
@@ -59,10 +59,10 @@ impl Journal {
 /// Where a victim may be killed.
 #[derive(Clone, Copy)]
 enum Manner {
-    /// Anywhere, inside a system call too.
+    /// Anywhere, also inside a system call.
     Outright,
-    /// Not between the two stores of a move: that loses the page, and the kernel says so
-    /// (`Bad rss-counter`). A victim that is stopped there is let go on.
+    /// Not between the two stores of a move, where a kill loses the page and makes the kernel print `Bad
+    /// rss-counter`. A victim that is stopped there is continued.
     OutsideOfMove,
 }
 
@@ -76,10 +76,11 @@ fn kill(context: &mut Context, victim: Victim, manner: Manner) -> Result<Verdict
     for _round in 0..context.rounds {
         journal.set(Journal::BETWEEN, 0);
         journal.set(Journal::DONE, 0);
-        // SAFETY: the journal is made of atomic words; all else is a copy, or made by the child.
+        // SAFETY: the child shares only the atomic words of the journal; everything else is a copy, or made
+        // by the child.
         let child = unsafe { Fork::promised() }
             .spawn(|| {
-                // Only an error ends it.
+                // It returns only on an error.
                 if let Err(errno) = victim(info, &range, &journal) {
                     println!("# victim: {errno}");
                 }
@@ -103,10 +104,10 @@ fn kill(context: &mut Context, victim: Victim, manner: Manner) -> Result<Verdict
     Ok((ok && at_work > 0 && witness.all_came_back()?).into())
 }
 
-/// Three of four victims get to their work first; then up to some hundred microseconds.
+/// Lets three of four victims reach their work, and then waits for up to some hundred microseconds.
 fn wait_a_little(journal: &Journal, random: &mut Random) {
     let at_work = !random.one_in(4);
-    // Bounded, in case the victim ended by an error.
+    // Bounded, in case an error has ended the victim.
     for _turn in 0..10_000_000 {
         if !at_work || journal.0.word(Journal::DONE) > 0 {
             break;
@@ -118,7 +119,7 @@ fn wait_a_little(journal: &Journal, random: &mut Random) {
     }
 }
 
-/// Stops the victim, and lets it go on where it is between the stores; how often that was.
+/// Stops the victim, and continues it while it is between the two stores. Returns how often that happened.
 fn stop_outside_of_move(
     child: &Child,
     journal: &Journal,
@@ -140,7 +141,7 @@ fn stop_outside_of_move(
     }
 }
 
-/// Maps tables of its own and of its parent, again and again.
+/// Maps tables of the caller and of its parent, again and again.
 fn map_tables(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Result<(), Errno> {
     let parent = process::parent_pid();
     range.map(range.part(0), range.page(), 0)?;
@@ -148,7 +149,7 @@ fn map_tables(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Resul
     loop {
         for pid in [0, parent] {
             let page = Page::writable(info)?;
-            // Its own table, and of the parent one that is always there: that of the journal.
+            // A table of its own, and one of the parent that always exists: that of the journal.
             let address = if pid == 0 {
                 range.part(0)
             } else {
@@ -158,14 +159,14 @@ fn map_tables(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Resul
             page.map(pid, 3, frame)?;
             page.map(pid, 0, 0)?;
             let mut tables = [ExposePgtblTable::default()];
-            // SAFETY: one page, and one element.
+            // SAFETY: there is one page and one element.
             unsafe { page.map_range(pid, 3, &mut range_of(address, address + 1, &mut tables)) }?;
             journal.count();
         }
     }
 }
 
-/// Maps 64 tables and holds them.
+/// Maps 64 tables and keeps them.
 fn hold_tables(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Result<(), Errno> {
     let parent = process::parent_pid();
     range.map(range.part(0), range.page(), 0)?;
@@ -187,7 +188,7 @@ fn hold_tables(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Resu
     }
 }
 
-/// Moves the pages of the first half of some memory to the second and back.
+/// Moves the pages in the first half of a range to the second half and back.
 fn move_entries(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Result<(), Errno> {
     const PAGES: usize = 16;
     let start = range.part(0);
@@ -201,15 +202,15 @@ fn move_entries(info: &ExposePgtblInfo, range: &Range, journal: &Journal) -> Res
     }
     let table = Page::writable(info)?;
     table.map_address(0, 3, start)?;
-    // The part begins where its table does: its pages are entries 0 to 31.
+    // The part begins at the start of a table: its pages are entries 0 to 31.
     let (mut from, mut to) = (0, PAGES);
     loop {
         for page in 0..PAGES {
             journal.set(Journal::BETWEEN, 1);
             let descriptor = table.word(from + page);
-            // SAFETY: an entry of this process, which is moved to an empty place of the same mapping.
+            // SAFETY: an entry of this process, moved to an empty place of the same mapping.
             unsafe { table.set_word(from + page, 0) };
-            // SAFETY: as above.
+            // SAFETY: an entry of this process, moved to an empty place of the same mapping.
             unsafe { table.set_word(to + page, descriptor) };
             journal.set(Journal::BETWEEN, 0);
         }

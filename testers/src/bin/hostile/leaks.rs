@@ -1,4 +1,4 @@
-//! What the kernel itself finds leaked.
+//! Leaks that the kernel finds itself.
 
 use core::time::Duration;
 
@@ -17,7 +17,7 @@ pub(crate) const TESTS: &[Test] = &[Case {
     run: scan,
 }];
 
-/// An object that is younger counts as in use: `MSECS_MIN_AGE`, 5 seconds, of `mm/kmemleak.c`.
+/// A younger object is not reported: `MSECS_MIN_AGE`, 5 seconds, of `mm/kmemleak.c`.
 const AGE: Duration = Duration::from_secs(6);
 
 fn scan(_: &mut Context) -> Result<Verdict, Error> {
@@ -29,7 +29,7 @@ fn scan(_: &mut Context) -> Result<Verdict, Error> {
     let Ok(control) = file::open(KMEMLEAK, O_WRONLY) else {
         return Ok(Verdict::Skip("no kmemleak"));
     };
-    // What looks leaked once may be on its way from one place to another.
+    // Scan twice: a pointer that was being moved during the first scan is not a leak.
     for _scan in 0..2 {
         time::sleep(AGE).map_err(Error::call("nanosleep"))?;
         file::write(&control, b"scan").map_err(Error::call("kmemleak"))?;

@@ -1,8 +1,7 @@
-//! `hostile`: tries to break the kernel with `remap_page_table`, and to get out of it what it must
-//! not give.
+//! `hostile`: tries to break the kernel with `remap_page_table`, and to get access that the contract forbids.
 //!
-//! Every test says what it tried and looks for frames that did not come back. That the kernel log
-//! stays clean is for whoever judges the console.
+//! Every test prints what it tried, and looks for leaked frames. The judge of the console checks that the
+//! kernel log stays clean.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -33,16 +32,16 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: hostile [--rounds N] [--calls N] [--seed N] [GROUP...]
 Tries to break the kernel with remap_page_table. Prints KTAP.
-  --rounds N  how often each race is run and each victim is killed (1000)
-  --calls N   random calls (1000000)
-  --seed N    what the random numbers begin with (1)
+  --rounds N  rounds of each race, and kills of each victim (default: 1000)
+  --calls N   number of random calls (default: 1000000)
+  --seed N    seed of the random numbers (default: 1)
 Groups: races kills escapes places ranges privileges fuzz failures denial
 leaks restrictions.
-Without: all, in this order. The last one restricts root until the next boot.
-Needs a kernel with remap_page_table, /proc, and root; what else a test needs of the
-kernel, it says when it is skipped.";
+Default: all groups, in this order. The last one restricts root until the next boot.
+Needs a kernel with remap_page_table, /proc, and root. A test that needs more is
+skipped, and prints what it needs.";
 
-/// A test, and what it works with.
+/// A test and its argument.
 type Test = Case<Context, Error>;
 
 /// How hard to try.
@@ -106,7 +105,7 @@ const GROUPS: [Group; 11] = [
     },
 ];
 
-/// What the command line asks for.
+/// The parsed command line.
 struct Plan {
     rounds: u32,
     calls: u32,

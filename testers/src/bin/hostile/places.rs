@@ -1,4 +1,4 @@
-//! Odd places to put a table.
+//! Odd places to map a table over.
 
 #![expect(unsafe_code, reason = "maps memory of odd kinds")]
 
@@ -52,7 +52,7 @@ fn odd_places(context: &mut Context) -> Result<Verdict, Error> {
     let registered = Page::writable(&info).map_err(Error::call("mmap"))?;
     let uffd = Userfault::open(0).map_err(Error::call("userfaultfd"))?;
     uffd.enable(0).map_err(Error::call("UFFDIO_API"))?;
-    // SAFETY: nothing is written there.
+    // SAFETY: nothing is written through the mapping.
     uffd.register(unsafe { registered.mapping() })
         .map_err(Error::call("UFFDIO_REGISTER"))?;
     let without = Page::new(&info, Protection::NONE).map_err(Error::call("mmap"))?;
@@ -73,7 +73,7 @@ fn odd_places(context: &mut Context) -> Result<Verdict, Error> {
         expect_ok("over read-only memory", map(&read_only)),
         expect_ok(
             "the userfaultfd goes",
-            // SAFETY: nothing is written there.
+            // SAFETY: nothing is written through the mapping.
             uffd.unregister(unsafe { registered.mapping() })
                 .or(Ok::<(), Errno>(())),
         ),
@@ -83,7 +83,7 @@ fn odd_places(context: &mut Context) -> Result<Verdict, Error> {
     Ok((verdict == Verdict::Ok && witness.all_came_back()?).into())
 }
 
-/// Maps `size` bytes of hugetlbfs at an address of the kernel's choice; none reserved.
+/// Maps `size` bytes of hugetlbfs at an address that the kernel chooses, without reserving pages.
 fn hugetlb(size: u64, flags: u32) -> Result<u64, Errno> {
     let flags = flags | constants::MAP_HUGETLB | constants::MAP_ANONYMOUS;
     let flags = u64::from(flags | constants::MAP_NORESERVE);
@@ -94,7 +94,7 @@ fn hugetlb(size: u64, flags: u32) -> Result<u64, Errno> {
     )
 }
 
-/// Bytes of the default huge page: those that one level-3 table translates.
+/// Returns the size of the default huge page: all that one level-3 table translates.
 const fn huge_size(info: &ExposePgtblInfo) -> u64 {
     1 << (2 * info.page_shift - 3)
 }
@@ -120,8 +120,8 @@ fn special_places(context: &mut Context) -> Result<Verdict, Error> {
     let info = context.info;
     let size = page_size(&info) as u64;
     let vdso = auxv::value(auxv::AT_SYSINFO_EHDR).map_err(Error::call("/proc/self/auxv"))?;
-    // In a child: it can do without.
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // In a child, which can do without its vDSO.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let over_vdso = unsafe { Fork::promised() }
         .spawn(|| match remap(0, vdso, 0, 0) {
             Ok(frame) if frame_at(&info, vdso) == Ok(frame) => ExitCode::SUCCESS,
@@ -160,7 +160,7 @@ fn special_places(context: &mut Context) -> Result<Verdict, Error> {
     verdict.map_err(Error::call("expect"))
 }
 
-/// Two processes map the same file of hugetlbfs over all that a level-2 table translates.
+/// Lets two processes map the same hugetlbfs file over all that a level-2 table translates.
 fn shared_level_2(context: &mut Context) -> Result<Verdict, Error> {
     let info = context.info;
     if info.levels < 3 {
@@ -171,7 +171,7 @@ fn shared_level_2(context: &mut Context) -> Result<Verdict, Error> {
             "a level-2 table translates more than there is of huge pages",
         ));
     }
-    // 1 GiB of address space, aligned: two of it, of which one is.
+    // Reserve twice as much as needed, to find an aligned part.
     let whole = huge_size(&info) << (info.page_shift - 3);
     let Ok(start) = hugetlb(2 * whole, constants::MAP_SHARED) else {
         return Ok(Verdict::Skip("no hugetlbfs"));
@@ -179,11 +179,11 @@ fn shared_level_2(context: &mut Context) -> Result<Verdict, Error> {
     let aligned = start.next_multiple_of(whole);
     let reserved = set_huge_pages(b"1").map_err(Error::call("nr_hugepages"))?;
     let touch = |address: u64| {
-        // SAFETY: mapped above; without a huge page the child that does it is killed.
+        // SAFETY: mapped above; without a free huge page, the kernel kills the child that does this.
         unsafe { at(address).cast::<u64>().write_volatile(1) };
     };
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             touch(aligned);
@@ -211,7 +211,7 @@ fn shared_level_2(context: &mut Context) -> Result<Verdict, Error> {
     Ok(if free == 0 { verdict } else { Verdict::NotOk })
 }
 
-/// Sets the number of huge pages; how many there are then.
+/// Sets the number of huge pages. Returns how many there are now.
 fn set_huge_pages(number: &[u8]) -> Result<u64, Errno> {
     let path = c"/proc/sys/vm/nr_hugepages";
     file::write(&file::open(path, O_RDWR)?, number)?;
@@ -221,8 +221,8 @@ fn set_huge_pages(number: &[u8]) -> Result<u64, Errno> {
     parse_number(digits, 10).ok_or(Errno::EINVAL)
 }
 
-/// The call, on pages that these tests have mapped, or on pages that a child can do without.
+/// Makes the call on pages that these tests have mapped, or on pages that a child can do without.
 fn remap(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
-    // SAFETY: nobody has a reference to what the tests of this file name.
+    // SAFETY: no Rust reference points to memory that the tests of this file name.
     unsafe { page::call(pid, remap_vaddr, pfn, level) }
 }

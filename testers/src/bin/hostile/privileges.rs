@@ -1,4 +1,4 @@
-//! Who may have what.
+//! Which caller may do what to which process.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -16,6 +16,7 @@ use tablewalk_uapi::credentials::{
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, pid};
+use tablewalk_uapi::raw::constants::CAP_LAST_CAP;
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, adopt, flush, info as ask_info, lend,
     path,
@@ -37,7 +38,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: each_single,
     },
     Case {
-        name: "user 1000 with all that are needed",
+        name: "user 1000 with all capabilities needed",
         run: all_needed,
     },
     Case {
@@ -54,7 +55,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// A set of capabilities.
+/// Returns a set of capabilities.
 pub(crate) const fn set(capabilities: &[u32]) -> u64 {
     let mut set = 0;
     let mut rest = capabilities;
@@ -67,17 +68,14 @@ pub(crate) const fn set(capabilities: &[u32]) -> u64 {
 
 pub(crate) const ADMIN: u64 = set(&[CAP_SYS_ADMIN]);
 pub(crate) const RAW_IO: u64 = set(&[CAP_SYS_RAWIO]);
-/// What lending pages needs beside the rest.
+/// LEND and TAKE need this one as well.
 pub(crate) const LOCK: u64 = set(&[CAP_IPC_LOCK]);
 pub(crate) const PTRACE: u64 = set(&[CAP_SYS_PTRACE]);
-
-/// `CAP_LAST_CAP` of 6.1, `CAP_CHECKPOINT_RESTORE`.
-const LAST_CAPABILITY: u32 = 40;
 
 pub(crate) const OK: Outcome = Ok(0);
 pub(crate) const DENIED: Errno = Errno::EPERM;
 
-/// What each form of the call gives.
+/// Which forms of the call are permitted.
 #[derive(Clone, Copy)]
 pub(crate) struct Expected {
     pub(crate) info: bool,
@@ -89,7 +87,7 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Everything, or nothing.
+    /// Returns all forms permitted, or none.
     pub(crate) const fn every(permitted: bool) -> Self {
         Self {
             info: permitted,
@@ -105,7 +103,8 @@ impl Expected {
 /// A form of the call.
 type Form<'a> = &'a dyn Fn() -> Result<(), Errno>;
 
-/// Tries each form of the call on process `target` as a child that first does `become_it`.
+/// Tries each form of the call on process `target`, in a child that calls `become_it` first. Returns whether
+/// the results are the expected ones.
 pub(crate) fn holds(
     info: &ExposePgtblInfo,
     who: &str,
@@ -129,10 +128,10 @@ pub(crate) fn holds(
             expected.writable,
         ),
         ("FLUSH", &|| flush(target, 0, 1), expected.flush),
-        // Who is permitted to learns that there is no memory at 0.
+        // A permitted caller gets the error that nothing is mapped at 0.
         (
             "ADOPT",
-            &|| // SAFETY: nothing is at address 0.
+            &|| // SAFETY: nothing is mapped at address 0.
             match unsafe { adopt(target, 0, 1) } {
                 Err(Errno::EINVAL) => Ok(()),
                 result => result.map(drop),
@@ -141,7 +140,7 @@ pub(crate) fn holds(
         ),
         (
             "LEND",
-            &|| // SAFETY: as above.
+            &|| // SAFETY: nothing is mapped at address 0.
             match unsafe { lend(target, 0, 1) } {
                 Err(Errno::EINVAL) => Ok(()),
                 result => result.map(drop),
@@ -168,13 +167,13 @@ pub(crate) fn holds(
         ),
     ];
     let mut met = true;
-    // Not every kernel has it.
+    // Kernels that have the call may lack TRACK.
     let tracks = info.flags & EXPOSE_PGTBL_TRACK != 0;
     for (form, call, permitted) in forms
         .into_iter()
         .filter(|&(form, ..)| tracks || form != "TRACK")
     {
-        // SAFETY: the child has a copy of memory, and maps tables of its own.
+        // SAFETY: the child uses its copy of memory, and maps tables of its own.
         let outcome = in_child(unsafe { Fork::promised() }, || {
             become_it()?;
             call()
@@ -188,35 +187,35 @@ pub(crate) fn holds(
     Ok(met)
 }
 
-/// Asks for a page of a process that is not there to be taken to a place that is none.
+/// Calls TAKE for a page that does not exist, with an invalid destination.
 fn take_nothing(info: &ExposePgtblInfo, target: i32) -> Result<u64, Errno> {
     let page = 1 << info.page_shift;
     let mut places = [ExposePgtblTable::default()];
     let asked = range(page, 2 * page, &mut places);
     let pfn = core::ptr::from_ref(&asked).expose_provenance() as u64;
-    // SAFETY: nothing is at address 0.
+    // SAFETY: nothing is mapped at address 0.
     unsafe { call(target, 0, pfn, EXPOSE_PGTBL_TAKE) }
 }
 
-/// Becomes a user with capabilities.
+/// Changes to user `uid` with these capabilities.
 pub(crate) fn become_user(uid: u32, capabilities: u64) -> Result<(), Errno> {
     keep_capabilities()?;
     set_groups(&[])?;
     set_gids(uid)?;
     set_uids(uid)?;
     set_capabilities(capabilities)?;
-    // A change of user makes a process not dumpable.
+    // A change of user makes a process undumpable.
     set_dumpable(true)
 }
 
-/// A process of user `uid` without capabilities, ready to be looked at.
+/// Starts a process of user `uid` without capabilities. It is ready when this returns.
 pub(crate) fn process_of(uid: u32, dumpable: bool) -> Result<Child, Error> {
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             let ready = become_user(uid, 0).and_then(|()| set_dumpable(dumpable));
-            // Setting the user ID clears the signal for a parent's death.
+            // Setting the user ID clears the parent-death signal.
             if ready.is_ok() && file::write(&writer, b".").is_ok() {
                 signal::pause();
             }
@@ -239,7 +238,7 @@ fn none(context: &mut Context) -> Result<Verdict, Error> {
 
 fn each_single(context: &mut Context) -> Result<Verdict, Error> {
     let mut met = true;
-    for capability in 0..=LAST_CAPABILITY {
+    for capability in 0..=CAP_LAST_CAP {
         let become_it = || become_user(1000, 1 << capability);
         let expected = if capability == CAP_SYS_ADMIN {
             Expected {
@@ -325,7 +324,7 @@ fn not_dumpable(context: &mut Context) -> Result<Verdict, Error> {
 
 fn namespace_root(context: &mut Context) -> Result<Verdict, Error> {
     let nothing = Expected::every(false);
-    // SAFETY: the child uses nothing of its parent's.
+    // SAFETY: the child uses nothing of its parent.
     match in_child(unsafe { Fork::promised() }, process::unshare_user) {
         Ok(0) => {}
         _ => return Ok(Verdict::Skip("no user namespaces")),

@@ -1,4 +1,4 @@
-//! Tables that are mapped while their process does something to them.
+//! Tables that are mapped while their process changes them.
 
 #![expect(unsafe_code, reason = "forks")]
 
@@ -50,7 +50,7 @@ pub(crate) const TESTS: &[Test] = &[
         run: path_of_moved,
     },
     Case {
-        name: "entries of lent pages stay as they are while KSM looks for equal ones",
+        name: "KSM does not change entries of lent pages",
         run: lent_beside_ksm,
     },
     Case {
@@ -67,22 +67,22 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// What fills memory under pressure. No table has it: it would be a valid entry that is device
-/// memory of a frame nobody has.
+/// Fills memory under pressure. As an entry it would be a valid one of device memory, with a frame that does
+/// not exist, so no table contains it.
 const PATTERN: u64 = 0x5a5a_a5a5_5a5a_a5a7;
 
-/// Callers that map the tables of one target at the same time.
+/// Number of callers that map the tables of one target at the same time.
 const OBSERVERS: usize = 2;
 
-/// Pages for the tables that are mapped at once: the range has two.
+/// Number of tables to map at once: the range has two.
 const TOGETHER: usize = 2;
 
-/// Mappings that an observer holds while it makes the next one.
+/// Number of mappings that an observer keeps while it makes the next one.
 const HELD: usize = 8;
 
 type Operation = fn(&Range, &ExposePgtblInfo) -> Result<(), Errno>;
 
-/// The page at an address is there or it is not: where its entry is without access it has another address.
+/// PATH during a move: an entry without access belongs to the other address.
 fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
     const CALLS: u32 = 500;
     let info = &context.info;
@@ -112,7 +112,7 @@ fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
     Ok((running && there > 0 && wrong == 0).into())
 }
 
-/// KSM has found a page by its index before LEND, and must not change its entry after it.
+/// KSM finds a page by its index before LEND; it must not change the entry after LEND.
 fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
     const PAGES: usize = 16;
     let page = 1 << context.info.page_shift;
@@ -129,7 +129,7 @@ fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
     let at = |number: usize| memory.address() + (number * page) as u64;
     let (mut lent, mut changed) = (0_u64, 0_u64);
     for _ in 0..context.rounds {
-        // Equal, and of no use to it before it has seen them so twice.
+        // Equal pages; KSM merges them after it has seen them twice.
         for number in 0..PAGES {
             write(&memory, number * page, 7);
         }
@@ -147,7 +147,7 @@ fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
             lent += u64::from(before.is_some());
             changed += u64::from(before.is_some_and(|before| before != after));
         }
-        // SAFETY: as above.
+        // SAFETY: nobody moves the entries.
         unsafe { remap::adopt(0, at(0), PAGES as u64) }.map_err(Error::call("ADOPT"))?;
     }
     scan(false).map_err(Error::call("KSM"))?;
@@ -155,7 +155,7 @@ fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
     Ok((lent > 0 && changed == 0).into())
 }
 
-/// Lets KSM look for equal pages all the time, or ends it.
+/// Starts KSM without pauses, or stops it.
 fn scan(on: bool) -> Result<(), Errno> {
     let set = |path, value: &[u8]| {
         let file = file::open(path, O_WRONLY)?;
@@ -173,7 +173,7 @@ fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
     range
         .unmap(range.part(0), 3 * range.span())
         .map_err(Error::call("munmap"))?;
-    // SAFETY: the child has copies, and maps tables of its own.
+    // SAFETY: the child uses its copy of memory, and maps tables of its own.
     let target = unsafe { Fork::promised() }
         .spawn(|| {
             loop {
@@ -184,7 +184,7 @@ fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
             }
         })
         .map_err(Error::call("fork"))?;
-    // SAFETY: the child has copies, and maps tables of its own.
+    // SAFETY: the child uses its copy of memory, and maps tables of its own.
     let pressure = unsafe { Fork::promised() }
         .spawn(fill_memory)
         .map_err(Error::call("fork"))?;
@@ -194,7 +194,7 @@ fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
     for (number, observer) in (0..).zip(&mut observers) {
         let random = Random::new(context.seed, number);
         let watch = || Observer::new(info, &range, random).watch(target.pid(), rounds);
-        // SAFETY: the child has copies, and maps tables of its own.
+        // SAFETY: the child uses its copy of memory, and maps tables of its own.
         *observer = Some(
             unsafe { Fork::promised() }
                 .spawn(watch)
@@ -205,7 +205,7 @@ fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
     for observer in observers.into_iter().flatten() {
         ok &= observer.wait().map_err(Error::call("wait"))? == Status::Exited(0);
     }
-    // A target that has ended by itself met an error, and said which.
+    // A target that ended by itself had an error and has printed it.
     ok &= target.is_running().map_err(Error::call("wait"))?;
     ok &= pressure.is_running().map_err(Error::call("wait"))?;
     drop((target, pressure, range));
@@ -213,7 +213,7 @@ fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
 }
 
 fn huge(context: &mut Context) -> Result<Verdict, Error> {
-    // 512 MiB is more than there may be.
+    // With 64K pages, 512 MiB is more memory than there may be.
     if context.info.page_shift == 16 {
         return Ok(Verdict::Skip("a huge page takes 512 MiB here"));
     }
@@ -223,8 +223,7 @@ fn huge(context: &mut Context) -> Result<Verdict, Error> {
     }
 }
 
-/// Takes memory, fills it with the pattern and gives it back, for ever: frames that were tables are
-/// soon among it.
+/// Allocates memory, fills it with the pattern and frees it, for ever, so that freed tables are soon reused.
 fn fill_memory() -> ExitCode {
     const SIZE: usize = 4 << 20;
     loop {
@@ -240,13 +239,13 @@ fn fill_memory() -> ExitCode {
     }
 }
 
-/// Maps tables of a process that changes them, holds some, and reads them all the time.
+/// Maps tables of a process that changes them, keeps some mapped, and reads them all the time.
 struct Observer<'a> {
     info: &'a ExposePgtblInfo,
     range: &'a Range,
     random: Random,
     held: [Option<Page>; HELD],
-    /// Frame numbers and levels of tables that were there at some time.
+    /// Frame numbers and levels of tables that existed at some time.
     seen: [(u32, u64); HELD],
     mapped: u64,
     absent: u64,
@@ -267,7 +266,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// Looks at process `pid`, `rounds` times.
+    /// Observes process `pid` for `rounds` rounds.
     fn watch(mut self, pid: i32, rounds: u32) -> ExitCode {
         for _round in 0..rounds {
             if let Err(errno) = self.look(pid) {
@@ -284,8 +283,8 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// Maps one table in one of several ways and reads what it shows, and what another shows that is
-    /// held. Returns whether there is such a process.
+    /// Maps one table, by one of several forms, and checks its contents and those of another table that is
+    /// still mapped. Returns whether the process exists.
     fn look(&mut self, pid: i32) -> Result<bool, Errno> {
         let protection = if self.random.one_in(2) {
             Protection::READ
@@ -337,7 +336,7 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// 0, the root, or a level below it.
+    /// Returns 0, the root, or a level below it.
     fn random_level(&mut self) -> u32 {
         let below = u64::from(self.info.levels) - 1;
         match u32::try_from(self.random.below(below + 1)) {
@@ -346,14 +345,14 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// One of the tables that `path` shows, by frame number.
+    /// Maps one of the tables in `path`, by frame number.
     fn map_random_table_of(
         &mut self,
         page: &Page,
         pid: i32,
         path: &ExposePgtblPath,
     ) -> Result<(u32, u64), Errno> {
-        // The descriptor read at a level above the last leads to a table of the next.
+        // A descriptor above the last level leads to a table of the next one.
         let tables = u64::from(path.last_level - path.root_level);
         let above = path.root_level + u32::try_from(self.random.below(tables)).unwrap_or(0);
         let descriptor = path.desc.get(above as usize).copied().unwrap_or(0);
@@ -365,11 +364,11 @@ impl<'a> Observer<'a> {
             .map(|frame| (above + 1, frame))
     }
 
-    /// All tables of the range at once; the first of them.
+    /// Maps all tables of the range at once. Returns the first.
     fn map_all(&self, page: &Page, pid: i32) -> Result<(u32, u64), Errno> {
         let mut tables = [ExposePgtblTable::default(); TOGETHER];
         let mut asked = range(self.range.part(0), self.range.part(2), &mut tables);
-        // SAFETY: as many pages as elements: `page` is made with `TOGETHER`.
+        // SAFETY: as many pages as elements: `page` has `TOGETHER` pages.
         unsafe { page.map_range(pid, 3, &mut asked) }?;
         match tables {
             [first, ..] if asked.count > 0 => Ok((3, frame_of(self.info, first.desc))),
@@ -377,14 +376,14 @@ impl<'a> Observer<'a> {
         }
     }
 
-    /// After the end of the process: every table that is still mapped is empty.
+    /// After the end of the process: returns whether every table that is still mapped is empty.
     fn all_empty(&self) -> bool {
         let words = self.held.iter().flatten().map(Page::words_in_use);
         words.sum::<u64>() == 0
     }
 }
 
-/// The frame number in a table descriptor: bits 47:page_shift, and with 52-bit output addresses bits
+/// Returns the frame number in a table descriptor: bits 47:page_shift, and with 52-bit output addresses bits
 /// 15:12 as bits 51:48 (Arm ARM, "VMSAv8-64 translation table format descriptors").
 pub(crate) fn frame_of(info: &ExposePgtblInfo, descriptor: u64) -> u64 {
     let low = descriptor & (((1 << 48) - 1) & !((1 << info.page_shift) - 1));
@@ -396,7 +395,7 @@ pub(crate) fn frame_of(info: &ExposePgtblInfo, descriptor: u64) -> u64 {
     (high | low) >> info.page_shift
 }
 
-/// Words of `page` that are not of a table: the frame is used for something else.
+/// Counts words of `page` that do not belong to a table: the frame was reused.
 fn recycled(page: &Page) -> u64 {
     let words = page.size() / 8;
     let recycled = (0..words).filter(|&index| page.word(index) == PATTERN);
@@ -407,7 +406,7 @@ fn recycled(page: &Page) -> u64 {
     count
 }
 
-/// Each round a new process, whose tables are mapped until it is gone.
+/// Starts a new process in each round, and maps its tables until it has ended.
 fn rounds_of(
     context: &mut Context,
     body: fn(&Range, &ExposePgtblInfo) -> ExitCode,
@@ -415,14 +414,14 @@ fn rounds_of(
     let info = &context.info;
     let witness = Witness::begin()?;
     let range = Range::reserve(info).map_err(Error::call("mmap"))?;
-    // SAFETY: the child has copies, and maps tables of its own.
+    // SAFETY: the child uses its copy of memory, and maps tables of its own.
     let pressure = unsafe { Fork::promised() }
         .spawn(fill_memory)
         .map_err(Error::call("fork"))?;
     let (mut mapped, mut wrong) = (0, 0);
     for round in 0..context.rounds {
         let mut observer = Observer::new(info, &range, Random::new(context.seed, round.into()));
-        // SAFETY: the child has copies, and maps tables of its own.
+        // SAFETY: the child uses its copy of memory, and maps tables of its own.
         let target = unsafe { Fork::promised() }
             .spawn(|| body(&range, info))
             .map_err(Error::call("fork"))?;
@@ -461,9 +460,9 @@ fn exec(context: &mut Context) -> Result<Verdict, Error> {
     const ITSELF: &CStr = c"/proc/self/exe";
     rounds_of(context, |range, info| {
         touch_and_exit(range, info);
-        // What the new program prints is of no interest.
+        // Discard the output of the new program.
         if let Ok(null) = file::open(c"/dev/null", O_WRONLY) {
-            // SAFETY: nobody owns standard output.
+            // SAFETY: no value owns standard output.
             let mut output = ManuallyDrop::new(unsafe { OwnedFd::from_number(1) });
             let _ = file::duplicate_to(&null, &mut output);
             let _ = execute(ITSELF, &[ITSELF, c"--help"]);

@@ -1,4 +1,4 @@
-//! Several tables at once.
+//! RANGE: several tables at once.
 
 #![expect(unsafe_code, reason = "unmaps pages of its own in part")]
 
@@ -22,38 +22,38 @@ use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "1,500 tables by range are those by address",
+        name: "1,500 tables by range are the same as by address",
         run: same,
     },
     Case {
-        name: "every level by range has the tables that the one above leads to",
+        name: "RANGE finds the tables of each level that the level above points to",
         run: levels,
     },
     Case {
-        name: "a range unmapped in part and replaced in part keeps the rest",
+        name: "a mapping that is unmapped and replaced in part keeps the rest",
         run: parts,
     },
     Case {
-        name: "a range over pages of different protection is as the strictest",
+        name: "a range over pages of different protection gets the strictest",
         run: strictest,
     },
     Case {
-        name: "ranges and structs that make no sense are refused",
+        name: "invalid ranges and structs are refused",
         run: nonsense,
     },
 ];
 
-/// More than a call maps.
+/// More than one call maps.
 const SLOTS: usize = EXPOSE_PGTBL_RANGE_MOST + 88;
 const TABLES: u64 = 1500;
 const NO_TABLE: ExposePgtblTable = ExposePgtblTable { addr: 0, desc: 0 };
 
-/// Words of a page.
+/// Returns the words of a page.
 fn words(info: &ExposePgtblInfo) -> usize {
     page_size(info) / 8
 }
 
-/// Whether page number `slot` of `pages` shows the same as `table`.
+/// Returns whether page `slot` of `pages` has the same contents as `table`.
 fn shows(info: &ExposePgtblInfo, pages: &Page, slot: usize, table: &Page) -> bool {
     let first = slot * words(info);
     (0..words(info)).all(|index| pages.word(first + index) == table.word(index))
@@ -74,7 +74,7 @@ fn same(context: &mut Context) -> Result<Verdict, Error> {
         map_range(&pages, many.pid(), 3, &mut asked).map_err(Error::call("RANGE"))?;
         calls += 1;
         for (slot, table) in tables.iter().enumerate().take(asked.count as usize) {
-            // In the order of addresses, of which none is left out.
+            // In address order, without gaps.
             let address = many.address_of_table(mapped);
             let span = many.address_of_table(1) - start;
             differ += u64::from(table.addr != address - address % span);
@@ -93,7 +93,7 @@ fn same(context: &mut Context) -> Result<Verdict, Error> {
     let in_use = pages.words_in_use();
     drop((pages, one));
     let met = all(&[
-        // The range need not begin where a table does.
+        // The range may begin in the middle of a table.
         expect("tables", Ok(mapped.clamp(TABLES, TABLES + 1)), Ok(mapped)),
         expect("calls", Ok(calls), Ok(3)),
         expect("differences", Ok(differ), Ok(0)),
@@ -124,7 +124,7 @@ fn levels(context: &mut Context) -> Result<Verdict, Error> {
     Ok(met.into())
 }
 
-/// Table descriptors in page number `slot`: both low bits, above level 3 (Arm ARM, "VMSAv8-64
+/// Counts the table descriptors in page number `slot`: both low bits set, above level 3 (Arm ARM, "VMSAv8-64
 /// translation table format descriptors").
 fn tables_in(info: &ExposePgtblInfo, pages: &Page, slot: usize) -> u64 {
     let first = slot * words(info);
@@ -147,7 +147,7 @@ fn parts(context: &mut Context) -> Result<Verdict, Error> {
         let mut asked = range(start, end, &mut tables);
         let mapped = map_range(&pages, many.pid(), 3, &mut asked);
         met &= expect_ok("RANGE", mapped);
-        // A hole, and behind it one that is replaced by another table.
+        // A hole, followed by a page that another table replaces.
         // SAFETY: pages of this test, which nobody reads before they are mapped again.
         let unmapped = unsafe { memory::munmap(at(pages.address()), page_size(info)) };
         met &= expect_ok("munmap", unmapped);
@@ -162,7 +162,7 @@ fn parts(context: &mut Context) -> Result<Verdict, Error> {
             Ok(shows(info, &pages, SOME - 1, &one).into()),
             Ok(1),
         );
-        // SAFETY: nothing is there.
+        // SAFETY: nothing is mapped there.
         let filled = unsafe {
             memory::mmap_anonymous(
                 at(pages.address()),
@@ -202,10 +202,10 @@ fn nonsense(context: &mut Context) -> Result<Verdict, Error> {
     const SOME: usize = 2;
     let info = &context.info;
     let end = 1 << info.va_bits;
-    // With a hole behind, too small for anything that is mapped below.
+    // Followed by a hole too small for any mapping made below.
     let pages = Page::several(info, Protection::READ, SOME + 1).map_err(Error::call("mmap"))?;
     let behind = at(pages.address() + (SOME * page_size(info)) as u64);
-    // SAFETY: a page of this test, of which there are no references.
+    // SAFETY: a page of this test, to which no Rust reference exists.
     unsafe { memory::munmap(behind, page_size(info)) }.map_err(Error::call("munmap"))?;
     let mut tables = [NO_TABLE; SOME];
     let good = range(0, end, &mut tables);
@@ -223,7 +223,7 @@ fn nonsense(context: &mut Context) -> Result<Verdict, Error> {
     });
     let raw = |address, pfn| call(0, address, pfn, 3 | EXPOSE_PGTBL_RANGE);
     let pfn = core::ptr::from_ref(&good).expose_provenance() as u64;
-    // Words of a struct that is larger than the kernel's.
+    // A struct that is larger than the kernel's.
     let mut larger = [0_u64; 8];
     let words = [
         u64::from(good.count) << 32 | size_of_val(&larger) as u64,
@@ -269,9 +269,9 @@ fn nonsense(context: &mut Context) -> Result<Verdict, Error> {
     all(&met).map_err(Error::call("RANGE"))
 }
 
-/// The call, on pages of these tests alone, or on no memory.
+/// Makes the call on pages of these tests, or on unmapped addresses.
 fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u64, Errno> {
-    // SAFETY: nobody has a reference to what the tests of this file name.
+    // SAFETY: no Rust reference points to memory that the tests of this file name.
     unsafe { page::call(pid, remap_vaddr, pfn, level) }
 }
 
@@ -282,13 +282,13 @@ fn map_range(
     level: u32,
     range: &mut ExposePgtblRange,
 ) -> Result<(), Errno> {
-    // SAFETY: the tests of this file name no more pages, nor elements, than there are; where they do,
-    // there is a hole, and the kernel refuses.
+    // SAFETY: the tests in this file pass at most as many pages and elements as exist; otherwise a hole
+    // follows, and the kernel refuses.
     unsafe { pages.map_range(pid, level, range) }
 }
 
-/// Makes a part of the pages read-only.
+/// Makes part of the pages read-only.
 fn protect_part(pages: &Page, part: core::ops::Range<usize>) -> Result<(), Errno> {
-    // SAFETY: nothing is written.
+    // SAFETY: nothing is written through the mapping.
     unsafe { pages.mapping() }.protect(part, Protection::READ)
 }

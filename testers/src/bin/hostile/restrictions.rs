@@ -1,5 +1,5 @@
-//! Root that is restricted: Yama's ptrace scope, and lockdown. Neither can be taken back before the
-//! next boot, so this group comes last.
+//! Restrictions of root: Yama's ptrace scope, and lockdown. Both last until the next boot, so this group runs
+//! last.
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_testkit::error::Error;
@@ -12,7 +12,7 @@ use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "ptrace scope 1: attaching to a process that is no child",
+        name: "ptrace scope 1: attaching to a process that is not a child",
         run: |context| scope(context, b"1", true),
     },
     Case {
@@ -33,7 +33,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// Nothing that needs attach access, which a writable table and FLUSH do.
+/// Only the forms without attach access: not a writable table, and not FLUSH.
 const READING: Expected = Expected {
     info: true,
     read_only: true,
@@ -69,7 +69,7 @@ fn scope(context: &mut Context, scope: &[u8], root_may: bool) -> Result<Verdict,
     .into())
 }
 
-/// A second write to an open file of sysctl would be ignored.
+/// Opens the file each time, since a second write to an open sysctl file is ignored.
 fn set_scope(scope: &[u8]) -> Result<usize, Errno> {
     let file = file::open(c"/proc/sys/kernel/yama/ptrace_scope", O_WRONLY)?;
     file::write(&file, scope)

@@ -16,16 +16,16 @@ use tablewalk_uapi::process;
 use crate::{MARK, Moved};
 
 pub(crate) const TESTS: &[Case<Moved, Error>] = &[Case {
-    name: "a page that is discarded while it is filled beside another holds what it should afterwards",
+    name: "a page that is discarded while a batch is filled has the right contents afterwards",
     run: discarded,
 }];
 
-/// What has happened.
+/// Steps of the test, in order.
 const FILLING: u32 = 1;
 const DISCARDED: u32 = 2;
 const DONE: u32 = 3;
 
-/// Two pages that come together. The second one is zeros once it was discarded.
+/// A policy that installs two pages with one fault. Discarded pages are filled with zeros.
 #[derive(Default)]
 struct Pair {
     is_discarded: AtomicBool,
@@ -100,7 +100,7 @@ fn discarded(_: &mut Moved) -> Result<Verdict, Error> {
         }
         pair.wait(FILLING);
         let second = pager.as_ptr().wrapping_add(pager.page_size()).cast();
-        // SAFETY: nobody relies on the contents.
+        // SAFETY: nobody relies on the contents of the page.
         let _kept = unsafe { madvise(second, pager.page_size(), Advice::DontNeed) };
         pair.reach(DISCARDED);
         pair.wait(DONE);

@@ -1,4 +1,4 @@
-//! `moved`: pages whose entries were moved are pages like any other.
+//! `moved`: tests that pages whose entries were moved behave like any other pages.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -30,48 +30,47 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: moved
-Moves pages by their entries, and holds what the kernel does with them then against
-what it does with its own: swap, errors of memory, fork, protection, locks, migration,
-merging, the end of a mapping. Prints KTAP. Needs a kernel with remap_page_table and
-userfaultfd, /proc, root, and for some of it a RAM disk for swap, memory failure and
-KSM.";
+Moves pages by their entries, and tests that the kernel treats them like any other
+pages: swap, memory errors, fork, protection, mlock, migration, KSM, unmapping.
+Prints KTAP. Needs a kernel with remap_page_table and userfaultfd, /proc, and root.
+Some tests need a RAM disk for swap, memory failure handling, or KSM.";
 
 const TESTS: &[Case<Moved, Error>] = &[
     Case {
-        name: "a page that was adopted goes to swap and comes back, one that was not stays",
+        name: "an adopted page is swapped out and in, another stays in memory",
         run: swapped,
     },
     Case {
-        name: "an error in the memory of an adopted page is contained",
+        name: "a memory error in an adopted page is contained",
         run: poisoned,
     },
     Case {
-        name: "a child has the pages, adopted before or after, and each has its own when it writes",
+        name: "a child inherits the pages, adopted before or after fork, and writes copy them",
         run: forked,
     },
     Case {
-        name: "pages of a child stay when those of the parent and its pool are gone",
+        name: "a child keeps its pages after the parent and its pool have ended",
         run: survived,
     },
     Case {
-        name: "protection and discarding are as with other memory",
+        name: "mprotect and discarding work as for other memory",
         run: protected,
     },
     Case {
-        name: "a frame that is locked in the pool is not in the region, and where it is asked for",
+        name: "a frame from a locked pool is unlocked in the region, unless the region is locked",
         run: locked,
     },
 ];
 
-/// The last one.
+/// Runs last.
 const END: &[Case<Moved, Error>] = &[Case {
     name: "no frame is leaked",
     run: leaked,
 }];
 
-/// Pages that are moved.
+/// Number of pages to move.
 const PAGES: usize = 48;
-/// What a page holds, beside its number.
+/// Contents of a page, added to its number.
 const MARK: u64 = 0x6d6f_7665_6400_0000;
 
 struct Moved {
@@ -103,7 +102,7 @@ fn main(args: Args) -> ExitCode {
     ktap::run(&mut moved, &[TESTS, discarded::TESTS, replaced::TESTS, END])
 }
 
-/// Each page holds its number.
+/// Fills each page with its number.
 struct Marks;
 
 impl Policy for Marks {
@@ -129,7 +128,7 @@ fn new_pager() -> Result<Pager<Marks>, Error> {
         delivery: Delivery::Signals,
     };
     let pager = Pager::new(options, Marks)?;
-    // All pages are there when a child comes.
+    // All pages are present before a child is forked.
     advise(&pager, Advice::DoFork)?;
     Ok(pager)
 }
@@ -142,7 +141,7 @@ fn write(pager: &Pager<Marks>, page: usize, value: u64) {
     paging::write(pager, page, 0, value);
 }
 
-/// Touches all pages: they are moved, and wait to be adopted.
+/// Touches all pages, which moves them. They wait to be adopted.
 fn touch(pager: &Pager<Marks>, worker: &mut Worker<'_, Marks>) -> Result<(), Error> {
     worker.resolve_own(|| {
         for page in 0..PAGES {
@@ -152,13 +151,13 @@ fn touch(pager: &Pager<Marks>, worker: &mut Worker<'_, Marks>) -> Result<(), Err
     Ok(())
 }
 
-/// Advice about all pages.
+/// Calls madvise(2) for all pages.
 fn advise(pager: &Pager<Marks>, advice: Advice) -> Result<(), Error> {
     // SAFETY: nobody relies on the contents of pages that are discarded.
     unsafe { madvise(pager.as_ptr().cast(), pager.size(), advice) }.map_err(Error::call("madvise"))
 }
 
-/// How many pages hold what they should.
+/// Returns how many pages have the right contents.
 fn right(pager: &Pager<Marks>) -> usize {
     (0..PAGES)
         .filter(|&page| read(pager, page) == MARK | page as u64)
@@ -166,18 +165,18 @@ fn right(pager: &Pager<Marks>) -> usize {
 }
 
 impl Moved {
-    /// What pagemap says of a page.
+    /// Returns the pagemap entry of a page.
     fn entry(&self, pager: &Pager<Marks>, page: usize) -> Result<PagemapEntry, Errno> {
         let address = pager.address() + (page * self.page_size) as u64;
         self.pagemap.entry(address)
     }
 
-    /// For how many pages pagemap says what is asked.
+    /// Returns for how many pages `what` is true of the pagemap entry.
     fn count(&self, pager: &Pager<Marks>, what: fn(PagemapEntry) -> bool) -> Result<usize, Error> {
         self.count_if(pager, &|entry| Ok(what(entry)))
     }
 
-    /// Of how many pages the entry of pagemap leads to what is asked.
+    /// Returns for how many pages the condition is true of the number and the pagemap entry.
     fn count_if(
         &self,
         pager: &Pager<Marks>,
@@ -207,7 +206,7 @@ fn swapped(moved: &mut Moved) -> Result<Verdict, Error> {
     let after = moved.count(&pager, PagemapEntry::is_swapped)?;
     println!("# {before} of {PAGES} in swap, {adopted} adopted, {after} in swap then");
     let right = right(&pager);
-    println!("# {right} hold what they should when they are back");
+    println!("# {right} have the right contents when they are back");
     // The first test is the warm-up of the last.
     moved.free = frames::free().map_err(Error::call("zoneinfo"))?;
     Ok((before == 0 && adopted == PAGES as u64 && after == PAGES && right == PAGES).into())
@@ -220,7 +219,7 @@ fn poisoned(moved: &mut Moved) -> Result<Verdict, Error> {
     worker.settle()?;
     let bad = PAGES / 2;
     let place = pager.as_ptr().wrapping_add(bad * moved.page_size).cast();
-    // SAFETY: the page is not used any more.
+    // SAFETY: nobody uses the page any more.
     let poison = unsafe { madvise(place, moved.page_size, Advice::HardwarePoison) };
     match poison {
         Ok(()) => {}
@@ -240,7 +239,7 @@ fn poisoned(moved: &mut Moved) -> Result<Verdict, Error> {
     let contained = matches!(absent, Absent::HardwarePoison { .. });
     let others = (0..PAGES).filter(|&page| page != bad && read(&pager, page) == MARK | page as u64);
     let others = others.count();
-    // One frame is the kernel's for ever.
+    // The kernel never reuses this frame.
     moved.free = moved.free.saturating_sub(1);
     Ok((contained && others == PAGES - 1).into())
 }
@@ -262,14 +261,14 @@ fn forked(_: &mut Moved) -> Result<Verdict, Error> {
             worker.settle()?;
         }
         let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-        // SAFETY: the child accesses the region by its address, and drops nothing of its parent's.
+        // SAFETY: the child accesses the region by raw pointers, and drops nothing of its parent.
         let child = unsafe { Fork::promised() }
             .spawn(|| {
                 let inherited = right(&pager);
                 for page in 0..PAGES / 2 {
                     write(&pager, page, 1);
                 }
-                // Until the parent has written.
+                // Wait until the parent has written.
                 let _ = file::read(&reader, &mut [0]);
                 let own = (0..PAGES / 2)
                     .filter(|&page| read(&pager, page) == 1)
@@ -299,10 +298,10 @@ fn forked(_: &mut Moved) -> Result<Verdict, Error> {
     Ok(met.into())
 }
 
-/// A child that has pages whose parent, with region and pool, is gone.
+/// A child keeps pages after its parent, with region and pool, has ended.
 fn survived(_: &mut Moved) -> Result<Verdict, Error> {
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
-    // SAFETY: the child accesses the region by its address, and drops nothing of its parent's.
+    // SAFETY: the child accesses the region by raw pointers, and drops nothing of its parent.
     let parent = unsafe { Fork::promised() }
         .spawn(|| {
             let Ok(pager) = new_pager() else {
@@ -315,10 +314,10 @@ fn survived(_: &mut Moved) -> Result<Verdict, Error> {
                 return ExitCode::FAILURE;
             }
             let middle = process::pid();
-            // SAFETY: the child accesses the region by its address, and drops nothing.
+            // SAFETY: the child accesses the region by raw pointers, and drops nothing.
             match unsafe { process::fork() } {
                 Ok(Some(_)) => {
-                    // Nothing is adopted, and nothing dropped.
+                    // Adopts nothing, and drops nothing.
                     process::exit(0)
                 }
                 Ok(None) => {
@@ -350,7 +349,7 @@ fn protected(moved: &mut Moved) -> Result<Verdict, Error> {
     pager.protect(0..pager.size(), Protection::READ)?;
     worker.settle()?;
     let kept = right(&pager);
-    // SAFETY: the child accesses the region by its address, and drops nothing of its parent's.
+    // SAFETY: the child accesses the region by raw pointers, and drops nothing of its parent.
     let outcome = unsafe { Fork::promised() }
         .spawn(|| {
             write(&pager, 1, 0);
@@ -384,7 +383,7 @@ fn locked(moved: &mut Moved) -> Result<Verdict, Error> {
     touch(&pager, &mut worker)?;
     let before = count(&pager)?;
     worker.settle()?;
-    // Drains what the CPU has put off.
+    // Drains the per-CPU lists of pages.
     advise(&pager, Advice::PageOut)?;
     let after = count(&pager)?;
     let place = pager.as_ptr().cast();

@@ -1,4 +1,4 @@
-//! Moved pages whose frames the kernel replaces: by migration, by merging, by a huge page.
+//! Moved pages whose frames the kernel replaces: by migration, by KSM, or by collapsing.
 
 #![expect(unsafe_code, reason = "gives advice about memory of a pager")]
 
@@ -19,20 +19,20 @@ use crate::{Marks, Moved, PAGES, advise, new_pager, read, right, touch, write};
 
 pub(crate) const TESTS: &[Case<Moved, Error>] = &[
     Case {
-        name: "an adopted page migrates to another frame, one that was not does not",
+        name: "an adopted page migrates to another frame, another does not",
         run: migrated,
     },
     Case {
-        name: "equal adopted pages are merged, those that were not are not; a write parts them",
+        name: "equal adopted pages are merged, others are not; a write copies them",
         run: merged,
     },
     Case {
-        name: "no huge page is made of a region",
+        name: "a region is never collapsed into huge pages",
         run: collapsed,
     },
 ];
 
-/// The frames of some pages.
+/// Returns the frames of some pages.
 fn frames<const COUNT: usize>(
     moved: &Moved,
     pager: &Pager<Marks>,
@@ -49,7 +49,8 @@ fn frames<const COUNT: usize>(
     result.map(|()| frames)
 }
 
-/// Asks the kernel to take the frame of a page out of service, which moves its contents to another.
+/// Takes the frame of a page out of service (`MADV_SOFT_OFFLINE`), which migrates its contents to another
+/// frame.
 fn offline(moved: &Moved, pager: &Pager<Marks>, page: usize) -> Result<(), Errno> {
     let place = pager.as_ptr().wrapping_add(page * moved.page_size).cast();
     // SAFETY: the contents stay.
@@ -78,23 +79,23 @@ fn migrated(moved: &mut Moved) -> Result<Verdict, Error> {
     for page in pages {
         offline(moved, &pager, page).map_err(Error::call("MADV_SOFT_OFFLINE"))?;
     }
-    // Those frames are out of service for ever.
+    // The kernel never reuses these frames.
     moved.free = moved.free.saturating_sub(pages.len() as u64);
     let after = frames(moved, &pager, pages)?;
     let all_others = before.iter().all(|frame| !after.contains(frame));
     let right = right(&pager);
-    println!("# frames {before:x?} and {after:x?}, {right} of {PAGES} hold what they should");
+    println!("# frames {before:x?} and {after:x?}, {right} of {PAGES} have the right contents");
     Ok((refused == pages.len() && stayed && all_others && right == PAGES).into())
 }
 
-/// What the kernel merges pages with, switched on as long as this lives.
+/// KSM, which runs as long as this value lives.
 struct Merger;
 
 impl Merger {
     const RUN: &CStr = c"/sys/kernel/mm/ksm/run";
     const SCANS: &CStr = c"/sys/kernel/mm/ksm/full_scans";
 
-    /// `None` if the kernel has none.
+    /// Starts KSM. Returns `None` if the kernel has none.
     fn on() -> Option<Self> {
         for (path, value) in [
             (c"/sys/kernel/mm/ksm/pages_to_scan", b"10000".as_slice()),
@@ -107,7 +108,7 @@ impl Merger {
         Some(Self)
     }
 
-    /// Waits until it has looked at every page often enough: a page is merged if it was the same twice.
+    /// Waits until KSM has scanned every page often enough: it merges a page that was the same in two scans.
     fn scan(&self) -> Result<(), Errno> {
         let first = Self::scans()?;
         for _try in 0..5000 {
@@ -132,13 +133,13 @@ impl Merger {
 impl Drop for Merger {
     fn drop(&mut self) {
         if let Ok(file) = file::open(Self::RUN, O_WRONLY) {
-            // It stays on: nobody asks it to merge anything else.
+            // An error leaves it running, which does no harm: no other memory is mergeable.
             let _ = file::write(&file, b"0");
         }
     }
 }
 
-/// How many pages have the frame of the first one.
+/// Returns how many pages have the same frame as the first.
 fn with_first(moved: &Moved, pager: &Pager<Marks>) -> Result<usize, Error> {
     let [first] = frames(moved, pager, [0])?;
     moved.count_if(pager, &|entry| Ok(entry.frame() == first))
@@ -165,15 +166,15 @@ fn merged(moved: &mut Moved) -> Result<Verdict, Error> {
     let kept = (0..PAGES)
         .filter(|&page| read(&pager, page) == if page == 1 { 1 } else { MERGED })
         .count();
-    // A page that others have stays where it is; the one that was written is this process's own.
+    // A page that others map, too, stays in place; the page that was written belongs to this process only.
     let taken = pager.take_back(0..PAGES)?;
     println!("# {before} of {PAGES} in one frame, {after} when adopted, {parted} after a write");
-    println!("# {kept} hold what they should, {taken} taken back");
+    println!("# {kept} have the right contents, {taken} taken back");
     let met = before == 1 && after == PAGES && parted == PAGES - 1 && kept == PAGES;
     Ok((met && taken == 1).into())
 }
 
-/// What all pages hold that are to be merged.
+/// Contents of all pages to be merged.
 const MERGED: u64 = 0x6d65_7267_6564;
 
 fn collapsed(moved: &mut Moved) -> Result<Verdict, Error> {
@@ -185,6 +186,6 @@ fn collapsed(moved: &mut Moved) -> Result<Verdict, Error> {
     // SAFETY: the contents stay.
     let answer = unsafe { madvise(pager.as_ptr().cast(), pager.size(), Advice::Collapse) };
     let right = right(&pager);
-    println!("# MADV_COLLAPSE: {answer:?}, {right} hold what they should");
+    println!("# MADV_COLLAPSE: {answer:?}, {right} have the right contents");
     Ok((answer == Err(Errno::EINVAL) && before == PAGES && right == PAGES).into())
 }

@@ -19,22 +19,22 @@ use crate::{Mode, Stress};
 
 pub(crate) const TESTS: &[Case<Stress<'_>, Error>] = &[
     Case {
-        name: "killed anywhere, with events: no frame is lost but those between two stores",
+        name: "killed anywhere, with events: frames are lost between two stores only",
         run: |stress| kill(stress, Delivery::Threads),
     },
     Case {
-        name: "killed anywhere, with signals: no frame is lost but those between two stores",
+        name: "killed anywhere, with signals: frames are lost between two stores only",
         run: |stress| kill(stress, Delivery::Signals),
     },
 ];
 
-/// After how many kills the test says that it goes on.
+/// The test prints its progress after this many kills.
 const PROGRESS: u32 = 1000;
 
 fn kill(stress: &mut Stress<'_>, delivery: Delivery) -> Result<Verdict, Error> {
     let mut log = KernelLog::open().map_err(Error::call("/dev/kmsg"))?;
     let mut random = Random::new(stress.seed, 0);
-    // The kernel's own caches fill up before it counts.
+    // Fill the kernel's own caches before frames are counted.
     kill_one(stress, delivery, &mut random)?;
     log.lost_frames().map_err(Error::call("/dev/kmsg"))?;
     let witness = Witness::begin()?;
@@ -43,7 +43,7 @@ fn kill(stress: &mut Stress<'_>, delivery: Delivery) -> Result<Verdict, Error> {
         let (status, worked) = kill_one(stress, delivery, &mut random)?;
         ok &= status == Status::Killed(Signal::Kill as u8);
         at_work += u64::from(worked);
-        // Often enough that nothing is overwritten.
+        // Often enough that no record is overwritten.
         lost += log.lost_frames().map_err(Error::call("/dev/kmsg"))?;
         if number % PROGRESS == 0 {
             println!("# {number} killed, {at_work} of them at work, {lost} frames lost");
@@ -61,7 +61,7 @@ fn kill(stress: &mut Stress<'_>, delivery: Delivery) -> Result<Verdict, Error> {
     Ok((ok && few && at_work > 0 && witness.all_came_back_but(lost)?).into())
 }
 
-/// Starts a process that works for ever, and kills it; how it ended, and whether it came to its work.
+/// Starts a process that works for ever, and kills it. Returns how it ended, and whether it reached its work.
 fn kill_one(
     stress: &Stress<'_>,
     delivery: Delivery,
@@ -73,7 +73,7 @@ fn kill_one(
     } else {
         Mode::Racing
     };
-    // SAFETY: the child makes a pager of its own, and has copies of all else.
+    // SAFETY: the child makes a pager of its own, and uses copies of everything else.
     let child = unsafe { Fork::promised() }
         .spawn(|| match stress.round(mode, delivery, u64::MAX) {
             Ok(_) => ExitCode::SUCCESS,
@@ -89,11 +89,11 @@ fn kill_one(
     Ok((child.wait().map_err(Error::call("wait"))?, worked))
 }
 
-/// One of four victims gets some instructions, wherever those lead it; the others get to their work,
-/// and then up to some hundred microseconds, beside this process or after it.
+/// Gives one of four victims a number of instructions, wherever they lead. The others reach their work, and
+/// then run for up to some hundred microseconds, at the same time as this process or after it.
 fn wait_a_little(stress: &Stress<'_>, random: &mut Random) -> Result<(), Errno> {
     if !random.one_in(4) {
-        // Bounded, in case the victim ended by an error.
+        // Bounded, in case an error has ended the victim.
         for _turn in 0..100_000 {
             if stress.has_begun() {
                 break;
@@ -110,7 +110,7 @@ fn wait_a_little(stress: &Stress<'_>, random: &mut Random) -> Result<(), Errno> 
     Ok(())
 }
 
-/// What the kernel prints.
+/// The kernel log.
 struct KernelLog(OwnedFd);
 
 impl KernelLog {
@@ -118,8 +118,8 @@ impl KernelLog {
         file::open(c"/dev/kmsg", O_RDONLY | O_NONBLOCK).map(Self)
     }
 
-    /// How many anonymous pages the kernel has missed since the last time, when processes ended:
-    /// `check_mm` of kernel/fork.c says so.
+    /// Returns how many anonymous pages the kernel has missed at the end of processes since the last call, as
+    /// `check_mm` of kernel/fork.c prints it.
     fn lost_frames(&mut self) -> Result<u64, Errno> {
         let mut lost = 0;
         let mut record = [0; 1024];
@@ -127,14 +127,14 @@ impl KernelLog {
             match file::read(&self.0, &mut record) {
                 Ok(length) => lost += missed_pages(record.get(..length).unwrap_or_default()),
                 Err(Errno::EAGAIN) => return Ok(lost),
-                // What was overwritten would have been counted.
+                // The overwritten records might have counted.
                 Err(errno) => return Err(errno),
             }
         }
     }
 }
 
-/// The number in `BUG: Bad rss-counter state mm:… type:MM_ANONPAGES val:1`; 0 of another record.
+/// Returns the number in `BUG: Bad rss-counter state mm:… type:MM_ANONPAGES val:1`, or 0 for another record.
 fn missed_pages(record: &[u8]) -> u64 {
     let line = record.split(|&byte| byte == b'\n').next();
     let mut words = line.unwrap_or_default().split(|&byte| byte == b' ');

@@ -1,7 +1,7 @@
-//! `stress`: counters in pages that come and go, incremented by many threads.
+//! `stress`: many threads increment counters in pages that are evicted and faulted in again.
 //!
-//! In the manner of the kernel's userfaultfd stress test. The pool takes pages back while they are in use,
-//! and saves what they held; a count that is wrong at the end was lost on the way.
+//! Modelled on the kernel's userfaultfd stress test. The pool takes pages back while they are in use, and
+//! saves their contents. A count that is wrong at the end means that a write was lost.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -34,24 +34,24 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: stress [--pages N] [--frames N] [--threads N] [--handlers N] [--batch N]
               [--rounds N] [--seed N] [--kills N] [--torture N]
-Threads increment counters in random pages of a region with fewer frames than pages;
-a pager moves frames in, and takes them back when it runs short. Prints KTAP.
-  --pages N     pages of the region (256)
-  --frames N    frames of the pool; half of the pages stay mapped (64)
-  --threads N   threads that increment, 1 to 16 (4)
-  --handlers N  threads that resolve faults, 1 to 16 (2)
-  --batch N     pages that come with one fault (4)
-  --rounds N    increments of each thread, in hundreds (100)
-  --seed N      of the random pages (1)
-  --kills N     instead: start N processes that do so for ever, with events and N with
-                signals, and kill each at a random point
-  --torture N   instead: for N seconds, in rounds by seeds from --seed on, fault, discard,
-                move, fork, signal, stop and refuse all at once
+Threads increment counters in random pages of a region that has fewer frames than
+pages. A pager moves frames in, and evicts pages when it runs short. Prints KTAP.
+  --pages N     pages in the region (default: 256)
+  --frames N    frames in the pool; half of the pages stay mapped (default: 64)
+  --threads N   threads that increment, 1 to 16 (default: 4)
+  --handlers N  threads that resolve faults, 1 to 16 (default: 2)
+  --batch N     pages to install for each fault (default: 4)
+  --rounds N    increments of each thread, in hundreds (default: 100)
+  --seed N      seed of the random numbers (default: 1)
+  --kills N     instead: start N processes with events and N with signals that do
+                this for ever, and kill each at a random point
+  --torture N   instead: for N seconds, fault, discard, move, fork, signal, stop and
+                refuse, all at once; each round has another seed, starting at --seed
 Needs a kernel with remap_page_table and userfaultfd, /proc, and root.";
 
 const TESTS: &[Case<Stress<'_>, Error>] = &[
     Case {
-        name: "verify, events: a count is what its thread left there",
+        name: "verify, events: every count has the value last written",
         run: |stress| stress.run(Mode::Verify, Delivery::Threads),
     },
     Case {
@@ -59,7 +59,7 @@ const TESTS: &[Case<Stress<'_>, Error>] = &[
         run: |stress| stress.run(Mode::Racing, Delivery::Threads),
     },
     Case {
-        name: "verify, signals: a count is what its thread left there",
+        name: "verify, signals: every count has the value last written",
         run: |stress| stress.run(Mode::Verify, Delivery::Signals),
     },
     Case {
@@ -72,7 +72,7 @@ const TESTS: &[Case<Stress<'_>, Error>] = &[
     },
 ];
 
-/// What is asked for.
+/// The options and the state of a run.
 struct Stress<'s> {
     pages: usize,
     frames: usize,
@@ -81,21 +81,21 @@ struct Stress<'s> {
     batch: usize,
     increments: u64,
     seed: u64,
-    /// Processes to be killed; 0: none.
+    /// Number of processes to kill; 0: none.
     kills: u32,
     /// Seconds of torture; 0: none.
     torture: u32,
-    /// What pages hold that are not there, and behind it what every page should hold. Children share it.
+    /// The contents of evicted pages, followed by the expected contents of every page. Children share it.
     store: &'s [AtomicU64],
-    /// Free frames before, if that is known.
+    /// Number of free frames before the test, if known.
     free: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// A thread at a page at a time.
+    /// One thread at a time in a page.
     Verify,
-    /// All at once, by atomic increments.
+    /// All threads at once, with atomic increments.
     Racing,
 }
 
@@ -128,7 +128,7 @@ fn main(mut args: Args) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // SAFETY: whole words of a mapping, which nobody has as other than atomic ones; it outlives them.
+    // SAFETY: whole words of a mapping that outlives them, and that is accessed only as atomic words.
     stress.store = unsafe { core::slice::from_raw_parts(store.as_ptr().cast(), 2 * stress.pages) };
     let tests = match (stress.kills, stress.torture) {
         (0, 0) => TESTS,
@@ -138,7 +138,7 @@ fn main(mut args: Args) -> ExitCode {
     ktap::run(&mut stress, &[tests])
 }
 
-/// Memory of so many words that children have, too.
+/// Maps memory for this many words that children share.
 fn shared_words(count: usize) -> Result<Mapping, Errno> {
     let page = 1 << 16;
     let size = (8 * count).next_multiple_of(page);
@@ -165,7 +165,7 @@ fn parse(stress: &mut Stress<'_>, args: &mut Args) -> Result<(), ExitCode> {
     Ok(())
 }
 
-/// Words of a page that are written and looked at: count, page, and the page again in the last one.
+/// The words of a page that are used: the count, the page number, and the page number again in the last word.
 struct Paging<'s> {
     store: &'s [AtomicU64],
     neighbours: Neighbours,
@@ -220,7 +220,7 @@ impl Policy for Paging<'_> {
         let before = self
             .word(page)
             .map_or(0, |word| word.swap(count, Ordering::Relaxed));
-        // Another page's frame, or a write that the entry does not know of.
+        // The frame of another page, or a write that is not in the entry.
         if own != page || same != page || (count != before && !dirty) {
             self.wrong.fetch_add(1, Ordering::Relaxed);
         }
@@ -229,7 +229,7 @@ impl Policy for Paging<'_> {
 
 impl Stress<'_> {
     fn run(&mut self, mode: Mode, delivery: Delivery) -> Result<Verdict, Error> {
-        // The kernel's caches fill up in the first test: what is free after it is the measure.
+        // The first test fills the kernel's caches; free frames are counted after it.
         let (counts, right) = self.round(mode, delivery, self.increments)?;
         println!(
             "# {} faults, {} pages moved, {} taken back, {} adopted, {} refilled",
@@ -246,21 +246,21 @@ impl Stress<'_> {
         Ok((right && came_and_went).into())
     }
 
-    /// No page has a count.
+    /// Resets all counts.
     fn clear(&self) {
         for word in self.store {
             word.store(0, Ordering::Relaxed);
         }
     }
 
-    /// Whether a thread has incremented something.
+    /// Returns whether a thread has incremented something.
     fn has_begun(&self) -> bool {
         self.store
             .iter()
             .any(|word| word.load(Ordering::Relaxed) != 0)
     }
 
-    /// Each thread increments so often.
+    /// Lets each thread make this many increments.
     fn round(
         &self,
         mode: Mode,
@@ -316,7 +316,7 @@ impl Stress<'_> {
                 lock.store(0, Ordering::Release);
             }
         })?;
-        // All that is there, and what is not.
+        // All pages, present or not.
         let sum = AtomicU64::new(0);
         paging::run(&pager, delivery, self.handlers, 1, &|_| {
             for page in 0..self.pages {
@@ -353,7 +353,7 @@ impl Stress<'_> {
     }
 }
 
-/// The words of the pages of a pager.
+/// The counters in the pages of a pager.
 struct Counters<'p, 's> {
     pager: &'p Pager<Paging<'s>>,
 }
@@ -362,8 +362,8 @@ impl Counters<'_, '_> {
     fn word(&self, page: usize, index: usize) -> Option<&AtomicU64> {
         let offset = page.checked_mul(self.pager.page_size())? + 8 * index;
         let word = self.pager.as_ptr().wrapping_add(offset).cast::<AtomicU64>();
-        // SAFETY: a word inside the region, which nobody has otherwise while threads run; pages that are
-        // taken back hold the same words when they come again.
+        // SAFETY: a word inside the region, which is accessed only as an atomic word while threads run. A
+        // page that was taken back has the same contents when it is faulted in again.
         (offset < self.pager.size()).then(|| unsafe { &*word })
     }
 

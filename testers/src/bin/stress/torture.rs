@@ -1,4 +1,4 @@
-//! The rounds of the torture of the pager, with threads and a console of this program.
+//! Runs the rounds of the pager's torture test with the threads and the console of this program.
 
 use core::time::Duration;
 
@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[Case<Stress<'_>, Error>] = &[Case {
     run: torture,
 }];
 
-/// Seconds that a thread may wait: the emulator of one CPU may share it with many.
+/// Seconds that a thread may wait: the emulator may run many CPUs on one.
 const PATIENCE: u32 = 10;
 
 struct Target;

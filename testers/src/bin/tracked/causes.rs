@@ -1,9 +1,9 @@
-//! Each thing that writes a page or changes an entry, and what is told of it.
+//! Tests that each way to write a page or to change an entry is reported as it should be.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
-use tablewalk_dirty::{Blocks, Entries, Options, Tracker, What, Why};
+use tablewalk_dirty::{Blocks, Entries, Options, Reasons, Tracker, What};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::{read, write};
@@ -20,64 +20,64 @@ use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 use tablewalk_walker::{Descriptor, VirtualAddress};
 
 use crate::references::refer;
-use crate::told::{Told, range};
+use crate::reported::{Reported, range};
 use crate::{Test, Tracked};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "a page is told once after it was written, and not when it was read",
+        name: "a write is reported once, and a read is not",
         run: written,
     },
     Case {
-        name: "the same in shared memory and in private pages of a file",
+        name: "the same in shared memory and in private file mappings",
         run: other_memory,
     },
     Case {
-        name: "writes by system calls, by way of references to the page, are told",
+        name: "writes by system calls through page references are reported",
         run: referenced,
     },
     Case {
-        name: "a page that somebody has a reference to is told until nobody has",
+        name: "a page with another reference is reported until the reference is dropped",
         run: busy,
     },
     Case {
-        name: "a page in swap keeps what it was and what is known of it",
+        name: "a page in swap keeps its contents and its state",
         run: swapped,
     },
     Case {
-        name: "shared memory that is not mapped is told until it is",
+        name: "shared memory that is not mapped is reported until it is",
         run: unmapped,
     },
     Case {
-        name: "MADV_FREE, MADV_DONTNEED and fresh pages of zeros",
+        name: "MADV_FREE, MADV_DONTNEED and new zero pages",
         run: discarded,
     },
     Case {
-        name: "mremap counts as a write of what it moves",
+        name: "mremap counts as a write to the pages that it moves",
         run: moved,
     },
     Case {
-        name: "mremap in a child of what was tracked in its parent",
+        name: "mremap in a child of pages that the parent tracked",
         run: moved_in_child,
     },
     Case {
-        name: "protection does not matter",
+        name: "a change of protection does not matter",
         run: protected,
     },
     Case {
-        name: "fork: both have the pages, and each writes its own",
+        name: "fork: both processes have the pages, and each reports its own writes",
         run: forked,
     },
     Case {
-        name: "KSM: a merger is told, a write before it is not lost",
+        name: "KSM: a merge is reported, and a write before it is not lost",
         run: merged,
     },
     Case {
-        name: "blocks are told whole, and by the page once they are split",
+        name: "blocks are reported whole, and page by page once they are split",
         run: blocks,
     },
     Case {
-        name: "accesses are told, reads as well as writes",
+        name: "accesses are reported, reads as well as writes",
         run: accessed,
     },
     Case {
@@ -85,11 +85,11 @@ pub(crate) const TESTS: &[Test] = &[
         run: stopped,
     },
     Case {
-        name: "by entries, from user space: the same of memory that is locked",
+        name: "by entries, from user space: the same for locked memory",
         run: by_entries,
     },
     Case {
-        name: "memory of another process, and memory of other kinds: EINVAL",
+        name: "memory of another process is tracked; other kinds of memory: EINVAL",
         run: refused,
     },
     Case {
@@ -110,7 +110,7 @@ pub(crate) fn map(page: usize, sharing: Sharing) -> Result<Mapping, Error> {
     Ok(mapping)
 }
 
-/// Every page holds its number and one.
+/// Writes to each page its number and one.
 pub(crate) fn fill(mapping: &Mapping, page: usize) {
     for number in 0..mapping.size() / page {
         write(mapping, number * page, number as u64 + 1);
@@ -123,7 +123,7 @@ fn advise(mapping: &Mapping, advice: Advice) -> Result<(), Error> {
         .map_err(Error::call("madvise"))
 }
 
-/// Whether all pages hold what [`fill`] has written, but those with other values.
+/// Returns whether all pages have the contents of [`fill`], except for `others`.
 fn holds(mapping: &Mapping, page: usize, others: &[(usize, u64)]) -> bool {
     (0..mapping.size() / page).all(|number| {
         let other = others.iter().find(|(other, _)| *other == number);
@@ -131,13 +131,13 @@ fn holds(mapping: &Mapping, page: usize, others: &[(usize, u64)]) -> bool {
     })
 }
 
-/// Until nothing is told any more: a page that has just come waits in a list of its CPU, with a reference,
-/// to get to those of reclaim.
-pub(crate) fn settle(told: &mut Told) -> Result<(), Error> {
-    settle_by(|| Ok(told.collect()?.pages))
+/// Collects until nothing is reported any more. A new page waits on a per-CPU list for the LRU, with a
+/// reference, and is reported as busy until then.
+pub(crate) fn settle(reported: &mut Reported) -> Result<(), Error> {
+    settle_by(|| Ok(reported.collect()?.pages))
 }
 
-/// The same of what `collect` says: how many pages were told.
+/// The same for any `collect`, which returns the number of pages reported.
 fn settle_by(mut collect: impl FnMut() -> Result<u64, Error>) -> Result<(), Error> {
     for _ in 0..20 {
         if collect()? == 0 {
@@ -153,22 +153,22 @@ fn all() -> [usize; PAGES] {
 }
 
 fn tell_written(mapping: &Mapping, page: usize) -> Result<bool, Error> {
-    let mut told = Told::start(mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
-    let nothing = told.collect()?.none("nothing was done");
+    let mut reported = Reported::start(mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
+    let nothing = reported.collect()?.none("nothing was done");
     for number in [0, 3, 4, PAGES - 1] {
         write(mapping, number * page + 8, 1);
     }
-    let some = told
+    let some = reported
         .collect()?
-        .are("written", &[0, 3, 4, PAGES - 1], Why::is_written);
+        .are("written", &[0, 3, 4, PAGES - 1], Reasons::is_written);
     for number in 0..PAGES {
         let _ = read(mapping, number * page);
     }
-    let after = told.collect()?.none("only read");
+    let after = reported.collect()?.none("only read");
     write(mapping, 3 * page, 4);
-    let again = told.collect()?.are("again", &[3], Why::is_written);
-    told.tracker().stop()?;
+    let again = reported.collect()?.are("again", &[3], Reasons::is_written);
+    reported.tracker().stop()?;
     Ok(nothing && some && after && again)
 }
 
@@ -197,10 +197,10 @@ fn other_memory(tracked: &mut Tracked) -> Result<Verdict, Error> {
     for number in 0..PAGES {
         let _ = read(&unwritten, number * page);
     }
-    let mut told = Told::start(&unwritten, page, Options::WRITTEN)?;
+    let mut reported = Reported::start(&unwritten, page, Options::WRITTEN)?;
     write(&unwritten, 2 * page, 1);
-    let copied = told.collect()?.are("a copy", &[2], Why::is_written);
-    let refused = Told::start(&private(Sharing::Shared)?, page, Options::WRITTEN).is_err();
+    let copied = reported.collect()?.are("a copy", &[2], Reasons::is_written);
+    let refused = Reported::start(&private(Sharing::Shared)?, page, Options::WRITTEN).is_err();
     file::remove(c"/tmp/tracked").map_err(Error::call("unlink"))?;
     Ok((shared && of_file && copied && refused).into())
 }
@@ -209,25 +209,27 @@ fn referenced(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
     let at = |number: usize| mapping.address() + (number * page) as u64;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     let value = 77_u64.to_ne_bytes();
     let memory = file::open(c"/proc/self/mem", O_RDWR).map_err(Error::call("/proc/self/mem"))?;
     mapping
         .protect(9 * page..10 * page, Protection::READ)
         .map_err(Error::call("mprotect"))?;
     file::pwrite(&memory, &99_u64.to_ne_bytes(), at(9)).map_err(Error::call("/proc/self/mem"))?;
-    let by_force = told.collect()?.are("as a debugger", &[9], Why::is_written);
-    // SAFETY: a page of the mapping, of which nobody has a reference.
+    let by_force = reported
+        .collect()?
+        .are("as a debugger", &[9], Reasons::is_written);
+    // SAFETY: a page of the mapping, to which no Rust reference exists.
     unsafe { process::write_memory(process::pid(), at(5), &value) }
         .map_err(Error::call("process_vm_writev"))?;
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     file::write(&writer, &value).map_err(Error::call("pipe"))?;
     let mut bytes = [0; 8];
     file::read(&reader, &mut bytes).map_err(Error::call("pipe"))?;
-    let by_writev = told
+    let by_writev = reported
         .collect()?
-        .are("process_vm_writev", &[5], Why::is_written);
+        .are("process_vm_writev", &[5], Reasons::is_written);
     let mut met = by_force && by_writev && holds(&mapping, page, &[(5, 77), (9, 99)]);
     match file::open(c"/dev/ram0", O_RDWR | constants::O_DIRECT) {
         Ok(disk) => {
@@ -239,30 +241,38 @@ fn referenced(tracked: &mut Tracked) -> Result<Verdict, Error> {
                 0,
                 0,
             ];
-            // SAFETY: as above.
+            // SAFETY: a page of the mapping, to which no Rust reference exists.
             unsafe { raw::call(constants::__NR_pread64, arguments) }
                 .map_err(Error::call("O_DIRECT"))?;
-            met &= told.collect()?.are("O_DIRECT", &[7], Why::is_written);
+            met &= reported
+                .collect()?
+                .are("O_DIRECT", &[7], Reasons::is_written);
         }
         Err(errno) => tablewalk_rt::println!("# no /dev/ram0 for O_DIRECT: {errno}"),
     }
-    settle(&mut told)?;
-    Ok((met && told.collect()?.none("afterwards")).into())
+    settle(&mut reported)?;
+    Ok((met && reported.collect()?.none("afterwards")).into())
 }
 
 fn busy(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     write(&mapping, 6 * page, 1);
     let (reader, _writer) = refer(mapping.address() + 6 * page as u64)?;
-    let first = told.collect()?.are("written", &[6], Why::is_written);
-    // It is still dirty: its entry was not touched.
-    let second = told.collect()?.are("referred to", &[6], Why::is_written);
+    let first = reported
+        .collect()?
+        .are("written", &[6], Reasons::is_written);
+    // The page is still dirty: its entry was not changed.
+    let second = reported
+        .collect()?
+        .are("referred to", &[6], Reasons::is_written);
     file::read(&reader, &mut [0; 8]).map_err(Error::call("pipe"))?;
-    let third = told.collect()?.are("no longer", &[6], Why::is_written);
-    Ok((first && second && third && told.collect()?.none("afterwards")).into())
+    let third = reported
+        .collect()?
+        .are("no longer", &[6], Reasons::is_written);
+    Ok((first && second && third && reported.collect()?.none("afterwards")).into())
 }
 
 fn swapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
@@ -273,63 +283,71 @@ fn swapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mut met = true;
     for sharing in [Sharing::Private, Sharing::Shared] {
         let mapping = map(page, sharing)?;
-        let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-        settle(&mut told)?;
+        let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+        settle(&mut reported)?;
         write(&mapping, page, 100);
         advise(&mapping, Advice::PageOut)?;
         match sharing {
             Sharing::Private => {
-                let first = told.collect()?.are("in swap", &[1], Why::is_away);
-                met &= first && told.collect()?.none("in swap as before");
+                let first = reported.collect()?.are("in swap", &[1], Reasons::is_away);
+                met &= first && reported.collect()?.none("in swap as before");
                 met &= holds(&mapping, page, &[(1, 100)]);
-                met &= told.collect()?.none("read again");
+                met &= reported.collect()?.none("read again");
             }
-            // Its entries are empty, and know nothing.
+            // The entries are empty, and tell nothing.
             Sharing::Shared => {
-                met &= told.collect()?.are("in swap", &all(), Why::is_away);
-                met &= told.collect()?.are("still", &all(), Why::is_away);
+                met &= reported.collect()?.are("in swap", &all(), Reasons::is_away);
+                met &= reported.collect()?.are("still", &all(), Reasons::is_away);
                 met &= holds(&mapping, page, &[(1, 100)]);
             }
         }
-        // It may be busy while it comes back.
-        settle(&mut told)?;
-        // Clean in the swap cache: what is written now must not be dropped.
+        // The page may be busy while it is read back.
+        settle(&mut reported)?;
+        // The page is clean in the swap cache; a write to it now must not be lost.
         write(&mapping, 2 * page, 200);
-        met &= told.collect()?.are("written again", &[2], Why::is_written);
+        met &= reported
+            .collect()?
+            .are("written again", &[2], Reasons::is_written);
         advise(&mapping, Advice::PageOut)?;
         met &= holds(&mapping, page, &[(1, 100), (2, 200)]);
     }
     Ok(met.into())
 }
 
-/// Shared memory stays where it is when its entries go: its pages are told until they are mapped.
+/// Shared memory stays in memory when its entries are removed: its pages are reported until they are mapped.
 fn unmapped(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Shared)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     advise(&mapping, Advice::DontNeed)?;
-    let mut met = told.collect()?.are("discarded", &all(), Why::is_away);
-    met &= told.collect()?.are("as before", &all(), Why::is_away);
+    let mut met = reported
+        .collect()?
+        .are("discarded", &all(), Reasons::is_away);
+    met &= reported
+        .collect()?
+        .are("as before", &all(), Reasons::is_away);
     met &= last_entry(&mapping)? == 0;
-    // From the page cache, some by the fault of one that is near.
+    // Mapped from the page cache, some by fault-around.
     write(&mapping, 3 * page, 300);
     met &= holds(&mapping, page, &[(3, 300)]);
-    let mapped = |why: Why| why.is_new() || why.is_written();
-    met &= told.collect()?.are("mapped again", &all(), mapped);
-    settle(&mut told)?;
+    let mapped = |reasons: Reasons| reasons.is_new() || reasons.is_written();
+    met &= reported.collect()?.are("mapped again", &all(), mapped);
+    settle(&mut reported)?;
     write(&mapping, 3 * page, 301);
-    met &= told.collect()?.are("written", &[3], Why::is_written);
+    met &= reported
+        .collect()?
+        .are("written", &[3], Reasons::is_written);
     let target = map(page, Sharing::Shared)?;
-    let mut told = Told::start(&target, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&target, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     let target = mapping.move_onto(target).map_err(Error::call("mremap"))?;
-    let unknown = |why: Why| why.is_new() || why.is_away();
-    met &= told.collect()?.are("moved", &all(), unknown);
+    let unknown = |reasons: Reasons| reasons.is_new() || reasons.is_away();
+    met &= reported.collect()?.are("moved", &all(), unknown);
     Ok((met && holds(&target, page, &[(3, 301)])).into())
 }
 
-/// The last descriptor on the way to the first page.
+/// Returns the last descriptor of the path to the first page.
 fn last_entry(mapping: &Mapping) -> Result<u64, Error> {
     let geometry = format_of_kernel()?.geometry;
     let path = path(0, &geometry, VirtualAddress(mapping.address()))?;
@@ -343,39 +361,41 @@ fn discarded(tracked: &mut Tracked) -> Result<Verdict, Error> {
         absent: true,
         ..Options::WRITTEN
     };
-    let mut told = Told::start(&mapping, page, options)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, options)?;
+    settle(&mut reported)?;
     write(&mapping, page, 100);
     advise(&mapping, Advice::Free)?;
     write(&mapping, 3 * page, 300);
-    let collected = told.collect()?;
-    // The entries were cleaned by somebody else: nobody knows of the first one.
+    let collected = reported.collect()?;
+    // The entries were cleaned by others, so the state of the first one is unknown.
     let mut met = collected.pages >= 2;
-    settle(&mut told)?;
+    settle(&mut reported)?;
     advise(&mapping, Advice::PageOut)?;
-    // What was written after MADV_FREE and cleaned since is not dropped.
+    // A write after MADV_FREE, cleaned since, must not be lost.
     met &= read(&mapping, 3 * page) == 300;
-    settle(&mut told)?;
+    settle(&mut reported)?;
     fill(&mapping, page);
-    settle(&mut told)?;
+    settle(&mut reported)?;
     mapping
         .advise(4 * page..6 * page, Advice::DontNeed)
         .map_err(Error::call("madvise"))?;
-    met &= told.collect()?.are("discarded", &[4, 5], Why::is_absent);
+    met &= reported
+        .collect()?
+        .are("discarded", &[4, 5], Reasons::is_absent);
     let _ = read(&mapping, 4 * page);
     write(&mapping, 5 * page, 1);
-    told.collect()?;
-    met &= told.are("zeros, and written", &[4, 5], |why| {
-        why.is_new() || why.is_written()
+    reported.collect()?;
+    met &= reported.are("zeros, and written", &[4, 5], |reasons| {
+        reasons.is_new() || reasons.is_written()
     });
-    settle(&mut told)?;
-    Ok((met && told.collect()?.none("afterwards")).into())
+    settle(&mut reported)?;
+    Ok((met && reported.collect()?.none("afterwards")).into())
 }
 
-/// Between the entry that `MADV_FREE` cleans and the end of the mapping, where it flushes TLBs, the page is
-/// written by a TLB entry that is still there. In QEMU the CPU `max` keeps them over system calls.
+/// Writes a page through a TLB entry that is still valid between the moment when `MADV_FREE` cleans the entry
+/// and its TLB flush at the end of the mapping. In QEMU, the CPU `max` keeps TLB entries over system calls.
 fn discarded_beside(tracked: &mut Tracked) -> Result<Verdict, Error> {
-    /// Pages of several tables.
+    /// Enough pages for several tables.
     const MANY: usize = 2048;
     const DISCARDS: u64 = 1500;
     let page = tracked.page_size();
@@ -388,7 +408,7 @@ fn discarded_beside(tracked: &mut Tracked) -> Result<Verdict, Error> {
         write(&mapping, number * page, 1);
     }
     let discards = AtomicU64::new(0);
-    // On CPUs of their own, if there are two.
+    // Each on a CPU of its own, if there are two.
     let pin = |cpus| {
         let _ = process::set_affinity(0, cpus);
     };
@@ -403,18 +423,18 @@ fn discarded_beside(tracked: &mut Tracked) -> Result<Verdict, Error> {
     };
     let first = range(mapping.address(), 1, page);
     let tracker = Tracker::new(0, first, Options::WRITTEN);
-    let is_told = |value| {
-        let mut told = false;
+    let is_reported = |value| {
+        let mut reported = false;
         write(&mapping, 0, value);
-        tracker.collect(|_| told = true).map(|()| told)
+        tracker.collect(|_| reported = true).map(|()| reported)
     };
     let (mut rounds, mut missed) = (0, 0);
     pin(0b01);
     thread::run_beside(discard, || {
         while discards.load(Ordering::Relaxed) < DISCARDS {
             rounds += 1;
-            is_told(2 * rounds)?;
-            missed += u64::from(!is_told(2 * rounds + 1)?);
+            is_reported(2 * rounds)?;
+            missed += u64::from(!is_reported(2 * rounds + 1)?);
         }
         Ok::<_, Error>(())
     })
@@ -428,24 +448,26 @@ fn moved(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
     let target = map(page, Sharing::Private)?;
-    let mut told = Told::start(&target, page, Options::WRITTEN)?;
-    settle(&mut told)?;
-    settle(&mut Told::start(&mapping, page, Options::WRITTEN)?)?;
-    // Neither was written since: but what is at `target` is something else then.
+    let mut reported = Reported::start(&target, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
+    settle(&mut Reported::start(&mapping, page, Options::WRITTEN)?)?;
+    // Neither was written since, but `target` has other contents now.
     let target = mapping.move_onto(target).map_err(Error::call("mremap"))?;
-    let all_told = told.collect()?.are("moved", &all(), |why| !why.is_absent());
-    settle(&mut told)?;
-    let settled = told.collect()?.none("afterwards");
-    Ok((all_told && settled && holds(&target, page, &[])).into())
+    let all_reported = reported
+        .collect()?
+        .are("moved", &all(), |reasons| !reasons.is_absent());
+    settle(&mut reported)?;
+    let settled = reported.collect()?.none("afterwards");
+    Ok((all_reported && settled && holds(&target, page, &[])).into())
 }
 
-/// A child has the marks of its parent: of what it moves, they say nothing.
+/// A child inherits the marks of its parent. They must not count for pages that it moves.
 fn moved_in_child(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
     let target = map(page, Sharing::Private)?;
-    settle(&mut Told::start(&mapping, page, Options::WRITTEN)?)?;
-    // SAFETY: the child has a copy of memory, and what it makes itself.
+    settle(&mut Reported::start(&mapping, page, Options::WRITTEN)?)?;
+    // SAFETY: the child uses its copy of memory, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             let Ok(target) = mapping.move_onto(target) else {
@@ -453,10 +475,10 @@ fn moved_in_child(tracked: &mut Tracked) -> Result<Verdict, Error> {
             };
             let all = range(target.address(), PAGES, page);
             let mut pages = 0;
-            let told = Tracker::new(0, all, Options::WRITTEN)
+            let reported = Tracker::new(0, all, Options::WRITTEN)
                 .collect(|run| pages += (run.end.0 - run.start.0) / page as u64);
-            tablewalk_rt::println!("# {pages} pages told");
-            ExitCode(u8::from(told.is_err() || pages != PAGES as u64))
+            tablewalk_rt::println!("# {pages} pages reported");
+            ExitCode(u8::from(reported.is_err() || pages != PAGES as u64))
         })
         .map_err(Error::call("fork"))?;
     let status = child.wait().map_err(Error::call("wait"))?;
@@ -466,8 +488,8 @@ fn moved_in_child(tracked: &mut Tracked) -> Result<Verdict, Error> {
 fn protected(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     write(&mapping, page, 100);
     let mut met = true;
     for protection in [Protection::READ, Protection::NONE, Protection::READ_WRITE] {
@@ -479,42 +501,50 @@ fn protected(tracked: &mut Tracked) -> Result<Verdict, Error> {
         } else {
             &[]
         };
-        met &= told.collect()?.are("changed", expected, Why::is_written);
+        met &= reported
+            .collect()?
+            .are("changed", expected, Reasons::is_written);
     }
     write(&mapping, 2 * page, 200);
-    Ok((met && told.collect()?.are("written", &[2], Why::is_written)).into())
+    Ok((met
+        && reported
+            .collect()?
+            .are("written", &[2], Reasons::is_written))
+    .into())
 }
 
 fn forked(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     write(&mapping, page, 100);
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
-            let Ok(mut own) = Told::start(&mapping, page, Options::WRITTEN) else {
+            let Ok(mut own) = Reported::start(&mapping, page, Options::WRITTEN) else {
                 return ExitCode::FAILURE;
             };
             write(&mapping, 2 * page, 200);
-            let told = own
+            let reported = own
                 .collect()
-                .is_ok_and(|own| own.are("in the child", &[2], |why| !why.is_absent()));
+                .is_ok_and(|own| own.are("in the child", &[2], |reasons| !reasons.is_absent()));
             ExitCode(u8::from(
-                !told || !holds(&mapping, page, &[(1, 100), (2, 200)]),
+                !reported || !holds(&mapping, page, &[(1, 100), (2, 200)]),
             ))
         })
         .map_err(Error::call("fork"))?;
     let status = child.wait().map_err(Error::call("wait"))?;
-    let before = told.collect()?.are("before", &[1], Why::is_written);
+    let before = reported.collect()?.are("before", &[1], Reasons::is_written);
     write(&mapping, 3 * page, 300);
-    let after = told.collect()?.are("after", &[3], |why| !why.is_absent());
+    let after = reported
+        .collect()?
+        .are("after", &[3], |reasons| !reasons.is_absent());
     let holds = holds(&mapping, page, &[(1, 100), (3, 300)]);
     Ok((status == Status::Exited(0) && before && after && holds).into())
 }
 
-/// Has KSM look at everything until it has merged something, or 200 times.
+/// Lets KSM scan until it has merged something, at most 200 times.
 fn merge() -> Result<bool, Errno> {
     let set = |path, value: &[u8]| {
         let file = file::open(path, O_RDWR)?;
@@ -539,9 +569,9 @@ fn merge() -> Result<bool, Errno> {
 fn merged(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
-    // Two pages that are equal, and one that is not.
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
+    // Two equal pages, and one that differs.
     for number in [2, 3] {
         write(&mapping, number * page, 7);
     }
@@ -551,13 +581,13 @@ fn merged(tracked: &mut Tracked) -> Result<Verdict, Error> {
         result => result?,
     }
     let merged = merge().map_err(Error::call("KSM"))?;
-    told.collect()?;
-    let met = told.are("written, looked at, merged", &[2, 3, 5], |_| true)
-        || [2, 3, 5].iter().all(|&number| told.has(number));
-    settle(&mut told)?;
+    reported.collect()?;
+    let met = reported.are("written, looked at, merged", &[2, 3, 5], |_| true)
+        || [2, 3, 5].iter().all(|&number| reported.has(number));
+    settle(&mut reported)?;
     write(&mapping, 2 * page, 8);
-    told.collect()?;
-    let unmerged = told.has(2);
+    reported.collect()?;
+    let unmerged = reported.has(2);
     let holds = holds(&mapping, page, &[(2, 8), (3, 7), (5, 500)]);
     Ok((merged && met && unmerged && holds).into())
 }
@@ -591,12 +621,12 @@ fn blocks(tracked: &mut Tracked) -> Result<Verdict, Error> {
         Tracker::new(0, range(first, pages, page), options)
     };
     let count = |tracker: &Tracker| -> Result<(u64, bool), Error> {
-        let (mut told, mut block) = (0, false);
+        let (mut reported, mut block) = (0, false);
         tracker.collect(|run| {
-            told += (run.end.0 - run.start.0) / page as u64;
-            block |= run.why.is_block();
+            reported += (run.end.0 - run.start.0) / page as u64;
+            block |= run.reasons.is_block();
         })?;
-        Ok((told, block))
+        Ok((reported, block))
     };
     let tells = |what: &str, tracker: &Tracker, expected: (u64, bool)| -> Result<bool, Error> {
         let found = count(tracker)?;
@@ -612,7 +642,7 @@ fn blocks(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mut met = tells("settled", &whole, (0, false))?;
     write(&mapping, offset + 5 * page, 1);
     met &= tells("written", &whole, all)? && tells("afterwards", &whole, (0, false))?;
-    // SAFETY: the address is that of a page of the mapping.
+    // SAFETY: the address belongs to a page of the mapping.
     unsafe { process::write_memory(process::pid(), first + 8, &[1; 8]) }
         .map_err(Error::call("process_vm_writev"))?;
     met &= tells("by reference", &whole, all)? && is_block()?;
@@ -627,17 +657,19 @@ fn blocks(tracked: &mut Tracked) -> Result<Verdict, Error> {
 fn accessed(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::ACCESSED)?;
-    let nothing = told.collect()?.none("nothing was done");
+    let mut reported = Reported::start(&mapping, page, Options::ACCESSED)?;
+    let nothing = reported.collect()?.none("nothing was done");
     let _ = read(&mapping, 2 * page);
     write(&mapping, 3 * page, 1);
-    let some = told.collect()?.are("accessed", &[2, 3], Why::is_accessed);
-    let again = told.collect()?.none("once");
-    // Reclaim clears the flag, too: `clear_refs` does as it does.
+    let some = reported
+        .collect()?
+        .are("accessed", &[2, 3], Reasons::is_accessed);
+    let again = reported.collect()?.none("once");
+    // Reclaim clears the flag, too, in the same way as `clear_refs`.
     let _ = read(&mapping, 4 * page);
     let cleared = file::open(c"/proc/self/clear_refs", file::O_WRONLY)
         .and_then(|file| file::write(&file, b"1"));
-    let lost = told.collect()?.are("cleared by others", &[4], |_| true);
+    let lost = reported.collect()?.are("cleared by others", &[4], |_| true);
     Ok((nothing && some && again && (lost || cleared.is_err())).into())
 }
 
@@ -646,12 +678,12 @@ fn stopped(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mapping = map(page, Sharing::Private)?;
     let format = format_of_kernel()?;
     let before = last_entry(&mapping)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     let marked = last_entry(&mapping)?;
     let mark = 1 << EXPOSE_PGTBL_BIT_TRACK_W;
     let unwritten = marked & mark != 0 && !format.linux.is_dirty(Descriptor(marked));
-    told.tracker().stop()?;
+    reported.tracker().stop()?;
     let after = last_entry(&mapping)?;
     tablewalk_rt::println!("# {before:#x} before, {marked:#x}, {after:#x} after");
     Ok((before == after && unwritten).into())
@@ -660,15 +692,15 @@ fn stopped(tracked: &mut Tracked) -> Result<Verdict, Error> {
 fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    // SAFETY: private memory, and nothing is done with it but writes.
+    // SAFETY: private memory, which is only written.
     let mut entries = unsafe { Entries::start(&mapping) }?;
     let mut first = Vec::<_, PAGES>::new();
-    let mut collect = |told: &mut Vec<(u64, u64), PAGES>| -> Result<(), Error> {
-        told.clear();
+    let mut collect = |reported: &mut Vec<(u64, u64), PAGES>| -> Result<(), Error> {
+        reported.clear();
         entries.collect(|(start, pages)| {
             let number = (start.0 - mapping.address()) / page as u64;
-            // As many as there are pages.
-            let _room = told.push((number, pages));
+            // There is room for all pages.
+            let _room = reported.push((number, pages));
         })?;
         Ok(())
     };
@@ -677,7 +709,7 @@ fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
     for number in [0, 3, 4, PAGES - 1] {
         write(&mapping, number * page + 8, 1);
     }
-    // SAFETY: a page of the mapping, of which nobody has a reference.
+    // SAFETY: a page of the mapping, to which no Rust reference exists.
     unsafe { process::write_memory(process::pid(), mapping.address() + 6 * page as u64, &[1; 8]) }
         .map_err(Error::call("process_vm_writev"))?;
     collect(&mut first)?;
@@ -686,7 +718,7 @@ fn by_entries(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let once = first.is_empty();
     entries.stop();
     tablewalk_rt::println!("# {nothing}, {some}, {once}");
-    // What is dirty again goes to swap, and comes back.
+    // A page that is dirty again is swapped out and read back.
     advise(&mapping, Advice::PageOut)?;
     let kept = read(&mapping, 3 * page + 8) == 1;
     Ok((nothing && some && once && kept).into())
@@ -697,7 +729,7 @@ fn refused(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mapping = map(page, Sharing::Private)?;
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let (wait, go) = file::pipe().map_err(Error::call("pipe"))?;
-    // SAFETY: the child has a copy of memory, pipes, and what it makes itself.
+    // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }
         .spawn(|| {
             let _ = file::read(&wait, &mut [0]);
@@ -721,20 +753,20 @@ fn refused(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let mut ours = [false; PAGES];
     other.collect(|run| {
         let first = (run.start.0 - mapping.address()) / page as u64;
-        if let Some(told) = usize::try_from(first)
+        if let Some(reported) = usize::try_from(first)
             .ok()
             .and_then(|first| ours.get_mut(first))
         {
-            *told = true;
+            *reported = true;
         }
     })?;
-    let told = ours.get(9) == Some(&true);
+    let reported = ours.get(9) == Some(&true);
     drop(go);
     let zero = file::open(c"/dev/mem", file::O_RDONLY).ok();
     let device = zero.and_then(|file| {
         Mapping::file(&file, 0x4000_0000, page, Protection::READ, Sharing::Shared).ok()
     });
     let device =
-        device.is_none_or(|mapping| Told::start(&mapping, page, Options::WRITTEN).is_err());
-    Ok((told && device).into())
+        device.is_none_or(|mapping| Reported::start(&mapping, page, Options::WRITTEN).is_err());
+    Ok((reported && device).into())
 }

@@ -1,17 +1,18 @@
-//! Threads that write random pages, a journal of that, and what is told, held against each other.
+//! Threads write random pages and keep a journal, which is compared with the reported pages.
 //!
-//! Two counts for each page: writes begun and writes done. `collect` number k lies between two looks at
-//! them, so that a write that was done before it, and begun after the one before, has to be told by it;
-//! one that was begun since the one before the last ended has to be told by either; and a page that is
-//! told as written has to have one begun since. When a write is counted as done says nothing of when it was:
-//! its thread may have waited in between for any number of rounds, and some do so on purpose.
+//! Each page has two counts: writes begun and writes finished. Both are read before and after each `collect`.
+//! A write that finished before this `collect`, and began after the previous one, must be reported by it. A
+//! write that began after the end of the last but one `collect` must be reported by this or the previous one.
+//! A page that is reported as written must have a write that began since. The finished count says nothing
+//! about when the write happened: the thread may have waited in between for any number of rounds, and some
+//! threads do so on purpose.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
-use tablewalk_dirty::{Options, Tracker, Why};
+use tablewalk_dirty::{Options, Reasons, Tracker};
 use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::memory::{room, words_room};
+use tablewalk_rt::memory::{leak_zeroed, leak_zeroed_words};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
@@ -20,12 +21,12 @@ use tablewalk_testkit::swap::Swap;
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, file, process};
 
-use crate::told::range;
+use crate::reported::range;
 use crate::{Test, Tracked};
 
 pub(crate) const CALM: &[Test] = &[
     Case {
-        name: "journal, private memory: all that was written is told, and nothing else",
+        name: "journal, private memory: every write is reported, without false positives",
         run: |tracked| run(tracked, Sharing::Private, false),
     },
     Case {
@@ -36,7 +37,7 @@ pub(crate) const CALM: &[Test] = &[
 
 pub(crate) const PRESSURE: &[Test] = &[
     Case {
-        name: "journal, private memory under pressure: none is missed, none is lost",
+        name: "journal, private memory under pressure: no write is missed, no contents are lost",
         run: |tracked| run(tracked, Sharing::Private, true),
     },
     Case {
@@ -45,10 +46,10 @@ pub(crate) const PRESSURE: &[Test] = &[
     },
 ];
 
-/// Threads that write at most: each has a word of its own in every page.
+/// Maximum number of writing threads: each has its own word in every page.
 const THREADS: usize = 8;
 
-/// How much is done.
+/// The size of a test.
 pub(crate) struct Plan {
     pub(crate) rounds: u32,
     pub(crate) pages: usize,
@@ -67,30 +68,30 @@ impl Default for Plan {
     }
 }
 
-/// Where a thread waits that writes: before or behind the write, between the two counts.
+/// Where a writing thread waits between the two counts: before or after the write.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
     Before,
     Behind,
 }
 
-/// The memory that is written, and what its writers have noted.
+/// The memory, and the notes of its writers.
 struct Journal {
     memory: Mapping,
     page: usize,
     begun: &'static [AtomicU64],
     done: &'static [AtomicU64],
-    /// Writes of each thread to each page: what its word there has to hold.
+    /// Number of writes of each thread to each page: the expected contents of its word.
     own: &'static [AtomicU64],
     round: AtomicU64,
-    /// Rounds that threads have ended, all together.
+    /// Number of rounds that threads have finished, in total.
     arrived: AtomicU64,
     ended: AtomicBool,
 }
 
 fn atomics(count: usize) -> Result<&'static [AtomicU64], Error> {
-    let words = words_room(count).map_err(Error::call("mmap"))?;
-    // SAFETY: a word is an atomic word, and nobody has them as other ones.
+    let words = leak_zeroed_words(count).map_err(Error::call("mmap"))?;
+    // SAFETY: the words are accessed only as atomic words.
     Ok(unsafe { &*(core::ptr::from_mut(words) as *const [AtomicU64]) })
 }
 
@@ -117,7 +118,7 @@ impl Journal {
         self.begun.len()
     }
 
-    /// The word of a thread in a page.
+    /// Returns the word of a thread in a page.
     fn word(&self, page: usize, thread: usize) -> Option<&AtomicU64> {
         let offset = page * self.page + 8 * (thread + 1);
         let word = self
@@ -125,11 +126,11 @@ impl Journal {
             .as_ptr()
             .wrapping_add(offset)
             .cast::<AtomicU64>();
-        // SAFETY: inside the mapping, aligned, and only ever used as this.
+        // SAFETY: inside the mapping, aligned, and accessed only as an atomic word.
         (offset < self.memory.size()).then(|| unsafe { &*word })
     }
 
-    /// Writes a word, and waits in the middle of it where it is told to.
+    /// Writes a word, and waits before or after the write if `wait` asks for it.
     fn write(&self, page: usize, thread: usize, wait: Option<Wait>) -> Option<()> {
         let own = self.own.get(page * THREADS + thread)?;
         let word = self.word(page, thread)?;
@@ -147,7 +148,7 @@ impl Journal {
         Some(())
     }
 
-    /// Waits for three rounds, as a thread does that gets no CPU, but not for those that wait for it.
+    /// Waits for three rounds, like a thread that gets no CPU, but not for rounds that wait for this thread.
     fn outwait_rounds(&self) {
         let round = self.round.load(Ordering::Acquire);
         for _ in 0..2000 {
@@ -158,7 +159,7 @@ impl Journal {
         }
     }
 
-    /// A few pages in each round; some threads are early, some late.
+    /// Writes a few pages in each round; some threads are early, some late.
     fn writer(&self, thread: usize, seed: u64) {
         let mut random = Random::new(seed, thread as u64 + 1);
         let mut seen = 0;
@@ -186,7 +187,8 @@ impl Journal {
         }
     }
 
-    /// Sends pages to swap, reads others so that they come back, and does what else it may.
+    /// Swaps pages out, reads others so that they are swapped in, and makes other changes that the test
+    /// allows.
     fn presser(&self, seed: u64) {
         let mut random = Random::new(seed, 100);
         let mut below = |end: usize| usize::try_from(random.below(end as u64)).unwrap_or(0);
@@ -194,7 +196,7 @@ impl Journal {
             let first = below(self.pages());
             let end = (first + 1 + below(32)).min(self.pages());
             let part = first * self.page..end * self.page;
-            // Pages that somebody uses stay; there is nothing to do about that.
+            // Pages in use are not swapped out, which does no harm.
             let _ = self.memory.advise(part, Advice::PageOut);
             for _ in 0..below(32) {
                 if let Some(word) = self.word(below(self.pages()), 0) {
@@ -205,7 +207,7 @@ impl Journal {
         }
     }
 
-    /// Whether every word holds what was written last.
+    /// Returns whether every word has the value that was written last.
     fn is_whole(&self) -> bool {
         let wrong = (0..self.pages() * THREADS).filter(|&index| {
             let (page, thread) = (index / THREADS, index % THREADS);
@@ -222,65 +224,65 @@ impl Journal {
     }
 }
 
-/// What is known of a page before and after `collect`, of this round and the one before.
+/// The counts of each page before and after `collect`, in this round and the previous one.
 struct Looks {
-    /// Done before, begun behind.
+    /// Finished before, and begun after.
     done: &'static mut [u64],
     begun: &'static mut [u64],
     last_done: &'static mut [u64],
     last_begun: &'static mut [u64],
     before_last_begun: &'static mut [u64],
-    /// 0: not told; otherwise one and the reason.
-    told: &'static mut [u8],
-    last_told: &'static mut [u8],
+    /// 0: not reported; otherwise one plus the reason.
+    reported: &'static mut [u8],
+    last_reported: &'static mut [u8],
 }
 
 const REASONS: [&str; 6] = ["no reason", "written", "new", "away", "busy", "block"];
 
-/// What is told of a page that was busy.
+/// The value for a page that was busy.
 const BUSY: u8 = 1 + 4;
-/// What is told of one that was in swap, or moving.
+/// The value for a page that was in swap, or migrating.
 const AWAY: u8 = 1 + 3;
 
-fn reason(why: Why) -> u8 {
-    if why.is_block() {
+fn reason(reasons: Reasons) -> u8 {
+    if reasons.is_block() {
         5
-    } else if why.is_busy() {
+    } else if reasons.is_busy() {
         4
-    } else if why.is_written() {
+    } else if reasons.is_written() {
         1
-    } else if why.is_away() {
+    } else if reasons.is_away() {
         3
-    } else if why.is_new() {
+    } else if reasons.is_new() {
         2
     } else {
         0
     }
 }
 
-/// Rounds held against the journal.
+/// Counts of the comparison.
 #[derive(Default)]
 struct Counts {
-    told: u64,
+    reported: u64,
     missed: u64,
     late: u64,
-    /// Told and not written, by reason.
+    /// Pages that were reported and not written, by reason.
     unwritten: [u64; 6],
     in_swap: u64,
 }
 
 impl Looks {
     fn new(pages: usize) -> Result<Self, Error> {
-        let words = || words_room(pages).map_err(Error::call("mmap"));
-        let bytes = || room(pages).map_err(Error::call("mmap"));
+        let words = || leak_zeroed_words(pages).map_err(Error::call("mmap"));
+        let bytes = || leak_zeroed(pages).map_err(Error::call("mmap"));
         Ok(Self {
             done: words()?,
             begun: words()?,
             last_done: words()?,
             last_begun: words()?,
             before_last_begun: words()?,
-            told: bytes()?,
-            last_told: bytes()?,
+            reported: bytes()?,
+            last_reported: bytes()?,
         })
     }
 
@@ -295,16 +297,16 @@ impl Looks {
         core::mem::swap(&mut self.done, &mut self.last_done);
         core::mem::swap(&mut self.last_begun, &mut self.before_last_begun);
         core::mem::swap(&mut self.begun, &mut self.last_begun);
-        core::mem::swap(&mut self.told, &mut self.last_told);
-        self.told.fill(0);
+        core::mem::swap(&mut self.reported, &mut self.last_reported);
+        self.reported.fill(0);
         Self::look(self.done, journal.done);
         let (first, page) = (journal.memory.address(), journal.page);
-        let told = &mut self.told;
+        let reported = &mut self.reported;
         tracker.collect(|run| {
             let number = |address: u64| usize::try_from(address - first).unwrap_or(0) / page;
             let pages = number(run.start.0)..number(run.end.0);
-            if let Some(told) = told.get_mut(pages) {
-                told.fill(1 + reason(run.why));
+            if let Some(reported) = reported.get_mut(pages) {
+                reported.fill(1 + reason(run.reasons));
             }
         })?;
         fence(Ordering::SeqCst);
@@ -313,37 +315,37 @@ impl Looks {
     }
 
     fn judge(&self, counts: &mut Counts) {
-        for page in 0..self.told.len() {
+        for page in 0..self.reported.len() {
             let at = |words: &[u64]| words.get(page).copied().unwrap_or(0);
-            let told = self.told.get(page).copied().unwrap_or(0);
-            let last_told = self.last_told.get(page).copied().unwrap_or(0);
+            let reported = self.reported.get(page).copied().unwrap_or(0);
+            let last_reported = self.last_reported.get(page).copied().unwrap_or(0);
             let (done, begun) = (at(self.done), at(self.begun));
-            if told == 0 {
+            if reported == 0 {
                 counts.late += u64::from(done > at(self.last_begun));
-                counts.missed += u64::from(done > at(self.before_last_begun) && last_told == 0);
+                counts.missed += u64::from(done > at(self.before_last_begun) && last_reported == 0);
                 continue;
             }
-            counts.told += 1;
+            counts.reported += 1;
             if begun == at(self.last_done) {
-                // The entry of a page that is busy, or moving to another frame, is left alone: it is as
-                // dirty when it no longer is.
-                let told = if matches!(last_told, BUSY | AWAY) {
-                    last_told
+                // The entry of a page that is busy or migrating is not changed, so it is still dirty in the
+                // next round.
+                let reported = if matches!(last_reported, BUSY | AWAY) {
+                    last_reported
                 } else {
-                    told
+                    reported
                 };
-                let cause = counts.unwritten.get_mut(usize::from(told - 1));
+                let cause = counts.unwritten.get_mut(usize::from(reported - 1));
                 *cause.unwrap_or(&mut 0) += 1;
             }
         }
     }
 }
 
-/// A process that has more memory than there is, again and again.
+/// Starts a process that allocates more memory than there is, again and again.
 fn hog(size: usize) -> Result<Child, Errno> {
-    // SAFETY: the child uses nothing of its parent's.
+    // SAFETY: the child uses nothing of its parent.
     unsafe { Fork::promised() }.spawn(|| {
-        // If one has to die, this.
+        // Make this process the one that the OOM killer chooses.
         let score = file::open(c"/proc/self/oom_score_adj", file::O_WRONLY);
         let _ = score.and_then(|file| file::write(&file, b"1000"));
         loop {
@@ -357,7 +359,7 @@ fn hog(size: usize) -> Result<Child, Errno> {
     })
 }
 
-/// Swap, and what drives pages there.
+/// Swap, and the processes that push pages out.
 struct Pressure {
     _hog: Child,
     _swap: Swap,
@@ -413,20 +415,20 @@ fn run(tracked: &mut Tracked, sharing: Sharing, pressed: bool) -> Result<Verdict
     let whole = journal.is_whole();
     report(&counts, plan);
     let [none, written, _, away, ..] = counts.unwritten;
-    // Of shared memory pagemap knows only what is mapped.
+    // For shared memory, pagemap reports only pages that are mapped.
     let gone = counts.in_swap > 0 || away > 0;
     let right = counts.missed == 0 && counts.late == 0 && none == 0 && written == 0;
-    Ok((right && whole && counts.told > 0 && (!pressed || gone)).into())
+    Ok((right && whole && counts.reported > 0 && (!pressed || gone)).into())
 }
 
 fn report(counts: &Counts, plan: &Plan) {
     println!(
-        "# {} rounds, {} pages told, {} missed, {} late, {} seen in swap",
-        plan.rounds, counts.told, counts.missed, counts.late, counts.in_swap
+        "# {} rounds, {} pages reported, {} missed, {} late, {} seen in swap",
+        plan.rounds, counts.reported, counts.missed, counts.late, counts.in_swap
     );
     for (name, &count) in REASONS.iter().zip(&counts.unwritten) {
         if count > 0 {
-            println!("# told and not written: {count}, {name}");
+            println!("# false positives: {count}, {name}");
         }
     }
 }
@@ -441,14 +443,14 @@ fn rounds(
     let mut looks = Looks::new(plan.pages)?;
     let mut random = Random::new(plan.seed, 0);
     let pagemap = Pagemap::open(process::pid(), page_shift).map_err(Error::call("pagemap"))?;
-    // Pages that are there, before the first round.
+    // Make all pages present before the first round.
     for page in 0..plan.pages {
         journal.write(page, 0, None);
     }
     tracker.start()?;
     for round in 0..plan.rounds {
         journal.round.fetch_add(1, Ordering::Release);
-        // Most have ended the round before; those that have not are late, and write in the next, too.
+        // Most threads have finished the previous round; the others are late, and write in the next one, too.
         let most = u64::from(round) * plan.threads as u64 * 3 / 4;
         while journal.arrived.load(Ordering::Acquire) < most {
             process::yield_now();
@@ -457,7 +459,7 @@ fn rounds(
             process::yield_now();
         }
         looks.collect(journal, tracker)?;
-        // The first two have not two before them.
+        // The first two rounds do not have two before them.
         if round > 1 {
             looks.judge(&mut counts);
         }

@@ -1,4 +1,4 @@
-//! `tracked`: what was written is told, and nothing else.
+//! `tracked`: tests dirty tracking: every kind of write must be reported, without false positives.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -11,7 +11,7 @@ mod causes;
 mod journal;
 mod races;
 mod references;
-mod told;
+mod reported;
 
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case};
@@ -26,21 +26,22 @@ tablewalk_rt::program!(main);
 const HELP: &str = "\
 Usage: tracked [causes | references | races | calm | pressure] [--rounds N] [--pages N] [--threads N]
                [--seed N]
-Tracks pages that are written, and holds what is told against what was done.
-  causes        one case for each thing that writes a page or changes an entry
-  references    writes by references that outlive an entry, calls that end early
+Tests dirty tracking: every kind of write must be reported, without false positives.
+  causes        one test for each way to write a page or to change an entry
+  references    writes through references that outlive an entry, and calls that
+                return early
   races         a device writes pages that another process maps and unmaps
-  calm          threads write random pages and keep a journal; each round is
-                held against it
-  pressure      the same, while reclaim takes the pages to swap and back
-  --rounds N    rounds of the journal (1000)
-  --pages N     pages of each kind of memory that is written (512)
-  --threads N   threads that write, 1 to 8 (4)
-  --seed N      of the random pages (1)
-All of them without one. Prints KTAP. Needs a kernel with remap_page_table and its
-form TRACK, /proc, root, and for some of it swap on zram or a RAM disk.";
+  calm          threads write random pages and keep a journal, with which each
+                round is compared
+  pressure      the same, while reclaim swaps the pages out and in
+  --rounds N    rounds of the journal (default: 1000)
+  --pages N     pages of each kind of memory (default: 512)
+  --threads N   threads that write, 1 to 8 (default: 4)
+  --seed N      seed of the random numbers (default: 1)
+Default: all tests. Prints KTAP. Needs a kernel with remap_page_table and its form
+TRACK, /proc, and root. Some tests need swap on zram or a RAM disk.";
 
-/// A test, and what it works with.
+/// A test and its argument.
 type Test = Case<Tracked, Error>;
 
 struct Tracked {

@@ -1,9 +1,8 @@
-//! I/O that writes pages by references, while another process maps and unmaps them and they are tracked.
+//! I/O that writes pages through references, while another process maps and unmaps them and they are tracked.
 //!
-//! In each round a read of the device starts, which takes references to the pages first and writes them
-//! one after the other. Two `collect` follow: the first while the read goes on, the second when it is
-//! done. A page whose first word has changed in between was written in between, and the second has to
-//! tell it.
+//! In each round, a read from the device takes references to the pages first, and writes the pages one after
+//! the other. `collect` runs twice: once during the read, and once after it. A page whose first word has
+//! changed in between was written in between, so the second `collect` must report it.
 
 #![expect(
     unsafe_code,
@@ -14,7 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tablewalk_dirty::{Options, Tracker};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::memory::{read, words_room, write};
+use tablewalk_rt::memory::{leak_zeroed_words, read, write};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
@@ -25,7 +24,7 @@ use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::raw::{self, constants};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
-use crate::told::range;
+use crate::reported::range;
 use crate::{Test, Tracked};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -39,11 +38,11 @@ pub(crate) const TESTS: &[Test] = &[
     },
 ];
 
-/// Bytes that one read of the device writes.
+/// Bytes that one read from the device writes.
 const SIZE: usize = 512 << 10;
-/// Its pages, at most.
+/// Maximum number of pages of these bytes.
 const PIECES: usize = SIZE >> 12;
-/// Pictures of the memory that the device holds, one behind the other.
+/// Number of pictures of the memory on the device, one after the other.
 const PICTURES: u64 = 7;
 
 /// Pages that a device writes.
@@ -51,7 +50,7 @@ struct Disk {
     fd: OwnedFd,
     memory: Mapping,
     page: usize,
-    /// Reads that are wanted, that have begun, and that are done.
+    /// Numbers of reads that were requested, that have begun, and that have finished.
     started: AtomicU64,
     begun: AtomicU64,
     done: AtomicU64,
@@ -88,13 +87,13 @@ impl Disk {
         SIZE / self.page
     }
 
-    /// Reads or writes the pages from `first` on, of a picture, by `O_DIRECT`; the last page first: a look
-    /// that goes the other way meets it in between.
+    /// Reads or writes the pages of a picture, starting with page `first`, by `O_DIRECT`. The last page comes
+    /// first, so that a scan in address order meets the transfer in the middle.
     fn transfer(&self, number: u32, first: usize, picture: u64) -> Result<(), Errno> {
         let mut pieces = heapless::Vec::<[u64; 2], PIECES>::new();
         for page in (first..self.pages()).rev() {
             let address = self.memory.address() + (page * self.page) as u64;
-            // There are not more pages than room.
+            // There is room for all pages.
             let _room = pieces.push([address, self.page as u64]);
         }
         let arguments = [
@@ -105,11 +104,11 @@ impl Disk {
             0,
             0,
         ];
-        // SAFETY: pieces of the mapping, which is only ever used as single words.
+        // SAFETY: pieces of the mapping, which is accessed only as single words.
         unsafe { raw::call(number, arguments) }.map(drop)
     }
 
-    /// One read in each round, as soon as it begins.
+    /// Makes one read in each round, as soon as the round begins.
     fn write(&self, seed: u64) {
         let mut random = Random::new(seed, 1);
         let mut done = 0;
@@ -129,21 +128,21 @@ impl Disk {
         }
     }
 
-    /// Waits until as many reads have begun, or are done, as are wanted.
+    /// Waits until the count `reads` reaches the number of requested reads.
     fn wait(&self, reads: &AtomicU64) {
         while reads.load(Ordering::Acquire) != self.started.load(Ordering::Acquire) {
             process::yield_now();
         }
     }
 
-    /// The first word of each page.
+    /// Copies the first word of each page.
     fn words(&self, to: &mut [u64]) {
         for (number, word) in to.iter_mut().enumerate() {
             *word = read(&self.memory, number * self.page);
         }
     }
 
-    /// Makes entries anew, clean, writable and without a mark.
+    /// Makes new entries: clean, writable and without a mark.
     fn map_anew(&self, random: &mut Random) -> Result<(), Error> {
         let first = usize::try_from(random.below(self.pages() as u64)).unwrap_or(0);
         self.memory
@@ -156,16 +155,16 @@ impl Disk {
     }
 }
 
-/// Sometimes the read comes first, sometimes `collect`, and often both at once.
+/// Waits for a random time, so that the read or `collect` starts first, or both at once.
 fn spin(random: &mut Random) {
     for _ in 0..random.below(8000) {
         core::hint::spin_loop();
     }
 }
 
-/// Another process that maps and unmaps the same pages.
+/// Starts another process that maps and unmaps the same pages.
 fn churn(disk: &Disk, seed: u64) -> Result<Child, Error> {
-    // SAFETY: the child reads memory that both have, and advises of it.
+    // SAFETY: the child reads the shared memory and calls madvise on it.
     unsafe { Fork::promised() }
         .spawn(|| {
             let mut random = Random::new(seed, 2);
@@ -183,10 +182,10 @@ fn churn(disk: &Disk, seed: u64) -> Result<Child, Error> {
         .map_err(Error::call("fork"))
 }
 
-/// What the rounds found.
+/// Counts of all rounds.
 #[derive(Default)]
 struct Found {
-    told: u64,
+    reported: u64,
     changed: u64,
     missed: u64,
 }
@@ -194,12 +193,12 @@ struct Found {
 fn rounds(disk: &Disk, rounds: u32, sharing: Sharing, seed: u64) -> Result<Found, Error> {
     let all = range(disk.memory.address(), disk.pages(), disk.page);
     let tracker = Tracker::new(0, all, Options::WRITTEN);
-    let words = || words_room(disk.pages()).map_err(Error::call("mmap"));
-    let (before, behind, told) = (words()?, words()?, words()?);
+    let words = || leak_zeroed_words(disk.pages()).map_err(Error::call("mmap"));
+    let (before, behind, reported) = (words()?, words()?, words()?);
     let mut random = Random::new(seed, 3);
     let mut found = Found::default();
     for _ in 0..rounds {
-        // What is private would be lost.
+        // Private pages would be lost.
         if matches!(sharing, Sharing::Shared) && random.one_in(2) {
             disk.map_anew(&mut random)?;
         }
@@ -210,18 +209,18 @@ fn rounds(disk: &Disk, rounds: u32, sharing: Sharing, seed: u64) -> Result<Found
         disk.words(behind);
         disk.wait(&disk.done);
         disk.words(before);
-        told.fill(0);
+        reported.fill(0);
         tracker.collect(|run| {
             let first = disk.memory.address();
             let number = |at: u64| usize::try_from(at - first).unwrap_or(0) / disk.page;
-            if let Some(told) = told.get_mut(number(run.start.0)..number(run.end.0)) {
-                told.fill(1);
+            if let Some(reported) = reported.get_mut(number(run.start.0)..number(run.end.0)) {
+                reported.fill(1);
             }
         })?;
-        for ((before, behind), told) in before.iter().zip(&*behind).zip(&*told) {
-            found.told += told;
+        for ((before, behind), reported) in before.iter().zip(&*behind).zip(&*reported) {
+            found.reported += reported;
             found.changed += u64::from(before != behind);
-            found.missed += u64::from(before != behind && *told == 0);
+            found.missed += u64::from(before != behind && *reported == 0);
         }
     }
     tracker.stop()?;
@@ -247,15 +246,15 @@ fn run(tracked: &mut Tracked, sharing: Sharing) -> Result<Verdict, Error> {
     .map_err(Error::call("clone"))??;
     drop(churner);
     println!(
-        "# {} rounds, {} reads, {} pages told, {} written in between, {} of those missed",
+        "# {} rounds, {} reads, {} pages reported, {} written in between, {} of those missed",
         plan.rounds,
         disk.done.load(Ordering::Relaxed),
-        found.told,
+        found.reported,
         found.changed,
         found.missed
     );
-    // On one CPU a read is hardly ever interrupted.
+    // On a single CPU, a read is rarely interrupted.
     let raced =
         found.changed > 0 || process::cpus().map_err(Error::call("sched_getaffinity"))? == 1;
-    Ok((found.missed == 0 && found.told > 0 && raced).into())
+    Ok((found.missed == 0 && found.reported > 0 && raced).into())
 }

@@ -1,9 +1,9 @@
-//! Writes by references that outlive the entry they were taken through, and calls that end early.
+//! Writes through references that outlive the entry they were taken from, and calls that end early.
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use tablewalk_dirty::{Options, Why};
+use tablewalk_dirty::{Options, Reasons};
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::{read, write};
 use tablewalk_rt::{println, thread};
@@ -22,40 +22,40 @@ use tablewalk_uapi::userfault::{Event, Userfault, Waking};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
 use crate::causes::{fill, map, settle};
-use crate::told::Told;
+use crate::reported::Reported;
 use crate::{Test, Tracked};
 
 pub(crate) const TESTS: &[Test] = &[
     Case {
-        name: "a write by a reference that was taken before the page was unmapped is told",
+        name: "a write through a reference from before the page was unmapped is reported",
         run: late,
     },
     Case {
-        name: "a page in the swap cache that somebody refers to is told until nobody does",
+        name: "a page in the swap cache with another reference is reported until it is dropped",
         run: in_swap_cache,
     },
     Case {
-        name: "what could not be copied to the caller is told again",
+        name: "a report that could not be copied to the caller is repeated",
         run: not_received,
     },
     Case {
-        name: "a long hole full of pages: a call returns for signals and for those who wait",
+        name: "a long range without entries: a call returns for signals and for lock waiters",
         run: long_hole,
     },
 ];
 
-/// `process_vm_writev` takes its reference to the target, and waits for its source in a userfaultfd. Then
-/// the target is unmapped, and mapped again by a read.
+/// `process_vm_writev` takes a reference to the target, and then waits in a userfaultfd for its source.
+/// Meanwhile the target is unmapped, and mapped again by a read.
 fn late(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let swap = Swap::on();
-    let discarded = told_late(page, Advice::DontNeed)?;
-    let reclaimed = swap.is_none() || told_late(page, Advice::PageOut)?;
+    let discarded = reported_late(page, Advice::DontNeed)?;
+    let reclaimed = swap.is_none() || reported_late(page, Advice::PageOut)?;
     println!("# discarded: {discarded}, reclaimed: {reclaimed}");
     Ok((discarded && reclaimed).into())
 }
 
-fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
+fn reported_late(page: usize, advice: Advice) -> Result<bool, Error> {
     const NUMBER: usize = 5;
     let target = map(page, Sharing::Shared)?;
     let source = Mapping::anonymous(page, Protection::READ_WRITE, Sharing::Private)
@@ -65,10 +65,10 @@ fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
     faults
         .register(&source)
         .map_err(Error::call("UFFDIO_REGISTER"))?;
-    let mut told = Told::start(&target, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&target, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     let at = target.address() + (NUMBER * page) as u64;
-    // SAFETY: eight bytes of the mapping, which nobody writes but the kernel, once.
+    // SAFETY: eight bytes of the mapping, which only the kernel writes, once.
     let bytes = unsafe { core::slice::from_raw_parts(source.as_ptr().cast_const(), 8) };
     let written = AtomicBool::new(false);
     let mut while_it_waits = || -> Result<bool, Error> {
@@ -77,11 +77,11 @@ fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
         target
             .advise(NUMBER * page..(NUMBER + 1) * page, advice)
             .map_err(Error::call("madvise"))?;
-        let unmapped = told.collect()?.has(NUMBER);
+        let unmapped = reported.collect()?.has(NUMBER);
         let whole = read(&target, NUMBER * page) == NUMBER as u64 + 1;
-        let mapped = told.collect()?.has(NUMBER);
+        let mapped = reported.collect()?.has(NUMBER);
         let early = written.load(Ordering::Acquire);
-        println!("# {advice:?}: waits {waits}, told {unmapped}, {mapped}, written {early}");
+        println!("# {advice:?}: waits {waits}, reported {unmapped}, {mapped}, written {early}");
         Ok(waits && unmapped && whole && mapped && !early)
     };
     let before = thread::run_beside(
@@ -107,13 +107,13 @@ fn told_late(page: usize, advice: Advice) -> Result<bool, Error> {
         },
     )
     .map_err(Error::call("clone"))??;
-    // Nothing but the entry's history tells of it now.
-    let after = told.collect()?.has(NUMBER);
-    println!("# {advice:?}: told after the write: {after}");
+    // Only the history of the entry can tell of the write now.
+    let after = reported.collect()?.has(NUMBER);
+    println!("# {advice:?}: reported after the write: {after}");
     Ok(before && after && read(&target, NUMBER * page) == 77)
 }
 
-/// A pipe with a reference to the first bytes of the page at `address`.
+/// Returns a pipe that holds a reference to the first bytes of the page at `address`.
 pub(crate) fn refer(address: u64) -> Result<(OwnedFd, OwnedFd), Error> {
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     let piece = [address, 8];
@@ -130,7 +130,7 @@ pub(crate) fn refer(address: u64) -> Result<(OwnedFd, OwnedFd), Error> {
     Ok((reader, writer))
 }
 
-/// Reclaim unmaps a page that somebody refers to, and then leaves it in the swap cache.
+/// Reclaim unmaps a page that has another reference, and leaves it in the swap cache.
 fn in_swap_cache(tracked: &mut Tracked) -> Result<Verdict, Error> {
     const NUMBER: usize = 6;
     let Some(_swap) = Swap::on() else {
@@ -138,29 +138,33 @@ fn in_swap_cache(tracked: &mut Tracked) -> Result<Verdict, Error> {
     };
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
-    settle(&mut told)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
+    settle(&mut reported)?;
     write(&mapping, NUMBER * page + 8, 1);
     let (reader, _writer) = refer(mapping.address() + (NUMBER * page) as u64)?;
     mapping
         .advise(NUMBER * page..(NUMBER + 1) * page, Advice::PageOut)
         .map_err(Error::call("MADV_PAGEOUT"))?;
-    let mut met = told.collect()?.are("unmapped", &[NUMBER], Why::is_away);
-    met &= told.collect()?.are("still", &[NUMBER], Why::is_away);
+    let mut met = reported
+        .collect()?
+        .are("unmapped", &[NUMBER], Reasons::is_away);
+    met &= reported
+        .collect()?
+        .are("still", &[NUMBER], Reasons::is_away);
     met &= read(&mapping, NUMBER * page) == NUMBER as u64 + 1;
-    let known = |why: Why| why.is_new() || why.is_busy();
-    met &= told.collect()?.are("mapped again", &[NUMBER], known);
-    met &= told.collect()?.are("referred to", &[NUMBER], known);
+    let known = |reasons: Reasons| reasons.is_new() || reasons.is_busy();
+    met &= reported.collect()?.are("mapped again", &[NUMBER], known);
+    met &= reported.collect()?.are("referred to", &[NUMBER], known);
     file::read(&reader, &mut [0; 8]).map_err(Error::call("pipe"))?;
-    settle(&mut told)?;
-    Ok((met && told.collect()?.none("afterwards")).into())
+    settle(&mut reported)?;
+    Ok((met && reported.collect()?.none("afterwards")).into())
 }
 
-/// TRACK with an array, or a struct, that the kernel cannot write.
+/// TRACK with an array or a struct that the kernel cannot write.
 fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
     let page = tracked.page_size();
     let mapping = map(page, Sharing::Private)?;
-    let mut told = Told::start(&mapping, page, Options::WRITTEN)?;
+    let mut reported = Reported::start(&mapping, page, Options::WRITTEN)?;
     let deaf = Mapping::anonymous(page, Protection::READ_WRITE, Sharing::Private)
         .map_err(Error::call("mmap"))?;
     let start = mapping.address();
@@ -178,11 +182,11 @@ fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
     for array in [true, false] {
         deaf.protect(0..page, Protection::READ_WRITE)
             .map_err(Error::call("mprotect"))?;
-        // SAFETY: the mapping has room for the struct, and is aligned.
+        // SAFETY: the mapping is large enough for the struct, and aligned.
         unsafe { deaf.as_ptr().cast::<ExposePgtblTrack>().write(track) };
         deaf.protect(0..page, Protection::READ)
             .map_err(Error::call("mprotect"))?;
-        settle(&mut told)?;
+        settle(&mut reported)?;
         write(&mapping, 3 * page, 4);
         let pfn = if array {
             core::ptr::from_mut(&mut track).expose_provenance() as u64
@@ -195,12 +199,12 @@ fn not_received(tracked: &mut Tracked) -> Result<Verdict, Error> {
             pfn,
             level: EXPOSE_PGTBL_TRACK,
         };
-        // SAFETY: the kernel fills what it can write: `track` and `room`.
+        // SAFETY: the kernel writes only to `track` and `room`.
         let result = unsafe { remap_page_table(&mut args) };
-        let again = told.collect()?.are("again", &[3], Why::is_new);
-        println!("# {result:?}, told again: {again}");
+        let again = reported.collect()?.are("again", &[3], Reasons::is_new);
+        println!("# {result:?}, reported again: {again}");
         met &= result == Err(Errno::EFAULT) && again;
-        // The array is good from now on, and the struct is not.
+        // From now on the array is writable, and the struct is not.
         track.runs = room.as_mut_ptr().expose_provenance() as u64;
     }
     Ok((met && fill_is_whole(&mapping, page)).into())
@@ -212,10 +216,10 @@ fn fill_is_whole(mapping: &Mapping, page: usize) -> bool {
     whole
 }
 
-/// Bytes of pages that a hole has.
+/// Size in bytes of the pages without entries.
 const HOLE: usize = 32 << 20;
 
-/// A second mapping of shared memory, without tables of its own: a hole, full of pages.
+/// A second mapping of shared memory without page tables of its own.
 struct Hole {
     _pages: Mapping,
     _place: Mapping,
@@ -230,12 +234,12 @@ impl Hole {
             .base_pages_only()
             .map_err(Error::call("MADV_NOHUGEPAGE"))?;
         fill(&pages, page);
-        // Nothing else has the tables of these addresses.
+        // No other mapping uses the tables of these addresses.
         let span = page * page / 8;
         let place =
             Mapping::reserve(HOLE + 2 * span, Protection::NONE).map_err(Error::call("mmap"))?;
         let start = place.address().next_multiple_of(span as u64);
-        // Of shared memory mremap(2) makes another mapping if the old size is 0.
+        // mremap(2) of shared memory with old size 0 creates a second mapping.
         let flags = constants::MREMAP_MAYMOVE | constants::MREMAP_FIXED;
         let arguments = [pages.address(), 0, HOLE as u64, flags.into(), start, 0];
         // SAFETY: inside `place`, which nobody uses.
@@ -247,7 +251,8 @@ impl Hole {
         })
     }
 
-    /// Looks at it until a call returns before its end: how many calls it took, if one did.
+    /// Repeats TRACK over the hole until a call returns before the end of its range. Returns how many calls
+    /// it took then.
     fn calls(&self, disturbed: &AtomicBool) -> Result<Option<u32>, Error> {
         let end = self.start + HOLE as u64;
         let mut runs = [ExposePgtblRun::default(); 2];
@@ -257,10 +262,10 @@ impl Hole {
         for calls in 1..=300 {
             let (filled, next) = track(0, EXPOSE_PGTBL_TRACK_WRITTEN, self.start..end, &mut runs)
                 .map_err(Error::call("TRACK"))?;
-            // All that was passed is told, as one run.
-            let told = runs.first().map_or(0, |run| run.end);
-            if filled != 1 || told != next {
-                println!("# {filled} runs, to {told:#x}, next {next:#x}");
+            // All pages up to there are reported, as one run.
+            let reported = runs.first().map_or(0, |run| run.end);
+            if filled != 1 || reported != next {
+                println!("# {filled} runs, to {reported:#x}, next {next:#x}");
                 return Ok(None);
             }
             if next < end {
@@ -280,7 +285,7 @@ fn long_hole(tracked: &mut Tracked) -> Result<Verdict, Error> {
     unsafe { signal::handle(Signal::Usr1, nothing) }.map_err(Error::call("sigaction"))?;
     let (pid, tid) = (process::pid(), process::tid());
     let waiting = disturbed(&hole, || {
-        // A writer of the lock of the mappings.
+        // A writer of the mmap lock.
         Mapping::anonymous(page, Protection::READ, Sharing::Private).map(drop)
     })?;
     let signalled = disturbed(&hole, || process::kill_thread(pid, tid, Signal::Usr1))?;
@@ -291,7 +296,7 @@ fn long_hole(tracked: &mut Tracked) -> Result<Verdict, Error> {
     Ok((waiting.is_some() && signalled.is_some()).into())
 }
 
-/// [`Hole::calls`] while another thread does something again and again.
+/// Runs [`Hole::calls`] while another thread repeats an operation.
 fn disturbed(
     hole: &Hole,
     disturb: impl Fn() -> Result<(), Errno> + Sync,
