@@ -15,6 +15,7 @@ pub mod paging;
 pub mod prerequisite;
 pub mod pt;
 pub mod random;
+pub mod sort;
 pub mod sparse;
 pub mod swap;
 pub mod tree;

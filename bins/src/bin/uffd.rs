@@ -14,6 +14,7 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::handler::Handler;
 use tablewalk_bins::memory::{read, words_room, write};
 use tablewalk_bins::paging::{self, THREADS};
+use tablewalk_bins::sort::sort;
 use tablewalk_bins::{cli, prerequisite};
 use tablewalk_pager::{Delivery, Neighbours, Options, Pager, Policy, Refusal};
 use tablewalk_proc::frames;
@@ -245,7 +246,7 @@ impl Demo {
         for (slot, place) in self.frames.iter_mut().enumerate() {
             *place = frame(pool.start + slot as u64 * page_size)?.unwrap_or(0);
         }
-        self.frames.sort_unstable();
+        sort(&mut *self.frames);
 
         let (pages, threads) = (self.pages, self.threads);
         paging::run(&pager, self.delivery, self.handlers, threads, &|number| {
