@@ -38,6 +38,7 @@ pub mod of_std;
 mod panic;
 pub mod process;
 pub mod semihosting;
+pub mod sort;
 #[cfg(target_arch = "aarch64")]
 mod start;
 pub mod thread;

@@ -6,6 +6,7 @@ use tablewalk_live::copy::CopyError;
 use tablewalk_proc::pagemap::FrameFlags;
 use tablewalk_proc::processes::for_each_process;
 use tablewalk_rt::memory::leak_zeroed_words;
+use tablewalk_rt::sort::sort;
 use tablewalk_rt::{ExitCode, eprintln, print, println};
 use tablewalk_uapi::Errno;
 use tablewalk_walker::{
@@ -178,7 +179,7 @@ fn find_frame(
             continue;
         }
         if let Some(pid) = pid {
-            print!("process {pid}: ");
+            print!("process {}: ", pid.cast_unsigned());
         }
         match visit {
             Visit::Leaf(found) | Visit::NotValid(found) => {
@@ -238,30 +239,6 @@ fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> 
         }
     }
     Ok(changed)
-}
-
-/// Sorts in place (heapsort): `sort_unstable` would be 2 KiB of code, and this is no bottleneck.
-fn sort(runs: &mut [Mapped]) {
-    for root in (0..runs.len() / 2).rev() {
-        sift_down(runs, root);
-    }
-    for end in (1..runs.len()).rev() {
-        runs.swap(0, end);
-        sift_down(runs.get_mut(..end).unwrap_or_default(), 0);
-    }
-}
-
-/// Moves the run at `root` down until it is not less than the two below it.
-fn sift_down(runs: &mut [Mapped], mut root: usize) {
-    loop {
-        let left = 2 * root + 1;
-        let larger = left + usize::from(runs.get(left + 1) > runs.get(left));
-        if runs.get(larger) <= runs.get(root) {
-            break;
-        }
-        runs.swap(root, larger);
-        root = larger;
-    }
 }
 
 /// Shows the pieces of `cluster`, sorted by frames, that are mapped more than once and not left out.

@@ -30,7 +30,7 @@ impl Progress {
 
     /// The work is at process `pid`.
     pub(crate) fn at_process(&mut self, pid: i32) {
-        self.look(format_args!("process {pid}"));
+        self.look(format_args!("process {}", pid.cast_unsigned()));
     }
 
     #[cold]

@@ -20,6 +20,7 @@ use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::memory::{leak_zeroed_words, read, write};
+use tablewalk_rt::sort::sort;
 use tablewalk_rt::{Args, ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::paging::{self, THREADS};
@@ -253,7 +254,7 @@ impl Demo {
         for (slot, place) in self.frames.iter_mut().enumerate() {
             *place = frame(pool.start + slot as u64 * page_size)?.unwrap_or(0);
         }
-        self.frames.sort_unstable();
+        sort(&mut *self.frames);
 
         let (pages, threads) = (self.pages, self.threads);
         paging::run(&pager, self.delivery, self.handlers, threads, &|number| {

@@ -11,6 +11,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use heapless::Vec;
+use tablewalk_proc::lines::for_each_line;
 use tablewalk_uapi::bpf::{self, Instruction};
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::{Advice, Protection, set_locked_memory_limit};
@@ -372,33 +373,15 @@ fn place_of(line: &[u8]) -> Option<(u64, u64)> {
 /// Calls `visit` with the first byte and the one behind the last of each range of System RAM.
 fn for_each_ram(mut visit: impl FnMut(u64, u64)) -> Result<(), CopyError> {
     const FILE: &str = "/proc/iomem";
-    let open = |errno| CopyError::Open { what: FILE, errno };
-    let fd = file::open(c"/proc/iomem", O_RDONLY).map_err(open)?;
-    let mut text = Vec::<u8, 4096>::new();
     let mut found = false;
-    loop {
-        let mut buffer = [0; 512];
-        let read = match file::read(&fd, &mut buffer) {
-            Ok(read) => read,
-            Err(Errno::EINTR) => continue,
-            Err(errno) => return Err(open(errno)),
-        };
-        for &byte in buffer.get(..read).unwrap_or_default() {
-            if byte != b'\n' {
-                // What is longer than a line can be is cut.
-                let _cut = text.push(byte);
-                continue;
-            }
-            if let Some((start, end)) = ram_of(&text) {
-                found |= end > start + 1;
-                visit(start, end);
-            }
-            text.clear();
+    let read = for_each_line(c"/proc/iomem", &mut |line| {
+        if let Some((start, end)) = ram_of(line) {
+            found |= end > start + 1;
+            visit(start, end);
         }
-        if read == 0 {
-            break;
-        }
-    }
+        Ok(())
+    });
+    read.map_err(|errno| CopyError::Open { what: FILE, errno })?;
     // Without CAP_SYS_ADMIN all addresses are zeros.
     found.then_some(()).ok_or(CopyError::Format {
         what: FILE,

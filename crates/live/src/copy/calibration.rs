@@ -370,14 +370,16 @@ impl<K: Kernel> Search<'_, K> {
     fn find_way(&mut self, task: &[u64], own: &OwnMm, page: &OwnPage) -> Result<Way, CopyError> {
         let ways = {
             // What is beside a file of memory is none.
-            let mut files = Vec::<OwnedFd, 5>::new();
-            for name in ["mem", "stat", "mem", "stat", "mem"] {
-                // There are five.
-                let _room = files.push(open_proc(process::pid(), name)?);
-            }
-            let numbers = |first| files.iter().skip(first).step_by(2).map(OwnedFd::number);
-            let memory: Vec<i32, 3> = numbers(0).collect();
-            let others: Vec<i32, 2> = numbers(1).collect();
+            let open = |name| open_proc(process::pid(), name);
+            let [a, b, c, d, e] = [
+                open("mem")?,
+                open("stat")?,
+                open("mem")?,
+                open("stat")?,
+                open("mem")?,
+            ];
+            let (memory, others) = ([&a, &c, &e], [&b, &d]);
+            let (memory, others) = (memory.map(OwnedFd::number), others.map(OwnedFd::number));
             self.ways(task, own.mm, &memory, &others)?
         };
         let child = Child::new()?;

@@ -124,14 +124,16 @@ impl fmt::Display for CopyError {
                 write!(f, "calibration: {what}: {answers} answers, one expected")
             }
             Self::Unproved { pid } => {
+                let pid = pid.cast_unsigned();
                 write!(f, "process {pid}: no page in memory to prove its tables by")
             }
             Self::Refuted { pid, address } => write!(
                 f,
-                "process {pid}: the tables found do not lead from {address} to where pagemap has it"
+                "process {}: the tables found do not lead from {address} to where pagemap has it",
+                pid.cast_unsigned()
             ),
             Self::Process { pid, file, errno } => {
-                write!(f, "/proc/{pid}/{file}: {errno}")?;
+                write!(f, "/proc/{}/{file}: {errno}", pid.cast_unsigned())?;
                 f.write_str(match (*file, *errno) {
                     ("pagemap", Errno::ENOENT) => ": no /proc, or no CONFIG_PROC_PAGE_MONITOR",
                     ("pagemap", Errno::EPERM) => ": frames need CAP_SYS_ADMIN",

@@ -1,5 +1,7 @@
 //! What a kernel tells its crash dumps: `Documentation/admin-guide/kdump/vmcoreinfo.rst`.
 
+use tablewalk_proc::lines::parse_number;
+
 use super::{CopyError, Kernel};
 
 /// Most bytes of it that are read.
@@ -34,16 +36,12 @@ fn number_of(text: &[u8], key: &[u8]) -> Option<u64> {
     hexadecimal(value)
 }
 
-/// The number that all of `text` is: `0x`, which may be missing, and 1 to 16 digits.
+/// The number that all of `text` is, in hexadecimal with or without `0x`.
 pub(super) fn hexadecimal(text: &[u8]) -> Option<u64> {
-    let digits = text.strip_prefix(b"0x").unwrap_or(text);
-    if !matches!(digits.len(), 1..=16) {
-        return None;
+    match text.strip_prefix(b"0x").unwrap_or(text) {
+        [] => None,
+        digits => parse_number(digits, 16),
     }
-    digits.iter().try_fold(0, |number, &digit| {
-        let value = char::from(digit).to_digit(16)?;
-        Some(number << 4 | u64::from(value))
-    })
 }
 
 #[cfg(test)]
@@ -64,6 +62,6 @@ mod tests {
         assert_eq!(number_of(text, b"SYMBOL(init_mm)="), None);
         assert_eq!(number_of(b"SYMBOL(a)=xyz", b"SYMBOL(a)="), None);
         assert_eq!(number_of(b"SYMBOL(a)=", b"SYMBOL(a)="), None);
-        assert_eq!(hexadecimal(b"00000000000000001"), None);
+        assert_eq!(hexadecimal(b"10000000000000000"), None);
     }
 }
