@@ -448,6 +448,8 @@ RUNS = [
     ("pt maps 1 --wx", 2, says("--wx")),
     ("pt frob 1", 2, says("frob")),
     ("pt find 1", 2, says("find")),
+    ("pt find all --wx", 2, only_says("find all", "--frame")),
+    ("pt walk /named --source bpf", 2, only_says("--source", "file")),
     ("pt save 1 /nowhere/x", 1, says("/nowhere/x", "ENOENT")),
     ("pt --version", 0, lambda run, _: check(re.fullmatch(r"pt \d+\.\d+\.\d+", run.lines[0]))),
     ("pt --help", 0, lambda run, _: check("Usage: pt" in run.lines[0], run.lines)),

@@ -64,6 +64,9 @@ impl Subject {
         let source = match pid {
             Some(pid) => Source::of_process(pid, way)?,
             None if target == "kernel" => Source::of_kernel(way)?,
+            None if way.is_some() => {
+                return Err(Error::Usage("--source: a file is its own source"));
+            }
             None => Source::Saved(open_dump(target)?),
         };
         Ok(Self {
