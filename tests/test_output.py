@@ -69,6 +69,16 @@ class Output(unittest.TestCase):
         self.assertEqual(process.returncode, 0)
         self.assertEqual(text, whole)
 
+    def test_a_file_may_have_the_longest_name(self):
+        name = "x" * 255
+        # The path of a file has at most 255 bytes too.
+        for path in (name, f"./{name[2:]}"):
+            done = subprocess.run(["qemu-aarch64", os.path.abspath(f"{BIN}/pt"), "save", "dump", path],
+                                  cwd=self.folder, stderr=subprocess.PIPE, stdout=subprocess.PIPE, check=False)
+            self.assertEqual((done.returncode, done.stderr), (0, b""))
+            self.assertEqual(os.path.getsize(f"{self.folder}/{path}"), os.path.getsize(self.dump))
+        self.assertEqual(len(os.listdir(self.folder)), 3)
+
     def test_a_full_device_is_a_failure_and_named(self):
         with open("/dev/full", "w", encoding="ascii") as full:
             done = subprocess.run(self.walk, stdout=full, stderr=subprocess.PIPE, text=True, check=False)

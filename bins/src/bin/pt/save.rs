@@ -1,10 +1,11 @@
 //! `pt save`: all tables of a process, in a file.
 
-use heapless::{String, format};
+use heapless::{CString, String, format};
+use tablewalk_proc::pagemap::PATH;
 use tablewalk_rt::counter::ticks;
 use tablewalk_rt::{ExitCode, println};
-use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_PATH, OwnedFd};
+use tablewalk_uapi::{Errno, process};
 use tablewalk_walker::dump::DumpWriter;
 
 use crate::Ended;
@@ -28,10 +29,14 @@ pub(crate) fn run(
     let maps = subject.maps()?;
     // A part is never at the place of the whole, and what a killed run leaves is in nobody's way.
     let too_long = error(Errno::ENAMETOOLONG);
-    let end: String<64> = format!(".{:x}.part", ticks()).map_err(|_| too_long)?;
-    let mut part = c_path(name)?;
-    part.extend_from_bytes(end.as_bytes())
-        .map_err(|_| too_long)?;
+    // Its name is beside that of the whole, and does not grow with it: both may have 255 bytes.
+    let folder = name.rfind('/').and_then(|slash| name.get(..=slash));
+    let file: String<64> =
+        format!("pt-{}-{:x}.part", process::pid(), ticks()).map_err(|_| too_long)?;
+    let mut part = CString::<{ PATH + 64 }>::new();
+    for bytes in [folder.unwrap_or_default(), &file].map(str::as_bytes) {
+        part.extend_from_bytes(bytes).map_err(|_| too_long)?;
+    }
     let fd = file::create(&part, 0o600).map_err(error)?;
     let saved = write_all(subject, maps, options, &mut |offset, bytes| {
         put(&fd, offset, bytes).map_err(error)
