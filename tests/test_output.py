@@ -8,6 +8,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import resource
 import signal
 import struct
@@ -78,6 +79,16 @@ class Output(unittest.TestCase):
             self.assertEqual((done.returncode, done.stderr), (0, b""))
             self.assertEqual(os.path.getsize(f"{self.folder}/{path}"), os.path.getsize(self.dump))
         self.assertEqual(len(os.listdir(self.folder)), 3)
+
+    def test_the_options_of_init_are_those_of_its_pages(self):
+        done = subprocess.run(["qemu-aarch64", f"{BIN}/init"], stdout=subprocess.PIPE, text=True, check=False)
+        options = re.findall(r"^  (--\S+)", done.stdout, re.MULTILINE)
+        with open("docs/boards.md", encoding="utf-8") as page:
+            self.assertEqual(re.findall(r"^\| `(--\S+)` \|", page.read(), re.MULTILINE), options)
+        with open("docs/man/tablewalk-init.8", encoding="utf-8") as page:
+            items = re.findall(r"^\.It Fl (-\S+) Ns = Ns (?:Cm|Ar) (.*)$", page.read(), re.MULTILINE)
+        written = [f"-{name}={value}" for name, values in items for value in values.split(" | ")]
+        self.assertEqual(written, options)
 
     def test_a_full_device_is_a_failure_and_named(self):
         with open("/dev/full", "w", encoding="ascii") as full:
