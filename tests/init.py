@@ -179,6 +179,7 @@ UNRULY = [
         initrd="disk", kernel="console=ttyAMA0 root=/dev/ram0 init=/init"),
     # If the disk is not in use swapon succeeds, which shows that the case above can fail.
     way("disk-free", "unruly swap", 1, "^  # swap: true, written: true", "^tablewalk: FAIL$"),
+    way("disk-refused", "unruly zram", 0, "^  # zram: empty false, next true", "^tablewalk: PASS$"),
 ]
 
 NONSENSE = [

@@ -34,7 +34,11 @@ impl Swap {
         let size_of_disk: String<20> = format!("{size}").ok()?;
         let file = file::open(COMPRESSED_SIZE, O_WRONLY).ok()?;
         file::write(&file, size_of_disk.as_bytes()).ok()?;
-        Self::on_device(COMPRESSED, size).ok()
+        let swap = Self::on_device(COMPRESSED, size);
+        if swap.is_err() {
+            reset();
+        }
+        swap.ok()
     }
 
     fn on_device(area: &'static CStr, size: u64) -> Result<Self, Errno> {
@@ -59,10 +63,15 @@ impl Drop for Swap {
             println!("# swapoff: {errno}");
         }
         if self.0 == COMPRESSED {
-            let reset = file::open(COMPRESSED_RESET, O_WRONLY);
-            if let Err(errno) = reset.and_then(|file| file::write(&file, b"1")) {
-                println!("# zram: {errno}");
-            }
+            reset();
         }
+    }
+}
+
+/// Removes what zram contains, and its size, which can be set only once.
+fn reset() {
+    let reset = file::open(COMPRESSED_RESET, O_WRONLY);
+    if let Err(errno) = reset.and_then(|file| file::write(&file, b"1")) {
+        println!("# zram: {errno}");
     }
 }

@@ -17,7 +17,7 @@ use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_testkit::swap::{AREA, Swap};
 use tablewalk_uapi::file::{self, O_NOCTTY, O_RDONLY, O_WRONLY, OwnedFd};
 use tablewalk_uapi::process::Status;
-use tablewalk_uapi::{Errno, process, signal, terminal};
+use tablewalk_uapi::{Errno, process, remap, signal, terminal};
 
 tablewalk_rt::program!(main);
 
@@ -30,7 +30,8 @@ unruly forge      prints characters that look like the end of a line
 unruly full PROGRAM [ARGUMENT...]
                   executes /bin/PROGRAM with a full device as its output
 unruly trackers   runs two trackers of one process at a time, pt or checkpoint
-unruly swap       tries to swap to the RAM disk while it is in use";
+unruly swap       tries to swap to the RAM disk while it is in use
+unruly zram       swaps to zram after swapon has refused a disk of one page";
 
 /// Number of orphans.
 const ORPHANS: u32 = 1_000;
@@ -49,6 +50,7 @@ fn main(mut args: Args) -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Some(Ok("swap")) => swap(),
+        Some(Ok("zram")) => zram(),
         Some(Ok("trackers")) => trackers(),
         Some(Ok("full")) => Err(full(args)),
         _ => {
@@ -239,5 +241,18 @@ fn swap() -> Result<ExitCode, Errno> {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
+    })
+}
+
+/// Checks that zram can be used after swapon has refused it: swap of one page, which is the header, is empty.
+fn zram() -> Result<ExitCode, Errno> {
+    let page = 1 << remap::info()?.page_shift;
+    let empty = Swap::compressed(page).is_some();
+    let next = Swap::compressed(1024 * page).is_some();
+    println!("# zram: empty {empty}, next {next}");
+    Ok(if next && !empty {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     })
 }
