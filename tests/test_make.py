@@ -91,6 +91,16 @@ class Variables(WithFolder):
             with self.subTest(name, value=value):
                 self.refuses(value if name != "CPU" else value.split(",")[0], "scripts/variables", **{name: value})
 
+    def test_folders_that_reach_cargo(self):
+        for name in ("HOME", "CARGO_HOME", "TMPDIR", "TABLEWALK_CACHE"):
+            for special in ("'", '"', "\\", "`", "$", " ", ";", "=", "\t"):
+                value = f"/a{special}b"
+                with self.subTest(name, value=value):
+                    variables = {"TABLEWALK_CACHE": "/x", "CARGO_HOME": None, name: value}
+                    self.refuses(name, "scripts/variables", **variables)
+        # Cargo does not use HOME then.
+        self.assertEqual(run("scripts/variables", HOME="/a b", CARGO_HOME="/x", TABLEWALK_CACHE="/x"), (0, ""))
+
     def test_make_builds_nothing_before(self):
         checkout = self.checkout()
         for variable in ("SMP=0", "MEM=abc", "CPU=nope", "TIMEOUT=abc", "INITRAMFS_LIMIT=abc", "TABLEWALK_CACHE=x"):
