@@ -302,7 +302,9 @@ pub fn read(
         let object = match objects.next_object().map_err(io)? {
             Ok(Some(object)) => object,
             Ok(None) => break,
-            Err((line, what)) if partial && cut.is_none() && open.is_some() => {
+            Err((line, what))
+                if partial && cut.is_none() && (open.is_some() || !sections.is_empty()) =>
+            {
                 cut = Some(at(line, what));
                 continue;
             }

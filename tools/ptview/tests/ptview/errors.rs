@@ -87,6 +87,17 @@ fn what_was_cut_off_is_told() {
         let output = folder.run(&["input", "--partial"]);
         assert!(output.status.success(), "{}", said(&output));
     }
+    // The cut may be in the header of the next command.
+    let whole = console(&Process::new().walk());
+    let header = Process::new().header("maps");
+    let (header, _) = header.split_at(header.len() / 2);
+    for more in ["", "\n[    9.000000] reboot: machine restart\n"] {
+        folder.file("input", format!("{whole}\n{header}{more}"));
+        let output = folder.run(&["input", "--partial"]);
+        assert!(output.status.success(), "{}", said(&output));
+    }
+    refused(format!("{whole}\n{header}"), &[], &["input:"]);
+    refused(header, &["--partial"], &["input:1:"]);
     // A line that is damaged in between is no cut.
     refused(changed(4, "}", ""), &["--partial"], &["input:5:"]);
 }
