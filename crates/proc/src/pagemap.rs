@@ -4,14 +4,11 @@
 
 use core::fmt;
 
-use heapless::{CString, String, format};
+use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
-use tablewalk_uapi::{Errno, process};
 
 use crate::lines::{for_each_line, parse_range};
-
-/// Longest path of a file that the programs are given.
-pub const PATH: usize = 256;
+use crate::path::proc_path;
 
 /// What pagemap says of one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -178,23 +175,4 @@ pub fn for_each_mapping(
             None => Err(Errno::EINVAL),
         },
     )
-}
-
-/// `/proc/<pid>/<name>`; `/proc/self/<name>` for the caller, whose number another `/proc` may not know.
-///
-/// # Errors
-///
-/// `ENAMETOOLONG` for more than 63 bytes.
-pub fn proc_path(pid: i32, name: &str) -> Result<CString<PATH>, Errno> {
-    let path: Result<String<64>, _> = if pid == process::pid() {
-        format!("/proc/self/{name}")
-    } else {
-        format!("/proc/{}/{name}", pid.cast_unsigned())
-    };
-    let path = path.map_err(|_| Errno::ENAMETOOLONG)?;
-    let mut string = CString::new();
-    string
-        .extend_from_bytes(path.as_bytes())
-        .map_err(|_| Errno::ENAMETOOLONG)?;
-    Ok(string)
 }

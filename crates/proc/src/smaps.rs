@@ -5,7 +5,7 @@
 use tablewalk_uapi::Errno;
 
 use crate::lines::{for_each_line, parse_number, parse_range};
-use crate::pagemap::proc_path;
+use crate::path::proc_path;
 
 /// The KiB that process `pid` has of `field`, such as `Rss`, in the mapping of `address`; 0 if the
 /// kernel does not count it.

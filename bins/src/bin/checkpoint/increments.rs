@@ -5,7 +5,7 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::memory::room;
 use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker};
 use tablewalk_proc::lines::{for_each_line, parse_range};
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::println;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, OwnedFd};

@@ -2,7 +2,7 @@
 
 use tablewalk_bins::error::Error;
 use tablewalk_proc::lines::for_each_line;
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_uapi::Errno;

@@ -6,7 +6,7 @@ use tablewalk_bins::error::Error;
 use tablewalk_bins::expect::{all, expect, expect_error, expect_ok};
 use tablewalk_bins::page::{Page, page_size};
 use tablewalk_bins::witness::Witness;
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println};

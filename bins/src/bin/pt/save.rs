@@ -1,6 +1,7 @@
 //! `pt save`: all tables of a process, in a file.
 
-use heapless::{String, format};
+use core::fmt::Write;
+
 use tablewalk_rt::counter::ticks;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::Errno;
@@ -28,10 +29,8 @@ pub(crate) fn run(
     let maps = subject.maps()?;
     // A part is never at the place of the whole, and what a killed run leaves is in nobody's way.
     let too_long = error(Errno::ENAMETOOLONG);
-    let end: String<64> = format!(".{:x}.part", ticks()).map_err(|_| too_long)?;
-    let mut part = c_path(name)?;
-    part.extend_from_bytes(end.as_bytes())
-        .map_err(|_| too_long)?;
+    let mut part = path.clone();
+    write!(part, ".{:x}.part", ticks()).map_err(|_| too_long)?;
     let fd = file::create(&part, 0o600).map_err(error)?;
     let saved = write_all(subject, maps, options, &mut |offset, bytes| {
         put(&fd, offset, bytes).map_err(error)
