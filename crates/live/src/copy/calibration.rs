@@ -26,9 +26,9 @@ const TASK_WORDS: usize = 1024;
 const MM_WORDS: usize = 32;
 /// Words of a `files_struct`.
 const FILES_WORDS: usize = 16;
-/// Words of a `struct file`: the pointer to the `mm_struct` stood at 24 to 200 bytes. In a smaller struct
-/// the last ones are those of another file.
-const FILE_WORDS: usize = 32;
+/// Words of a `struct file`: the pointer to the `mm_struct` stood at 24 to 200 bytes, and beyond 256 in 6.1 with
+/// locks for real time. In a smaller struct the last ones are those of another file.
+const FILE_WORDS: usize = 48;
 /// Words of a table that are read at a time for a proof.
 const CHUNK: usize = 128;
 /// Most ways from a task to an `mm` by a file that are kept.
