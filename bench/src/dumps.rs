@@ -5,7 +5,7 @@
 use core::hint::black_box;
 
 use tablewalk_live::Live;
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, counter, println};
 use tablewalk_testkit::error::Error;

@@ -10,7 +10,7 @@ use tablewalk_uapi::file::{self, O_RDONLY};
 use tablewalk_uapi::{Errno, process, remap};
 
 use tablewalk_proc::lines::parse_number;
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_proc::processes::for_each_process;
 
 /// Bytes of a file to read at a time.

@@ -8,5 +8,6 @@ pub mod auxv;
 pub mod frames;
 pub mod lines;
 pub mod pagemap;
+pub mod path;
 pub mod processes;
 pub mod smaps;

@@ -5,14 +5,11 @@
 
 use core::fmt;
 
-use heapless::{CString, String, format};
+use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
-use tablewalk_uapi::{Errno, process};
 
 use crate::lines::{for_each_line, parse_range};
-
-/// Longest path of a file that the programs accept, in bytes.
-pub const PATH: usize = 256;
+use crate::path::proc_path;
 
 /// The pagemap entry of one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -178,24 +175,4 @@ pub fn for_each_mapping(
             None => Err(Errno::EINVAL),
         },
     )
-}
-
-/// Returns `/proc/<pid>/<name>`, or `/proc/self/<name>` for the caller, whose PID may be another in this
-/// `/proc`.
-///
-/// # Errors
-///
-/// `ENAMETOOLONG` for more than 63 bytes.
-pub fn proc_path(pid: i32, name: &str) -> Result<CString<PATH>, Errno> {
-    let path: Result<String<64>, _> = if pid == process::pid() {
-        format!("/proc/self/{name}")
-    } else {
-        format!("/proc/{}/{name}", pid.cast_unsigned())
-    };
-    let path = path.map_err(|_| Errno::ENAMETOOLONG)?;
-    let mut string = CString::new();
-    string
-        .extend_from_bytes(path.as_bytes())
-        .map_err(|_| Errno::ENAMETOOLONG)?;
-    Ok(string)
 }

@@ -5,7 +5,7 @@
 use tablewalk_uapi::Errno;
 
 use crate::lines::{for_each_line, parse_number, parse_range};
-use crate::pagemap::proc_path;
+use crate::path::proc_path;
 
 /// Returns `field`, such as `Rss`, of the mapping that contains `address` in process `pid`, in KiB; 0 if the
 /// kernel does not report it.

@@ -119,7 +119,7 @@ impl fmt::Display for MemoryType {
             0xbb => "Normal-WT",
             0xff => "Normal",
             0xf0 => "Normal-Tagged",
-            byte => return write!(f, "MAIR-{byte:#04x}"),
+            byte => return write!(f, "MAIR-{:#04x}", u64::from(byte)),
         })
     }
 }

@@ -11,7 +11,7 @@ use core::ffi::CStr;
 use core::mem::ManuallyDrop;
 
 use heapless::{CString, String, Vec, format};
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::process::{Fork, execute};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_testkit::swap::{AREA, Swap};

@@ -5,7 +5,7 @@ use core::time::Duration;
 use tablewalk_dirty::What;
 use tablewalk_dirty::only_tracker::OnlyTracker;
 use tablewalk_proc::lines::for_each_line;
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::ktap::Verdict;
 use tablewalk_rt::process::{Child, Fork, execute};
 use tablewalk_rt::{ExitCode, println};

@@ -3,7 +3,7 @@
 use heapless::Vec;
 use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker};
 use tablewalk_proc::lines::{for_each_line, parse_range};
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::memory::leak_zeroed;
 use tablewalk_rt::println;
 use tablewalk_testkit::error::Error;

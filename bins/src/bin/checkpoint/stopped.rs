@@ -3,7 +3,7 @@
 use core::time::Duration;
 
 use tablewalk_proc::lines::for_each_line;
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_testkit::error::Error;

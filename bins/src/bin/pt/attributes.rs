@@ -224,7 +224,9 @@ impl fmt::Display for Attributes<'_> {
             };
         }
         match self.absent() {
-            Absent::Swap { area, offset, .. } => write!(f, " area {area} offset {offset:#x}"),
+            Absent::Swap { area, offset, .. } => {
+                write!(f, " area {} offset {offset:#x}", u64::from(area))
+            }
             Absent::Marker { marks } => {
                 write!(f, " {marks:#x}")?;
                 self.marked(marks).try_for_each(|name| write!(f, " {name}"))

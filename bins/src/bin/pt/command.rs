@@ -236,8 +236,9 @@ fn value(args: &mut Args, option: &str) -> Result<&'static str, ExitCode> {
 
 /// First and last address of `START-END`.
 fn parse_range(word: &str) -> Option<(VirtualAddress, VirtualAddress)> {
-    let (start, end) = word.split_once('-')?;
-    let (start, end) = (parse_hexadecimal(start)?, parse_hexadecimal(end)?);
+    let dash = word.bytes().position(|byte| byte == b'-')?;
+    let (start, end) = word.split_at_checked(dash)?;
+    let (start, end) = (parse_hexadecimal(start)?, parse_hexadecimal(end.get(1..)?)?);
     (start < end).then_some((VirtualAddress(start), VirtualAddress(end - 1)))
 }
 

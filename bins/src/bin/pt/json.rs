@@ -33,7 +33,10 @@ impl Json {
 
     /// The lookup level, as a number.
     pub(crate) fn level(&mut self, level: Level) -> &mut Self {
-        self.raw(format_args!(",\"level\":{}", level.number()))
+        match u64::try_from(level.number()) {
+            Ok(number) => self.number("level", number),
+            Err(_) => self.raw(format_args!(",\"level\":-1")),
+        }
     }
 
     /// A number as a string in hexadecimal: a number of JSON need not hold 64 bits.
@@ -95,10 +98,11 @@ impl Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
             match character {
-                '"' | '\\' => write!(self.0, "\\{character}")?,
+                '"' => self.0.write_str("\\\"")?,
+                '\\' => self.0.write_str("\\\\")?,
                 // DEL and the C1 characters need not be escaped, but terminals act on them.
                 '\0'..='\x1f' | '\x7f'..='\u{9f}' => {
-                    write!(self.0, "\\u{:04x}", u32::from(character))?
+                    write!(self.0, "\\u{:04x}", u64::from(character))?
                 }
                 _ => self.0.write_char(character)?,
             }

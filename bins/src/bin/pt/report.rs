@@ -43,7 +43,7 @@ pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
             "{subject}: {} KiB pages, {}-bit addresses, {} levels, {source}: {promise}",
             geometry.page_size() >> 10,
             geometry.va_bits(),
-            geometry.levels()
+            u64::from(geometry.levels())
         );
         if tag != 0 {
             println!("# tag {tag:#x} of --range");
@@ -136,8 +136,8 @@ pub(crate) fn print_run<'a>(
 }
 
 /// The exception level whose permissions columns show: that of those whose tables these are.
-pub(crate) const fn el(format: &Format) -> u8 {
-    format.geometry.is_kernel() as u8
+pub(crate) fn el(format: &Format) -> u64 {
+    format.geometry.is_kernel().into()
 }
 
 /// The columns above [`print_range`].

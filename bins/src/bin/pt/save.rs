@@ -1,7 +1,8 @@
 //! `pt save`: all tables of a process, in a file.
 
-use heapless::{CString, String, format};
-use tablewalk_proc::pagemap::PATH;
+use core::fmt::Write;
+
+use tablewalk_proc::path::PathBuffer;
 use tablewalk_rt::counter::ticks;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_uapi::file::{self, O_PATH, OwnedFd};
@@ -31,12 +32,8 @@ pub(crate) fn run(
     let too_long = error(Errno::ENAMETOOLONG);
     // Its name is beside that of the whole, and does not grow with it: both may have 255 bytes.
     let folder = name.rfind('/').and_then(|slash| name.get(..=slash));
-    let file: String<64> =
-        format!("pt-{}-{:x}.part", process::pid(), ticks()).map_err(|_| too_long)?;
-    let mut part = CString::<{ PATH + 64 }>::new();
-    for bytes in [folder.unwrap_or_default(), &file].map(str::as_bytes) {
-        part.extend_from_bytes(bytes).map_err(|_| too_long)?;
-    }
+    let mut part = PathBuffer::of(folder.unwrap_or_default()).map_err(error)?;
+    write!(part, "pt-{}-{:x}.part", process::pid(), ticks()).map_err(|_| too_long)?;
     let fd = file::create(&part, 0o600).map_err(error)?;
     let saved = write_all(subject, maps, options, &mut |offset, bytes| {
         put(&fd, offset, bytes).map_err(error)

@@ -2,11 +2,10 @@
 
 use core::fmt;
 
-use heapless::CString;
 use tablewalk_live::copy::{Copied, Either};
 use tablewalk_live::{Live, LiveError};
 use tablewalk_proc::lines::parse_number;
-use tablewalk_proc::pagemap::{PATH, proc_path};
+use tablewalk_proc::path::{PathBuffer, proc_path};
 use tablewalk_rt::eprintln;
 use tablewalk_rt::memory::leak_zeroed;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
@@ -273,11 +272,8 @@ fn open_dump(name: &'static str) -> Result<Dump<'static>, Error> {
     Dump::from_bytes(room.get_mut(..read).unwrap_or_default()).map_err(dump_error)
 }
 
-pub(crate) fn c_path(name: &'static str) -> Result<CString<PATH>, Error> {
-    let mut path = CString::new();
-    path.extend_from_bytes(name.as_bytes())
-        .map_err(|_| Error::File(name, Errno::ENAMETOOLONG))?;
-    Ok(path)
+pub(crate) fn c_path(name: &'static str) -> Result<PathBuffer, Error> {
+    PathBuffer::of(name).map_err(|errno| Error::File(name, errno))
 }
 
 /// Reads to the end: the part of `room` that was filled. `EFBIG` if that is all of it.

@@ -26,9 +26,9 @@ const TASK_WORDS: usize = 1024;
 const MM_WORDS: usize = 32;
 /// Words of a `files_struct`.
 const FILES_WORDS: usize = 16;
-/// Words of a `struct file`: the pointer to the `mm_struct` stood at 24 to 200 bytes. In a smaller struct
-/// the last ones are those of another file.
-const FILE_WORDS: usize = 32;
+/// Words of a `struct file`: the pointer to the `mm_struct` stood at 24 to 200 bytes, and beyond 256 in 6.1 with
+/// locks for real time. In a smaller struct the last ones are those of another file.
+const FILE_WORDS: usize = 48;
 /// Words of a table that are read at a time for a proof.
 const CHUNK: usize = 128;
 /// Most ways from a task to an `mm` by a file that are kept.
@@ -62,9 +62,7 @@ pub(super) struct LinearMap {
 /// From the own `files_struct` to the `mm_struct` behind a descriptor of `/proc/PID/mem`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Way {
-    /// Address of the `files_struct`.
-    pub(super) files: u64,
-    /// Bytes from there to the pointer to the `fdtable`.
+    /// Address of the pointer to the `fdtable`, in the `files_struct`.
     pub(super) fdtable: u64,
     /// Bytes from a `struct file` to the pointer to the `mm_struct`.
     pub(super) mm: u64,
@@ -227,7 +225,8 @@ impl<K: Kernel> Search<'_, K> {
         self.map.has(word, 1)
     }
 
-    /// The one `mm_struct` of `task` from which all known pages are found.
+    /// The one `mm_struct` of `task` from which all known pages are found. It stands there twice, as `mm` and
+    /// as `active_mm`: registers that were saved in the task may have led into it, or beside it.
     pub(super) fn find_mm(
         &mut self,
         offsets: &[u64],
@@ -235,10 +234,9 @@ impl<K: Kernel> Search<'_, K> {
         known: &[Known],
     ) -> Result<OwnMm, CopyError> {
         let mut answers = Vec::<OwnMm, 4>::new();
-        for (number, &mm) in task.iter().enumerate() {
-            let seen = task.iter().take(number).any(|&before| before == mm);
+        for (&mm, &active) in task.iter().zip(task.iter().skip(1)) {
             let mut words = [0; MM_WORDS];
-            if seen || !self.read(mm, &mut words)? {
+            if mm != active || !self.read(mm, &mut words)? {
                 continue;
             }
             for (pgd, &root) in (0..).step_by(8).zip(&words) {
@@ -247,9 +245,10 @@ impl<K: Kernel> Search<'_, K> {
                     continue;
                 }
                 for &offset in offsets {
-                    if self.leads_to(root, offset, known)? {
+                    let answer = OwnMm { mm, pgd, offset };
+                    if self.leads_to(root, offset, known)? && !answers.contains(&answer) {
                         // Full is more than one.
-                        let _room = answers.push(OwnMm { mm, pgd, offset });
+                        let _room = answers.push(answer);
                     }
                 }
             }
@@ -408,16 +407,12 @@ impl<K: Kernel> Search<'_, K> {
             if !self.read(files, &mut words)? {
                 continue;
             }
-            for (fdtable, &pointer) in (0..).step_by(8).zip(&words) {
+            for (fdtable, &pointer) in (files..).step_by(8).zip(&words) {
                 let Some(file) = self.file(pointer, first)? else {
                     continue;
                 };
                 for at in (0..).step_by(8).take(FILE_WORDS) {
-                    let way = Way {
-                        files,
-                        fdtable,
-                        mm: at,
-                    };
+                    let way = Way { fdtable, mm: at };
                     if self.word(file.wrapping_add(at))? == Some(mm)
                         && !ways.contains(&way)
                         && self.count(way, memory, mm)? == memory.len()
@@ -490,7 +485,7 @@ impl<K: Kernel> Search<'_, K> {
 
     /// The `mm_struct` behind a descriptor; 0 if it has none. `None` if the way leads nowhere.
     pub(super) fn follow(&mut self, way: Way, number: i32) -> Result<Option<u64>, CopyError> {
-        let Some(fdtable) = self.word(way.files.wrapping_add(way.fdtable))? else {
+        let Some(fdtable) = self.word(way.fdtable)? else {
             return Ok(None);
         };
         let Some(file) = self.file(fdtable, number)? else {

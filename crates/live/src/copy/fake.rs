@@ -279,7 +279,10 @@ const SEGMENTS: [[u64; 4]; 4] = [
 ];
 /// Where the notes are, and the words of the task.
 const NOTES: u64 = 0x1000;
-pub(super) const TASK: [u64; 3] = [7, OFFSET + 0x4010_0000, OFFSET + 0x4030_0000];
+pub(super) const TASK: [u64; 4] = {
+    let mm = OFFSET + 0x4030_0000;
+    [7, OFFSET + 0x4010_0000, mm, mm]
+};
 
 impl Core {
     pub(super) fn new(memory: Memory) -> Self {

@@ -4,6 +4,7 @@
 #![expect(unsafe_code, reason = "writes to pages of its own, and forks")]
 
 use tablewalk_proc::pagemap;
+use tablewalk_proc::path::proc_path;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::{self, Protection};
 use tablewalk_uapi::signal::{self, Signal};
@@ -140,7 +141,7 @@ impl Pagemap {
 /// Opens `/proc/PID/NAME`.
 pub(super) fn open_proc(pid: i32, name: &'static str) -> Result<OwnedFd, CopyError> {
     let error = of_process(pid, name);
-    let path = pagemap::proc_path(pid, name).map_err(&error)?;
+    let path = proc_path(pid, name).map_err(&error)?;
     file::open(&path, O_RDONLY).map_err(error)
 }
 
@@ -158,6 +159,6 @@ fn of_process(pid: i32, file: &'static str) -> impl Fn(Errno) -> CopyError {
 
 /// Whether this process has a file of that name, and so all that there are.
 fn has_own(name: &str) -> bool {
-    let path = pagemap::proc_path(process::pid(), name);
+    let path = proc_path(process::pid(), name);
     path.and_then(|path| file::open(&path, O_RDONLY)).is_ok()
 }

@@ -67,11 +67,7 @@ fn copied_by<K: Fake>() -> Copied<K> {
         geometry: geometry(),
         mm: linear(MM),
         pgd: PGD,
-        way: Way {
-            files: 0,
-            fdtable: 0,
-            mm: 0,
-        },
+        way: Way { fdtable: 0, mm: 0 },
     };
     Copied::of_root(K::new(memory()), calibration, linear(ROOT))
 }
@@ -140,8 +136,18 @@ const OFFSETS: [u64; 2] = [OFFSET + (1 << 30), OFFSET];
 #[test]
 fn one_mm_leads_to_the_pages() {
     let mut kernel = kernel();
-    // A pointer to something else, and one to nothing.
-    let task = [7, linear(PAGE), linear(MM), linear(0x5000_0000), linear(MM)];
+    // Pointers to something else, to nothing, and into the `mm` from a saved register.
+    let task = [
+        7,
+        linear(PAGE),
+        linear(PAGE),
+        linear(MM),
+        linear(MM),
+        linear(0x5000_0000),
+        linear(0x5000_0000),
+        linear(MM) + 8,
+        linear(MM),
+    ];
     let known = [(ADDRESS, PAGE >> 12)];
     let found = search(&mut kernel, |search| {
         search.find_mm(&OFFSETS, &task, &known)
@@ -165,21 +171,24 @@ fn no_mm_and_two_of_them_are_refused() {
         );
     };
     let known = [(ADDRESS, PAGE >> 12)];
-    refused(&mut kernel(), &[linear(PAGE)], &known, 0);
+    refused(&mut kernel(), &[linear(PAGE); 2], &known, 0);
+    // Where it stands once it may be anything.
+    refused(&mut kernel(), &[linear(MM), 0], &known, 0);
     // The page is elsewhere.
-    refused(&mut kernel(), &[linear(MM)], &[(ADDRESS, 1)], 0);
+    refused(&mut kernel(), &[linear(MM); 2], &[(ADDRESS, 1)], 0);
     // Nothing proves nothing.
-    refused(&mut kernel(), &[linear(MM)], &[], 0);
+    refused(&mut kernel(), &[linear(MM); 2], &[], 0);
     let mut two = kernel();
     two.processor_mut()
         .memory
         .write(linear(MM) + PGD + 8, linear(ROOT));
-    refused(&mut two, &[linear(MM)], &known, 2);
+    refused(&mut two, &[linear(MM); 2], &known, 2);
     let mut two = kernel();
     two.processor_mut()
         .memory
         .write(linear(OTHER) + PGD, linear(ROOT));
-    refused(&mut two, &[linear(MM), linear(OTHER)], &known, 2);
+    let [mm, other] = [linear(MM), linear(OTHER)];
+    refused(&mut two, &[mm, mm, other, other], &known, 2);
 }
 
 #[test]
@@ -202,10 +211,10 @@ fn nothing_but_the_linear_map_is_read() {
         linear(OTHER),
         linear(MM),
     ];
+    let task: std::vec::Vec<u64> = task.iter().flat_map(|&word| [word; 2]).collect();
     let found = search(&mut kernel, |search| {
         let way = Way {
-            files: devices - 8,
-            fdtable: 8,
+            fdtable: devices,
             mm: 0,
         };
         assert_eq!(search.follow(way, 3), Ok(None));
@@ -221,7 +230,7 @@ fn a_root_that_leads_to_no_table_costs_no_more_with_more_memory() {
     let words = |kernel: &mut Bpf<Machine>, offsets: &[u64]| {
         let before = kernel.processor().words;
         let known = [(ADDRESS, PAGE >> 12)];
-        let task = [linear(OTHER)];
+        let task = [linear(OTHER); 2];
         let _ = search(kernel, |search| search.find_mm(offsets, &task, &known));
         kernel.processor().words - before
     };
@@ -267,8 +276,7 @@ const CHILD: u64 = 0x4030_1000;
 const CHILD_TABLES: [u64; 3] = [0x4070_0000, 0x4070_1000, 0x4070_2000];
 const CHILD_PAGE: u64 = 0x4020_1000;
 const RIGHT: Way = Way {
-    files: linear(FILES),
-    fdtable: 32,
+    fdtable: linear(FILES) + 32,
     mm: FILE_MM,
 };
 
@@ -303,7 +311,8 @@ fn with_files() -> Bpf<Machine> {
 /// The ways by the own files, and the one that is left with the child's.
 fn find_way(kernel: &mut Bpf<Machine>) -> (usize, Result<Way, CopyError>) {
     search(kernel, |search| {
-        let task = [7, linear(PAGE), linear(FILES)];
+        // By a saved register it comes to the same place.
+        let task = [7, linear(PAGE), linear(FILES), linear(FILES) + 8];
         let ways = search.ways(&task, linear(MM), &[3, 5, 7], &[4, 6]).unwrap();
         let found = search.follow_all(&ways, 8).unwrap();
         let known = (ADDRESS, CHILD_PAGE >> 12);

@@ -3,7 +3,7 @@
 #![expect(unsafe_code, reason = "tries what must be refused")]
 
 use tablewalk_proc::lines::{for_each_line, parse_range};
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;

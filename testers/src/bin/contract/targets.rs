@@ -3,7 +3,8 @@
 #![expect(unsafe_code, reason = "forks")]
 
 use tablewalk_proc::lines::{for_each_line, parse_range};
-use tablewalk_proc::pagemap::{self, Pagemap};
+use tablewalk_proc::pagemap::Pagemap;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;
@@ -70,7 +71,7 @@ const KTHREADD: i32 = 2;
 
 fn kernel_thread(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let mut is_kthreadd = false;
-    let comm = pagemap::proc_path(KTHREADD, "comm")?;
+    let comm = proc_path(KTHREADD, "comm")?;
     for_each_line(&comm, &mut |line| {
         is_kthreadd = line == b"kthreadd";
         Ok(())

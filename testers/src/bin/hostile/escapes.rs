@@ -2,7 +2,7 @@
 
 #![expect(unsafe_code, reason = "tries what must be refused")]
 
-use tablewalk_proc::pagemap::proc_path;
+use tablewalk_proc::path::proc_path;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Child, Fork};
 use tablewalk_rt::{ExitCode, println};
