@@ -14,7 +14,7 @@ use tablewalk_walker::{Batched, Descriptor, Format, FrameNumber, Level, TableId,
 
 use crate::{LiveError, format};
 
-/// Pages for the tables of one process: one for each slot, and one for each batch slot.
+/// Address space for the tables of one process: one page for each slot, and one for each batch slot.
 #[derive(Debug)]
 pub(crate) struct Arena {
     pid: i32,
@@ -27,18 +27,18 @@ pub(crate) struct Arena {
 ///
 /// # Invariants
 ///
-/// The pages of all slots but those in `lost` are this value's.
+/// This value owns the pages of all slots except those in `lost`.
 #[derive(Debug)]
 struct Pages {
     mapping: ManuallyDrop<Mapping>,
     count: usize,
-    /// Slots whose pages may be somebody else's.
+    /// Slots whose pages may belong to other code.
     lost: Range<usize>,
     page_shift: u32,
     protection: Protection,
 }
 
-/// Pages for tables that are mapped together, and what is in each.
+/// Pages for tables that are mapped together, and the table in each.
 #[derive(Debug)]
 struct Batch {
     pages: Pages,
@@ -47,7 +47,7 @@ struct Batch {
 }
 
 impl Arena {
-    /// Asks the kernel for its format and maps the pages: two system calls, and with batch slots four.
+    /// Gets the format from the kernel and maps the pages: two system calls, and with batch slots four.
     pub(crate) fn new(
         pid: i32,
         slots: usize,
@@ -92,7 +92,7 @@ impl Arena {
 
     /// Maps the table `id` over the page of `slot`: one system call.
     ///
-    /// `None` if no table of that level translates the address, or another one than expected.
+    /// `None` if no table of that level translates the address, or if it is not the expected one.
     pub(crate) fn map(
         &mut self,
         slot: usize,
@@ -100,7 +100,7 @@ impl Arena {
     ) -> Result<Option<FrameNumber>, LiveError> {
         let page = self.slots.page(slot)?;
         let (level, address) = (id.level, id.address);
-        // SAFETY: the page is the arena's, and nobody has its words: they borrow the arena.
+        // SAFETY: the arena owns the page, and its words are not borrowed, since they borrow the arena.
         let mapped = unsafe { remap::map_by_address(self.pid, number_of(level), address.0, page) };
         match mapped.map(FrameNumber) {
             Ok(frame) => Ok(Some(frame).filter(|&frame| id.frame.is_none_or(|id| id == frame))),
@@ -130,8 +130,8 @@ impl Arena {
         let page = batch.pages.page(slot)?;
         let tables = batch.list_mut().get_mut(slot..).unwrap_or_default();
         let number = number_of(level);
-        // SAFETY: there are as many pages behind `page` as elements of `tables`; nobody has the words
-        // of either.
+        // SAFETY: there are as many pages from `page` on as elements of `tables`; the words of neither are
+        // borrowed.
         let mapped = unsafe { remap::map_range(self.pid, number, start.0..end, page, tables) };
         match mapped {
             Ok((count, _)) => Ok(count),
@@ -143,24 +143,24 @@ impl Arena {
         }
     }
 
-    /// What is in batch slot `slot`.
+    /// Returns the table in batch slot `slot`.
     pub(crate) fn batched(&self, slot: usize) -> Option<Batched> {
         let table = self.batch.as_ref()?.list().get(slot)?;
-        // No descriptor leads to a table and is 0.
+        // A descriptor that leads to a table is never 0.
         (table.desc != 0).then_some(Batched {
             address: VirtualAddress(table.addr),
             descriptor: Descriptor(table.desc),
         })
     }
 
-    /// The words of the page of `slot`: those of the table mapped there, and zeros behind a root
-    /// table smaller than a page. None if there is no such slot.
+    /// Returns the words of the page of `slot`: the table mapped there, and zeros after a root table smaller
+    /// than a page. Empty if there is no such slot.
     #[inline]
     pub(crate) fn words(&self, slot: usize) -> &[AtomicU64] {
         self.slots.words(slot)
     }
 
-    /// As [`Arena::words`], of a batch slot.
+    /// Like [`Arena::words`], for a batch slot.
     pub(crate) fn batch_words(&self, slot: usize) -> &[AtomicU64] {
         match &self.batch {
             Some(batch) => batch.pages.words(slot),
@@ -210,7 +210,7 @@ impl Pages {
         Ok(self.start(slot).cast())
     }
 
-    /// Where the page of a slot begins, if there is such a slot.
+    /// Returns the address of the page of a slot, if there is such a slot.
     #[inline]
     fn start(&self, slot: usize) -> *mut u8 {
         self.mapping.as_ptr().wrapping_add(slot << self.page_shift)
@@ -222,19 +222,19 @@ impl Pages {
             return &[];
         }
         let start = self.start(slot).cast_const().cast::<AtomicU64>();
-        // SAFETY: a page that is this value's, readable, and aligned to pages as long as this lives.
-        // What is mapped there changes in `map` and `map_batch` only, which borrow the arena alone.
+        // SAFETY: this value owns the page, which is readable and page-aligned as long as the value lives.
+        // Only `map` and `map_batch` change what is mapped there, and they borrow the arena exclusively.
         unsafe { core::slice::from_raw_parts(start, 1 << (self.page_shift - 3)) }
     }
 
-    /// After a call that failed with `errno` and was to replace the pages of `slots`, as far as there are
-    /// such.
+    /// Repairs `slots`, as far as they exist, after a call that should have replaced their pages and failed
+    /// with `errno`.
     ///
-    /// As `mmap(MAP_FIXED)`, the kernel may have taken pages away before it found that it had no memory.
-    /// Where it did, an empty page comes back. Where something is mapped, it is the page that was there, or
-    /// what another thread has mapped meanwhile: nobody tells which, so that the slot is lost.
+    /// Like `mmap(MAP_FIXED)`, the kernel may have unmapped pages before it ran out of memory. Such a page is
+    /// replaced by an empty one. If something is mapped there, it is either the old page, or a mapping that
+    /// another thread made in the meantime. The two cannot be told apart, so the slot is lost.
     fn mend(&mut self, slots: Range<usize>, errno: Errno) {
-        // All others are found before anything is replaced.
+        // All other errors are found before anything is replaced.
         if errno != Errno::ENOMEM {
             return;
         }
@@ -261,15 +261,15 @@ impl Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        // What may be somebody else's is not unmapped; the other pages go with the process.
+        // Pages that may belong to other code are not unmapped; the rest is freed when the process ends.
         if self.lost.is_empty() {
-            // SAFETY: once, and nobody uses it after this.
+            // SAFETY: unmapped once, and not used after this.
             unsafe { ManuallyDrop::drop(&mut self.mapping) };
         }
     }
 }
 
-/// The number of a level in the call, which has none for level -1: 0 is the root, whichever it is.
+/// The number of a level for the call, which has none for level -1: 0 is the root, whatever its level.
 const fn number_of(level: Level) -> u32 {
     match level {
         Level::LMinus1 => 0,
@@ -280,14 +280,14 @@ const fn number_of(level: Level) -> u32 {
 impl Batch {
     fn list(&self) -> &[ExposePgtblTable] {
         let start = self.list.as_ptr().cast_const().cast();
-        // SAFETY: as many as the mapping, which is zeros at first, was made for. The kernel writes to
-        // them in `map_batch` only, which borrows them alone.
+        // SAFETY: the mapping was made for this number, and is zeros at first. The kernel writes to it only
+        // in `map_batch`, which borrows it exclusively.
         unsafe { core::slice::from_raw_parts(start, self.pages.count) }
     }
 
     fn list_mut(&mut self) -> &mut [ExposePgtblTable] {
         let start = self.list.as_ptr().cast();
-        // SAFETY: as in `list`; borrowed alone.
+        // SAFETY: as in `list`; borrowed exclusively.
         unsafe { core::slice::from_raw_parts_mut(start, self.pages.count) }
     }
 }
@@ -307,7 +307,7 @@ mod tests {
         Pages::new(4, PAGE_SHIFT, Protection::READ_WRITE).unwrap()
     }
 
-    /// What the kernel does before it finds that it has no memory.
+    /// As the kernel does before it finds that it has no memory.
     fn take_away(pages: &Pages, slot: usize) {
         // SAFETY: nobody has the words of these pages.
         unsafe { munmap(pages.start(slot).cast(), PAGE) }.unwrap();

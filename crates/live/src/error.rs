@@ -1,33 +1,34 @@
-//! What can go wrong when tables are mapped.
+//! Errors of mapping tables.
 
 use core::fmt;
 
 use tablewalk_uapi::Errno;
 use tablewalk_walker::{GeometryError, Level, VirtualAddress};
 
-/// Why there is no table, with the numbers needed to find out.
+/// The reason why a table cannot be mapped, with the numbers to find the cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LiveError {
-    /// The kernel does not tell its geometry: `ENOSYS` if it lacks the call, `EPERM` without
+    /// The kernel does not report its geometry: `ENOSYS` if it lacks the call, `EPERM` without
     /// `CAP_SYS_ADMIN`.
     Info(Errno),
-    /// The geometry that the kernel told is none that the walker knows.
+    /// The walker does not support the geometry that the kernel reported.
     Geometry(GeometryError),
-    /// There is no room for the slots.
+    /// No memory for the slots.
     Arena {
-        /// How many there should be.
+        /// The requested number.
         slots: usize,
         /// The error of mmap(2).
         errno: Errno,
     },
     /// There is no such slot.
     Slot {
-        /// The slot asked for.
+        /// The requested slot.
         slot: usize,
-        /// How many there are.
+        /// The number of slots.
         slots: usize,
     },
-    /// The page of the slot may be somebody else's, since the kernel had no memory when it was replaced.
+    /// The page of the slot may belong to other code, since the kernel ran out of memory when it was
+    /// replaced.
     Lost {
         /// The slot.
         slot: usize,
@@ -43,7 +44,7 @@ pub enum LiveError {
         /// The error of remap_page_table(2).
         errno: Errno,
     },
-    /// The kernel refused to tell the path of an address.
+    /// The kernel refused to return the path of an address.
     Path {
         /// The process.
         pid: i32,
@@ -103,7 +104,7 @@ impl fmt::Display for LiveError {
     }
 }
 
-/// The number of a process. Negative ones are refused by the kernel, and shown as they are.
+/// A process ID. The kernel refuses negative ones, which are shown unchanged.
 struct Pid(i32);
 
 impl fmt::Display for Pid {

@@ -16,7 +16,7 @@ use crate::LiveError;
 pub fn flush(pid: i32, geometry: &Geometry, range: Range<VirtualAddress>) -> Result<(), LiveError> {
     let bytes = range.end.0.saturating_sub(range.start.0);
     let pages = bytes.div_ceil(1 << geometry.page_shift());
-    // To the kernel, no pages are all pages.
+    // To the kernel, 0 pages means all pages.
     if pages == 0 {
         return Ok(());
     }

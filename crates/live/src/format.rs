@@ -1,11 +1,11 @@
-//! What the kernel says of its tables.
+//! The format of the kernel's tables.
 
 use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_NO_BIT, ExposePgtblInfo};
 use tablewalk_walker::{Format, Geometry, GeometryError, Linux, SwapLayout};
 
 use crate::LiveError;
 
-/// Asks the kernel for the shape of its tables and the meaning of their bits: one system call.
+/// Gets the shape of the tables and the meaning of their bits from the kernel: one system call.
 ///
 /// # Errors
 ///
@@ -15,7 +15,7 @@ pub fn format() -> Result<Format, LiveError> {
     format_of(&info).map_err(LiveError::Geometry)
 }
 
-/// What `info` says.
+/// Returns the format in `info`.
 ///
 /// # Errors
 ///
@@ -53,7 +53,7 @@ pub const fn format_of(info: &ExposePgtblInfo) -> Result<Format, GeometryError> 
     })
 }
 
-/// The mask of bit `number`; 0 for [`EXPOSE_PGTBL_NO_BIT`].
+/// Returns the mask of bit `number`; 0 for [`EXPOSE_PGTBL_NO_BIT`].
 const fn bit(number: u8) -> u64 {
     match 1_u64.checked_shl(number as u32) {
         Some(mask) => mask,
@@ -68,7 +68,8 @@ const fn kind(number: u8) -> Option<u8> {
     }
 }
 
-/// What this kernel keeps in the bits that hardware ignores, by its version: for kernels that do not tell.
+/// Returns the bits that hardware ignores and this kernel uses, by its version: for kernels that do not
+/// report them.
 pub(crate) fn linux_of_this_kernel() -> Linux {
     let release = tablewalk_uapi::system::uname();
     let text = release.as_ref().map(|name| name.release().to_bytes());
@@ -76,7 +77,7 @@ pub(crate) fn linux_of_this_kernel() -> Linux {
     Linux::of_version(major, minor)
 }
 
-/// The first two numbers of a release, as in `6.1.0-56-arm64`; 0 for what is missing.
+/// Returns the first two numbers of a release such as `6.1.0-56-arm64`; 0 for a missing one.
 fn version(release: &[u8]) -> (u32, u32) {
     let mut numbers = release.split(|byte| !byte.is_ascii_digit()).map(|digits| {
         digits.iter().fold(0_u32, |number, digit| {

@@ -1,9 +1,9 @@
-//! Live page tables of a process as a source of tables for the walker.
+//! The live page tables of a process, as a source of tables for the walker.
 //!
-//! [`Live`] maps tables for reading only, [`LiveMut`] for writing too. Each owns an arena with one
-//! page for each slot, mapped once; `remap_page_table(2)` replaces the page of a slot by a table, so
-//! a slot is reused without `munmap`. Batch slots take up to 512 tables with one call. A child does not
-//! inherit the tables: it makes its own source.
+//! [`Live`] maps tables for reading only, [`LiveMut`] for writing too. Each owns an arena with one page for
+//! each slot, mapped once; `remap_page_table(2)` replaces the page of a slot by a table, so a slot is reused
+//! without `munmap`. One call maps up to 512 tables into batch slots. A child does not inherit the tables,
+//! and has to make a new source.
 
 #![no_std]
 #![expect(
@@ -30,7 +30,7 @@ pub use crate::flush::flush;
 pub use crate::format::{format, format_of};
 pub use crate::path::path;
 
-/// Defines a source whose arena has a protection.
+/// Defines a source whose arena has the given protection.
 macro_rules! source {
     ($(#[$doc:meta])* $name:ident, $protection:expr) => {
         $(#[$doc])*
@@ -42,14 +42,14 @@ macro_rules! source {
             ///
             /// # Errors
             ///
-            /// [`LiveError::Info`], [`LiveError::Geometry`], [`LiveError::Arena`]. Whether there is
-            /// such a process turns out when a table is mapped.
+            /// [`LiveError::Info`], [`LiveError::Geometry`], [`LiveError::Arena`]. Whether the process exists
+            /// is checked when a table is mapped.
             pub fn new(pid: i32, slots: usize) -> Result<Self, LiveError> {
                 Self::with_batch(pid, slots, 0)
             }
 
-            /// As [`Self::new`], and prepares `batch_slots` for tables that are mapped many at a time.
-            /// Address space and sixteen bytes for each are taken at once, memory when they are used.
+            /// Like [`Self::new`], and prepares `batch_slots` slots for tables that are mapped together.
+            /// Allocates address space and sixteen bytes for each at once, memory when they are used.
             ///
             /// # Errors
             ///
@@ -64,7 +64,7 @@ macro_rules! source {
         }
 
         /// Mapping a table is one system call, reading it is none.
-        // SAFETY: the words of a slot are those of a page of the arena, which stays where it is.
+        // SAFETY: the words of a slot are in a page of the arena, which is not moved.
         unsafe impl TableSource for $name {
             type Error = LiveError;
 
@@ -116,7 +116,7 @@ macro_rules! source {
 }
 
 source! {
-    /// The tables of a process, for reading: they are mapped read-only, and stay so.
+    /// The tables of a process, for reading: they are mapped read-only, and cannot be made writable.
     Live, Protection::READ
 }
 
@@ -125,8 +125,8 @@ source! {
     LiveMut, Protection::READ_WRITE
 }
 
-// SAFETY: the pages of the arena are the tables, which the kernel keeps from being used for anything else
-// as long as they are mapped.
+// SAFETY: the pages of the arena are the tables, and the kernel does not reuse these as long as they are
+// mapped.
 unsafe impl LiveSource for Live {}
 // SAFETY: as for `Live`.
 unsafe impl LiveSource for LiveMut {}
@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    // Workers are made on one thread and run on another.
+    // A worker may be made on one thread and run on another.
     assert_impl_all!(Live: Send, Sync);
     assert_impl_all!(LiveMut: Send, Sync);
     assert_impl_all!(Cache<LiveMut, 16, 4>: Send, Sync);

@@ -1,12 +1,12 @@
-//! One address, without a table being mapped.
+//! Translates one address without mapping a table.
 
 use tablewalk_uapi::remap;
 use tablewalk_walker::{Descriptor, FrameNumber, Geometry, Level, Path, VirtualAddress};
 
 use crate::LiveError;
 
-/// The descriptors that translate `address` in process `pid` (0: the caller), all from one moment: one
-/// system call, and none for an address that the tables cannot translate.
+/// Returns the descriptors that translate `address` in process `pid` (0: the caller), all read at one moment:
+/// one system call, or none for an address that the tables cannot translate.
 ///
 /// # Errors
 ///
@@ -21,7 +21,7 @@ pub fn path(pid: i32, geometry: &Geometry, address: VirtualAddress) -> Result<Pa
         address,
         errno,
     })?;
-    // The struct has those of levels 0 to 3.
+    // The struct has the descriptors of levels 0 to 3.
     let mut descriptors = [Descriptor::ZERO; Level::ALL.len()];
     for (place, &word) in descriptors
         .iter_mut()

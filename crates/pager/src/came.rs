@@ -1,4 +1,4 @@
-//! Which pages of a region have come: their entries are the kernel's.
+//! The pages of a region that have an entry, or had one: the kernel owns these entries.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -6,11 +6,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping};
 
-/// A bit for each page that has come since it was taken back last, if ever.
+/// A bit for each page that was mapped, by an entry of ours or by the kernel, and not taken back since.
 ///
-/// An entry that reads 0 is not empty for that: while the kernel unmaps a page, it may be 0 until TLBs are
-/// flushed, and become something else then. Whoever put an entry there meanwhile would lose it, with
-/// its page. So one is put only where no page has come, which only one worker can say of a place.
+/// An entry that reads 0 may still be in use: while the kernel unmaps a page, the entry is 0 until the TLBs
+/// are flushed, and the kernel then writes it again. An entry installed in between would be lost, with its
+/// page. So workers install entries only where the bit is clear, and only one worker can set a bit.
 #[derive(Debug)]
 pub(crate) struct Came {
     bits: Mapping,
@@ -18,14 +18,15 @@ pub(crate) struct Came {
 }
 
 impl Came {
-    /// No page has come. `page` is the size of one.
+    /// A map without set bits. `page` is the page size in bytes.
     pub(crate) fn new(pages: usize, page: usize) -> Result<Self, Errno> {
         let bytes = pages.div_ceil(8).next_multiple_of(page);
         let bits = Mapping::reserve(bytes, Protection::READ_WRITE)?;
         Ok(Self { bits, pages })
     }
 
-    /// The word with the bit of `page`, and the bit. The first word's if there is no such page.
+    /// Returns the word with the bit of `page`, and the bit; those of the first word if there is no such
+    /// page.
     fn word(&self, page: usize) -> (&AtomicU64, u64) {
         let page = if page < self.pages { page } else { 0 };
         let word = self.bits.as_ptr().cast::<u64>().wrapping_add(page / 64);
@@ -33,27 +34,28 @@ impl Came {
         (unsafe { AtomicU64::from_ptr(word) }, 1 << (page % 64))
     }
 
-    /// Whether a page has come. If not, it may at any time.
+    /// Returns whether the bit of a page is set. Another thread may set it at any time.
     pub(crate) fn has(&self, page: usize) -> bool {
         let (word, bit) = self.word(page);
         word.load(Ordering::Relaxed) & bit != 0
     }
 
-    /// A page is about to come; whether none has before. For one caller only it is so.
+    /// Sets the bit of a page that is about to be mapped. Returns whether it was clear: true for one caller
+    /// only.
     pub(crate) fn claim(&self, page: usize) -> bool {
         let (word, bit) = self.word(page);
         // The bit is all that is shared: the entry is written by a compare-and-swap of its own.
         word.fetch_or(bit, Ordering::Relaxed) & bit == 0
     }
 
-    /// The pages in `pages` have come, as far as anybody may put an entry.
+    /// Sets the bits of `pages`: nobody may install entries there.
     pub(crate) fn claim_all(&self, pages: Range<usize>) {
         for page in pages.start..pages.end.min(self.pages) {
             let _first = self.claim(page);
         }
     }
 
-    /// A page was taken back, by the kernel and under the locks of its entry: that is empty.
+    /// Clears the bit of a page that the kernel took back, under the locks of its entry: the entry is empty.
     pub(crate) fn taken_back(&self, page: usize) {
         let (word, bit) = self.word(page);
         word.fetch_and(!bit, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What threads share may be shared, and what goes from one to another may go: the compiler checks it.
+//! Compile-time checks: types that threads share are `Sync`, and types that move between threads are `Send`.
 
 use core::cell::Cell;
 
@@ -28,7 +28,7 @@ assert_impl_all!(Refill<'static>: Send, Sync);
 assert_impl_all!(RwLock: Send, Sync);
 assert_impl_all!(ReadGuard<'static>: Send, Sync);
 assert_impl_all!(WriteGuard<'static>: Send, Sync);
-// One thread at a time has the value, so that it need not be `Sync`; but it goes from one to another.
+// One thread at a time uses the value, so it need not be `Sync`; but it moves between threads.
 assert_impl_all!(Mutex<Cell<()>>: Send, Sync);
 assert_impl_all!(MutexGuard<'static, ()>: Send, Sync);
 assert_not_impl_any!(Mutex<*const ()>: Sync);

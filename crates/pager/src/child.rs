@@ -1,4 +1,4 @@
-//! Children that have inherited the region.
+//! Forked children that inherited the region.
 
 use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::{Errno, Mapping, memory::Protection};
@@ -10,17 +10,17 @@ use crate::{Pager, PagerError, Policy};
 
 /// A forked child whose faults wait for [`Pager::serve_child`].
 ///
-/// When it is dropped, pages that the child does not have are zeros, and it waits for none any more. In a
-/// process that was forked since, dropping it does nothing.
+/// After it is dropped, missing pages of the child are zeros, and the child waits for no page. In a process
+/// that was forked later, dropping it does nothing.
 #[derive(Debug)]
 pub struct Child {
     space: Space,
-    /// `None` where there was no memory for it.
+    /// `None` if there was no memory for it.
     owner: Option<Owner>,
 }
 
 impl Child {
-    /// `page` is the size of one.
+    /// `page` is the page size in bytes.
     pub(crate) fn new(space: Space, page: usize) -> Self {
         Self {
             space,
@@ -32,27 +32,28 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if self.owner.as_ref().is_some_and(Owner::is_here) {
-            // SAFETY: nobody serves the child any more, which is told so.
+            // SAFETY: nobody serves the child any more, as documented.
             unsafe { self.space.unregister(true) };
         }
     }
 }
 
 impl<P: Policy> Pager<P> {
-    /// Resolves the faults of a forked child until `ended`, its pidfd say, is readable or hung up. The
-    /// kernel copies: entries are moved inside one process only. Children of the child are not served.
+    /// Resolves the faults of a forked child until `ended` (for example its pidfd) is readable or hung up.
+    /// The kernel copies the pages, since entries can be moved only inside one process. Children of the child
+    /// are not served.
     ///
-    /// To be called on a thread of its own, with what [`Worker::handle`](crate::Worker::handle) hands over.
-    /// Discarding, moving and unmapping in the child are as in the parent, but that
-    /// [`Policy::discarded`] does not hear of it. What a missing page holds is what the policy says when the child
-    /// touches it, not what it said when the child was forked: a policy whose contents change with time, or
-    /// with what the parent discards, shows the child these changes until it has the page.
+    /// Call it on a separate thread, with the [`Child`] that [`Worker::handle`](crate::Worker::handle) passes
+    /// on. The child may discard, move and unmap pages as the parent may, but [`Policy::discarded`] is not
+    /// called for it. The policy is asked for the contents of a missing page when the child touches it, not
+    /// when the child is forked: if the contents change with time, or with what the parent discards, the
+    /// child sees these changes until it has the page.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Call`]; `ENODEV` if `ended` is no open descriptor; before Linux 6.6 `EOPNOTSUPP` if a
-    /// page is refused ([`Refusal::Never`](crate::Refusal::Never)): the child waits for it until `child` is
-    /// dropped, and is to be killed before. [`PagerError::Forked`] in a child of the process that made the
+    /// [`PagerError::Call`]: `ENODEV` if `ended` is not an open descriptor; before Linux 6.6 `EOPNOTSUPP` if
+    /// a page is refused ([`Refusal::Never`](crate::Refusal::Never)): the child waits for it until `child` is
+    /// dropped, so kill the child first. [`PagerError::Forked`] in a child of the process that made the
     /// pager.
     pub fn serve_child(&self, child: &Child, ended: &OwnedFd) -> Result<(), PagerError> {
         self.check_owner()?;

@@ -1,8 +1,8 @@
-//! What a pager has done.
+//! Counters of a pager.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Defines the counters, and their values at one moment.
+/// Defines the counters, and the struct with their values at one moment.
 macro_rules! counts {
     ($($(#[$doc:meta])* $name:ident,)*) => {
         /// The counters of a pager.
@@ -11,7 +11,7 @@ macro_rules! counts {
             $(pub(crate) $name: AtomicU64,)*
         }
 
-        /// What a pager has done since it was made.
+        /// The values of the counters of a pager, which are 0 when it is made.
         #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
         pub struct Counts {
             $($(#[$doc])* pub $name: u64,)*
@@ -28,32 +28,31 @@ macro_rules! counts {
 }
 
 counts! {
-    /// Faults that a thread has waited for.
+    /// Faults for which a thread waited.
     faults,
-    /// Pages whose entry was moved.
+    /// Pages whose entry was moved from the pool.
     moved,
-    /// Entries of the frame of zeros.
+    /// Entries installed for the zero page.
     shared,
-    /// Pages that the kernel has copied or zeroed, since an entry could not be moved.
+    /// Pages that the kernel copied or zeroed because an entry could not be moved.
     fallbacks,
-    /// Entries that somebody else was first to install.
+    /// Entries that another thread had installed first.
     races,
     /// Faults at which the pool was empty.
     dry,
-    /// Frames that the kernel has given to the pool.
+    /// Frames that the kernel allocated for the pool.
     refilled,
-    /// Frames that the pool has taken back.
+    /// Frames that the pool took back from the region.
     taken_back,
-    /// Pages that the kernel has made ones of their place.
+    /// Pages that the kernel adopted: their reverse mapping leads to their new address.
     adopted,
-    /// Calls that have failed where nobody had to wait for them: refilling the pool, adopting pages,
-    /// mapping a table.
+    /// Failed calls for which no thread waited: refilling the pool, adopting pages, mapping a table.
     errors,
-    /// Events of ranges that were discarded, moved or unmapped, and of forks.
+    /// Events read: ranges that were discarded, moved or unmapped, and forks.
     events,
 }
 
-/// Adds to a counter, which orders nothing.
+/// Adds to a counter, with relaxed ordering.
 pub(crate) fn add(counter: &AtomicU64, count: u64) {
     counter.fetch_add(count, Ordering::Relaxed);
 }

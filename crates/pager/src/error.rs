@@ -1,36 +1,36 @@
-//! What can go wrong.
+//! Errors of a pager.
 
 use core::fmt;
 
 use tablewalk_live::LiveError;
 use tablewalk_uapi::Errno;
 
-/// Why there is no pager, or why a worker gives up.
+/// The reason why a pager cannot be made, or why a worker fails.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PagerError {
-    /// No pages or no frames, or more than there are addresses for.
+    /// The number of pages or frames is 0, or exceeds the address space.
     Size {
-        /// Pages asked for.
+        /// The requested number of pages.
         pages: usize,
-        /// Frames asked for.
+        /// The requested number of frames.
         frames: usize,
     },
-    /// All 64 workers are there already.
+    /// There are 64 workers already.
     Workers,
-    /// The handler of [`Worker::handle`](crate::Worker::handle) is for
-    /// [`Delivery::Threads`](crate::Delivery::Threads), that of
-    /// [`Worker::resolve_own`](crate::Worker::resolve_own) for the other one.
+    /// The wrong kind of pager: [`Worker::handle`](crate::Worker::handle) is for
+    /// [`Delivery::Threads`](crate::Delivery::Threads), [`Worker::resolve_own`](crate::Worker::resolve_own)
+    /// for [`Delivery::Signals`](crate::Delivery::Signals).
     Delivery,
     /// The calling process is a child of the one that made the pager.
     Forked,
-    /// A table could not be mapped, or the TLB not be invalidated.
+    /// A table could not be mapped, or the TLB could not be invalidated.
     Tables(LiveError),
     /// A system call failed.
     Call(&'static str, Errno),
 }
 
 impl PagerError {
-    /// For `map_err`.
+    /// Returns a function for `map_err`.
     pub(crate) fn call(name: &'static str) -> impl FnOnce(Errno) -> Self {
         move |errno| Self::Call(name, errno)
     }

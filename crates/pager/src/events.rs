@@ -1,4 +1,4 @@
-//! What handlers wait for: the kernel's, and with `--cfg loom` a model of it.
+//! The system calls by which handlers wait, or with `--cfg loom` a model of them.
 
 #[cfg(not(loom))]
 pub(crate) use tablewalk_uapi::{

@@ -1,4 +1,4 @@
-//! The handler of `SIGBUS`, which a process has one of.
+//! The `SIGBUS` handler of the process.
 
 use core::ffi::{c_int, c_void};
 
@@ -10,21 +10,22 @@ use tablewalk_uapi::signal::{
 use crate::PagerError;
 use crate::mutex::Mutex;
 
-/// Threads that need the handler. Who holds the lock may change `BEFORE` and the handler.
+/// The number of threads that need the handler. The lock protects `BEFORE` and the handler.
 #[cfg(not(loom))]
 static USERS: Mutex<u32> = Mutex::new(0);
 #[cfg(loom)]
 loom::lazy_static! {
     static ref USERS: Mutex<u32> = Mutex::new(0);
 }
-/// What happened at a `SIGBUS` before.
+/// The previous action for `SIGBUS`.
 static BEFORE: SavedAction = SavedAction::new();
 
-/// The process has the handler, as long as this lives.
+/// Keeps the handler installed as long as this value lives.
 pub(crate) struct Handled(Handler);
 
 impl Handled {
-    /// Has `handler` called on the alternate stack of whichever thread gets a `SIGBUS`; always the same one.
+    /// Installs `handler`, which runs on the alternate stack of the thread that gets a `SIGBUS`. All callers
+    /// pass the same handler.
     ///
     /// # Safety
     ///
@@ -32,7 +33,7 @@ impl Handled {
     pub(crate) unsafe fn by(handler: Handler) -> Result<Self, PagerError> {
         let mut users = USERS.lock();
         let before = Action::current(Signal::Bus).map_err(PagerError::call("sigaction"))?;
-        // Others may have put a handler there since the last time: that is the one to pass signals on to,
+        // Other code may have installed a handler since the last time. Signals of others are passed on to it,
         // from the first one on.
         if !before.is(handler) {
             BEFORE.save(&before);
@@ -49,11 +50,11 @@ impl Drop for Handled {
     fn drop(&mut self) {
         let mut users = USERS.lock();
         *users -= 1;
-        // Somebody may have put another handler there meanwhile, which stays.
+        // Other code may have installed a handler in the meantime, which stays.
         if *users != 0 || !Action::current(Signal::Bus).is_ok_and(|now| now.is(self.0)) {
             return;
         }
-        // SAFETY: what the process had before.
+        // SAFETY: restores the previous action of the process.
         let now = unsafe { replace_action(Signal::Bus, &BEFORE.load()) };
         // Or between the two calls.
         if let Ok(now) = now
@@ -65,7 +66,7 @@ impl Drop for Handled {
     }
 }
 
-/// Has a `SIGBUS` that is not a pager's do what it did before.
+/// Passes a `SIGBUS` that is not for a pager on to the previous action.
 pub(crate) fn pass_on(
     signal: c_int,
     fault: &FaultContext<'_>,
@@ -80,8 +81,8 @@ pub(crate) fn pass_on(
     if before.ignores() && fault.is_asynchronous() {
         return;
     }
-    // The access is made again, and ends the process; or a signal without an access is sent again.
-    // SAFETY: no handler.
+    // The access is repeated and ends the process; a signal that no access caused is sent again. SAFETY: no
+    // handler.
     let _ = unsafe { replace_action(Signal::Bus, &Action::DEFAULT) };
     if fault.is_asynchronous() {
         let _ = process::kill_thread(process::pid(), process::tid(), Signal::Bus);

@@ -1,4 +1,4 @@
-//! Faults as events, for threads beside those that fault.
+//! Handles faults that arrive as events, on other threads than those that fault.
 
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -13,21 +13,21 @@ use crate::space::{Batch, Change, EVENTS, Space, retry};
 use crate::worker::Resolved;
 use crate::{Child, Delivery, Pager, PagerError, Policy, Worker};
 
-/// Until an event is tried again that the kernel could not hand out, or faults are read that no handler was
-/// free for.
+/// The time before reading again when the kernel could not deliver an event, or when no handler was free for
+/// faults.
 const MOMENT: Duration = Duration::from_millis(1);
 
 impl<P: Policy> Worker<'_, P> {
-    /// Resolves faults until [`Pager::stop`]. Forked children are given to `forked`, which hands each to a
-    /// thread that calls [`Pager::serve_child`], and returns soon: faults wait for it.
+    /// Resolves faults until [`Pager::stop`]. Calls `forked` with each forked child; `forked` must pass it to
+    /// a thread that calls [`Pager::serve_child`], and return soon, since faults wait for it.
     ///
-    /// Whatever ends it, an error or a panic of the policy too, the threads whose faults it has read try
-    /// their accesses again: another handler hears of them, or the next one that is started.
+    /// When this function ends, even by an error or a panic of the policy, the threads whose faults it has
+    /// read repeat their accesses. Another handler gets these faults, or the next one that is started.
     ///
     /// # Errors
     ///
     /// [`PagerError::Delivery`] for a pager with signals, [`PagerError::Forked`] in a child of the process
-    /// that made the pager; else as [`Worker::settle`], and [`PagerError::Call`] where the kernel has no
+    /// that made the pager; otherwise as [`Worker::settle`], and [`PagerError::Call`] if the kernel has no
     /// memory for a page.
     pub fn handle(&mut self, forked: &mut dyn FnMut(Child)) -> Result<(), PagerError> {
         let pager = self.pager;
@@ -53,7 +53,7 @@ impl<P: Policy> Worker<'_, P> {
         }
     }
 
-    /// Reads what there is, and does it.
+    /// Reads the pending events and handles them.
     fn handle_some(
         &mut self,
         messages: &mut Messages<EVENTS>,
@@ -62,7 +62,7 @@ impl<P: Policy> Worker<'_, P> {
         let pager = self.pager;
         let mut batch = pager.space.batch();
         {
-            // Also where the policy panics: that must not cost a child its pages.
+            // Also if the policy panics, so that no child loses its pages.
             let heirs = Heirs {
                 pager,
                 batch: &mut batch,
@@ -83,8 +83,8 @@ impl<P: Policy> Worker<'_, P> {
         if let Some(_working) = pager.readers.work() {
             return self.work(&mut batch);
         }
-        // What the policy waits for elsewhere may be an event that nobody else reads. The accesses are made
-        // again, and another handler may be free then.
+        // The policy may wait, on another handler, for an event that only this one can read. The accesses are
+        // repeated, and another handler may be free then.
         if batch.has_faults() {
             drop(batch);
             let _ = poll(&mut [], Some(MOMENT));
@@ -92,14 +92,14 @@ impl<P: Policy> Worker<'_, P> {
         Ok(())
     }
 
-    /// Does what may wait, where the policy does.
+    /// Resolves the faults and refills the pool. The policy may wait here.
     fn work(&mut self, batch: &mut Batch<'_>) -> Result<(), PagerError> {
         self.resolve_all(batch)?;
         self.pager.refill_if_low();
         Ok(())
     }
 
-    /// Resolves faults that were read together, and wakes as few times as possible.
+    /// Resolves faults that were read together, with as few wake-ups as possible.
     fn resolve_all(&mut self, batch: &mut Batch<'_>) -> Result<(), PagerError> {
         let mut there = 0..0;
         let faults = batch.sorted();
@@ -124,7 +124,7 @@ impl<P: Policy> Worker<'_, P> {
         Ok(())
     }
 
-    /// Lets those go on that wait for something in `range`, if it is not empty.
+    /// Wakes the threads that wait for a page in `range`, if it is not empty.
     fn wake(&self, range: Range<u64>) -> Result<(), PagerError> {
         if range.is_empty() {
             return Ok(());
@@ -134,7 +134,7 @@ impl<P: Policy> Worker<'_, P> {
     }
 }
 
-/// Hands over the children in a batch when it is dropped.
+/// Passes on the children in a batch when it is dropped.
 struct Heirs<'h, 's, 'f, P> {
     pager: &'h Pager<P>,
     batch: &'h mut Batch<'s>,
@@ -156,8 +156,8 @@ impl<P> Drop for Heirs<'_, '_, '_, P> {
 }
 
 impl<P: Policy> Pager<P> {
-    /// [`Space::read`]. Where the kernel lacks a descriptor or memory, this waits a moment: somebody may
-    /// close one, and nobody else would read the event.
+    /// [`Space::read`]. If the kernel has no free descriptor or memory, this waits a moment: a descriptor may
+    /// be closed, and no other thread would read the event.
     pub(crate) fn read(
         &self,
         space: &Space,
@@ -168,7 +168,7 @@ impl<P: Policy> Pager<P> {
         match space.read(messages, batch, changed) {
             Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM) => {
                 add(&self.counters.errors, 1);
-                // A signal may make it shorter.
+                // A signal may shorten the wait.
                 let _ = poll(&mut [], Some(MOMENT));
                 Ok(())
             }
@@ -176,18 +176,18 @@ impl<P: Policy> Pager<P> {
         }
     }
 
-    /// Something was done to the region.
+    /// Handles a change of the region.
     fn note(&self, layout: &Layout, change: &Change) {
         add(&self.counters.events, 1);
         match change {
             Change::Removed(range) => {
                 layout.pages_in(range, &mut |pages| {
-                    // Nobody puts there what the policy has written before it hears of this.
+                    // No page with contents from before this call of the policy is installed there.
                     self.came.claim_all(pages.clone());
                     self.policy.discarded(pages);
                 });
             }
-            // The kernel knows what is where, so it copies from now on.
+            // The kernel knows what is mapped where, so it copies pages from now on.
             Change::Moved { .. } | Change::Unmapped(_) => {
                 self.moving.store(false, Ordering::SeqCst);
             }

@@ -1,4 +1,4 @@
-//! What pool and moves ask of the kernel: asked again when a signal interrupts it. Tests have it fail.
+//! The system calls of the pool and of moves, repeated when a signal interrupts them. Tests make them fail.
 
 use core::ops::Range;
 
@@ -21,7 +21,7 @@ pub(crate) fn advise(memory: &Mapping, range: Range<usize>, advice: Advice) -> R
     })
 }
 
-/// LEND; how many pages were not lent yet.
+/// LEND. Returns how many pages were not lent before.
 ///
 /// # Safety
 ///
@@ -37,7 +37,7 @@ pub(crate) unsafe fn lend(address: u64, pages: u64) -> Result<u64, Errno> {
     })
 }
 
-/// ADOPT; how many pages were adopted.
+/// ADOPT. Returns how many pages were adopted.
 ///
 /// # Safety
 ///
@@ -53,7 +53,7 @@ pub(crate) unsafe fn adopt(address: u64, pages: u64) -> Result<u64, Errno> {
     })
 }
 
-/// Makes all accesses see what this thread has put into tables.
+/// Makes the entries that this thread has installed visible to all accesses.
 #[inline]
 pub(crate) fn publish(owed: PublishOwed) {
     #[cfg(test)]

@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use heapless::Vec;
 
-/// Pieces that a region may consist of.
+/// Maximum number of pieces of a region.
 const PIECES: usize = 32;
 
 /// Consecutive pages at consecutive addresses.
@@ -17,12 +17,12 @@ struct Piece {
     state: State,
 }
 
-/// What is known of the place of a piece.
+/// Whether a piece is known to be mapped at its address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     /// It is mapped there.
     Mapped,
-    /// Another piece was moved there: the event that tells where this one went is still to come.
+    /// Another piece was moved there. The event that reports the new place of this piece is still to come.
     Displaced,
 }
 
@@ -31,31 +31,32 @@ enum State {
 pub(crate) enum Place {
     /// A page of the region, by its number.
     Page(usize),
-    /// Memory that mremap(2) has added to a part of the region, or left behind: zeros.
+    /// Memory that mremap(2) added to a part of the region, or left behind: zeros.
     New,
-    /// Something that was forgotten, as there were too many pieces.
+    /// A piece that was dropped, because there were too many.
     Lost,
 }
 
 /// The addresses of all pages of a region.
 ///
-/// Events come in the order in which threads get to report what they have done, not in that in which
-/// it was done. A piece that is moved to where another one was says that the other one has left, and that
-/// an event about it is outstanding; that event is about the piece that was there first.
+/// Events arrive in the order in which threads report their changes, not in the order of the changes. If a
+/// piece is moved to the place of another one, the other one has left, and an event about it is outstanding;
+/// that event is about the piece that was there first.
 ///
-/// mremap(2) unmaps the old place and reports that, too, after the move: of what is there by then, that tells
-/// nothing. Each other report of a range that was unmapped is final, and what comes there later is new.
+/// mremap(2) also unmaps the old place, and reports that after the move; this report says nothing about what
+/// is mapped there by then. Any other report of an unmapped range is final: a later mapping there is a new
+/// one.
 #[derive(Clone, Debug)]
 pub(crate) struct Layout {
     page_shift: u32,
     pieces: Vec<Piece, PIECES>,
-    /// Whether there were more pieces than there is room for.
+    /// Whether there were more than the maximum number of pieces.
     is_incomplete: bool,
     /// Whether a part was ever moved.
     was_moved: bool,
-    /// How often something was discarded.
+    /// The number of ranges that were discarded.
     discards: u64,
-    /// Old places of what was moved, whose unmapping is still to be reported, the last ones at the end.
+    /// Old places of moved pieces whose unmapping is still to be reported, the latest last.
     owed: Vec<Range<u64>, PIECES>,
 }
 
@@ -64,7 +65,7 @@ impl Piece {
         self.address + self.length
     }
 
-    /// The part of it inside `range`, if any.
+    /// Returns the part of the piece that is inside `range`, if any.
     fn inside(&self, range: &Range<u64>) -> Option<Self> {
         let start = self.address.max(range.start);
         let end = self.end().min(range.end);
@@ -97,7 +98,7 @@ impl Layout {
         layout
     }
 
-    /// What is at `address`.
+    /// Returns what is at `address`.
     pub(crate) fn find(&self, address: u64) -> Place {
         let is_there = |piece: &&Piece| {
             piece.state != State::Displaced && (piece.address..piece.end()).contains(&address)
@@ -112,7 +113,7 @@ impl Layout {
         }
     }
 
-    /// As it is for a child: nobody reports to it what the parent has still to be told.
+    /// Returns the layout for a child, to which events that the parent still has to read are not reported.
     pub(crate) fn for_child(&self) -> Self {
         Self {
             owed: Vec::new(),
@@ -125,17 +126,18 @@ impl Layout {
         self.was_moved
     }
 
-    /// How often something was discarded: who has asked what a page holds asks again when it was.
+    /// The number of ranges that were discarded. If it changes after the policy was asked for the contents of
+    /// a page, the policy is asked again.
     pub(crate) const fn discards(&self) -> u64 {
         self.discards
     }
 
-    /// Something was discarded.
+    /// Counts a range that was discarded.
     pub(crate) const fn discarded(&mut self) {
         self.discards += 1;
     }
 
-    /// Calls `each` with the pages that are in `range`, in one or several parts.
+    /// Calls `each` with the pages that are mapped in `range`, in one or more parts.
     pub(crate) fn pages_in(&self, range: &Range<u64>, each: &mut dyn FnMut(Range<usize>)) {
         for piece in self.pieces.iter().filter_map(|piece| piece.inside(range)) {
             let page =
@@ -146,8 +148,7 @@ impl Layout {
         }
     }
 
-    /// Whether what is mapped in `range` is what is `offset` bytes behind the start of the region, and all
-    /// of it.
+    /// Returns whether all of `range` maps the part of the region that begins `offset` bytes after its start.
     pub(crate) fn is_original(&self, range: &Range<u64>, offset: u64) -> bool {
         let same = |piece: &Piece| {
             piece.state == State::Mapped
@@ -159,7 +160,7 @@ impl Layout {
         range.is_empty() || self.pieces.iter().any(same)
     }
 
-    /// Calls `each` with the addresses of what is mapped.
+    /// Calls `each` with the address range of each mapped piece.
     pub(crate) fn mapped(&self, each: &mut dyn FnMut(Range<u64>)) {
         for piece in &self.pieces {
             if piece.state == State::Mapped {
@@ -168,7 +169,7 @@ impl Layout {
         }
     }
 
-    /// What was at `from` is at `to` now: `length` bytes.
+    /// Records that `length` bytes were moved from `from` to `to`.
     pub(crate) fn moved(&mut self, from: u64, to: u64, length: u64) {
         self.was_moved = true;
         let is_displaced = |state| state == State::Displaced;
@@ -191,10 +192,10 @@ impl Layout {
         self.owe(source);
     }
 
-    /// What was in `range` is not mapped any more.
+    /// Records that `range` was unmapped.
     pub(crate) fn unmapped(&mut self, range: &Range<u64>) {
         if let Some(owed) = self.owed.iter().position(|owed| owed == range) {
-            // What was moved away, or something that came there before this was reported.
+            // The old place of a moved piece, or a mapping that was made there before this report.
             self.owed.remove(owed);
             return;
         }
@@ -204,8 +205,8 @@ impl Layout {
         }
     }
 
-    /// The end of the mapping at the old place of a move is to be reported. `MREMAP_DONTUNMAP` does not: then
-    /// the first ones, which have waited the longest, make room.
+    /// Records that the unmapping of the old place of a move will be reported. With `MREMAP_DONTUNMAP` no
+    /// report comes, so the oldest records are dropped when there are too many.
     fn owe(&mut self, range: Range<u64>) {
         if self.owed.is_full() {
             self.owed.remove(0);
@@ -213,14 +214,14 @@ impl Layout {
         let _room = self.owed.push(range);
     }
 
-    /// Takes out what is in `range` of pieces that are `wanted`.
+    /// Removes the part in `range` from all pieces that are `wanted`.
     fn cut(&mut self, range: &Range<u64>, wanted: impl Fn(State) -> bool) -> Vec<Piece, PIECES> {
         let mut inside = Vec::new();
         for piece in core::mem::take(&mut self.pieces) {
             match piece.inside(range).filter(|_| wanted(piece.state)) {
                 None => self.push(piece),
                 Some(part) => {
-                    // As many as there were.
+                    // As many pieces as before.
                     self.is_incomplete |= inside.push(part).is_err();
                     self.push_if_any(&piece, piece.address..part.address);
                     self.push_if_any(&piece, part.end()..piece.end());
@@ -236,7 +237,7 @@ impl Layout {
         }
     }
 
-    /// Adds a piece, to its neighbour if that continues it.
+    /// Adds a piece, or extends its neighbour if the two are contiguous.
     fn push(&mut self, piece: Piece) {
         for other in &mut self.pieces {
             let same = other.state == piece.state

@@ -1,74 +1,75 @@
-//! Resolves userfaultfd faults by moving page-table entries: from a pool of frames that the kernel gave
-//! out before to the place that was touched.
+//! Resolves userfaultfd faults by moving page-table entries: from a pool of frames, allocated in advance, to
+//! the address that was touched.
 //!
-//! A [`Pager`] has a region of private anonymous memory, and a [`Policy`] says what its pages hold. A page
-//! that is touched gets a frame of the pool, which is filled before anybody sees it. [`Worker`]s do that:
-//! on threads that read the events of the userfaultfd ([`Worker::handle`]), or in the thread that
-//! touches ([`Worker::resolve_own`], by `SIGBUS`). Any number of threads may fault, and up to 64 may
-//! work. Nothing is allocated but mappings, when a pager or worker is made.
+//! A [`Pager`] has a region of private anonymous memory, and a [`Policy`] that decides the contents of its
+//! pages. A page that is touched gets a frame of the pool, which is filled before any thread sees it.
+//! [`Worker`]s do that: on threads that read the events of the userfaultfd ([`Worker::handle`]), or in the
+//! faulting thread itself ([`Worker::resolve_own`], by `SIGBUS`). Any number of threads may fault, and there
+//! may be up to 64 workers. The only allocations are mappings, when a pager or worker is made.
 //!
 //! # What a moved page is
 //!
-//! Frames in the pool are lent (`EXPOSE_PGTBL_LEND`): their reverse map leads nowhere, so reclaim and
-//! migration leave their entries to the workers. Pool and region are one mapping when their first page is
-//! touched, so they have one `anon_vma`, and `EXPOSE_PGTBL_ADOPT` makes a moved page one of its place:
-//! from then on it is swapped out, migrated, merged, copied at `fork`, poisoned, locked and unmapped as
-//! any other page. Workers adopt pages by the table, shortly after they were mapped, and when they are
-//! dropped; [`Worker::settle`] does it at once. Pages are taken back by the kernel
-//! (`EXPOSE_PGTBL_TAKE`), under the locks that its own fault handler takes.
+//! Frames in the pool are lent (`EXPOSE_PGTBL_LEND`): their reverse mapping leads nowhere, so reclaim and
+//! migration do not touch their entries. Pool and region are one mapping when their first page is touched, so
+//! they share one `anon_vma`, and `EXPOSE_PGTBL_ADOPT` repoints the reverse mapping of a moved page to its
+//! new address: from then on it is swapped out, migrated, merged, copied at `fork`, poisoned, locked and
+//! unmapped like any other page. Workers adopt the pages of a table together, shortly after they were mapped,
+//! and when the worker is dropped; [`Worker::settle`] does it at once. The kernel takes pages back
+//! (`EXPOSE_PGTBL_TAKE`) under the locks of its own fault handler.
 //!
-//! A worker that is killed between the two stores of a move loses the page that it was moving: one for
-//! each worker at most. The kernel says `Bad rss-counter state` then.
+//! A worker that is killed between the two stores of a move loses the page that it was moving: at most one
+//! for each worker. The kernel prints `Bad rss-counter state` then.
 //!
 //! # When an entry cannot be moved
 //!
-//! Without the call, or without those three forms, without a level-3 table, without a frame, after the
-//! region was moved or unmapped by somebody else, and for a page that has been there and was not taken back
-//! since, as after `MADV_DONTNEED`, the kernel copies (`UFFDIO_COPY`, `UFFDIO_ZEROPAGE`).
-//! [`Counts::fallbacks`] says how often.
+//! The kernel copies the page (`UFFDIO_COPY`, `UFFDIO_ZEROPAGE`) if it lacks the call or one of those three
+//! forms, if there is no level-3 table or no frame, after other code moved or unmapped the region, and for a
+//! page that was mapped before and not taken back since, as after `MADV_DONTNEED`. [`Counts::fallbacks`]
+//! counts these pages.
 //!
 //! # What may be done with the region
 //!
-//! `madvise`, `mlock`, `fork` and reads and writes by system calls are as with other memory; what pages
-//! hold that were discarded is the policy's affair ([`Policy::discarded`]). With handlers, contents follow
-//! a part that `mremap` moves, into up to 32 pieces; a page of a piece beyond them is refused
-//! ([`Refusal::Never`]). What `mremap` adds to the region or leaves behind is zeros; in a child it is
-//! refused if the parent has ever moved a part, since what a child has that was forked beside `mremap` is
-//! not known.
+//! `madvise`, `mlock`, `fork` and reads and writes by system calls work as with other memory; the policy
+//! decides the contents of discarded pages ([`Policy::discarded`]). With handlers, contents follow a part
+//! that `mremap` moves, into up to 32 pieces; a page of a further piece is refused ([`Refusal::Never`]).
+//! Memory that `mremap` adds to the region or leaves behind is zeros; in a child it is refused if the parent
+//! has ever moved a part, since the layout of a child that was forked during `mremap` is not known.
 //!
-//! With signals, nobody hears of `mremap` or `munmap`, so that neither may be done: the kernel would have
-//! zeros at the new place. A system call that touches a page which is not there fails with `EFAULT`. Nor
-//! does anybody hear of a fork: a child has no region at all (`MADV_DONTFORK`). Who says `MADV_DOFORK` gives
-//! children the pages that are there, and zeros for the others.
+//! With signals there are no events of `mremap` or `munmap`, so neither is allowed: the kernel would map
+//! zeros at the new address. A system call that touches a missing page fails with `EFAULT`. There are no
+//! events of forks either: a child does not inherit the region (`MADV_DONTFORK`). With `MADV_DOFORK` children
+//! get the present pages, and zeros for the others.
 //!
-//! # Which waits end
+//! # How long threads wait
 //!
-//! A thread that waits for a page goes on when it is there, when it is refused, and when a worker gives up,
-//! by an error or a panic: the access is made again, and another handler hears of it. It waits as long as
-//! nobody is in [`Worker::handle`], or all that are wait for something themselves: see [`Policy`]. So do
-//! `fork`, `mremap`, `munmap` and `madvise` of the region, whose events the handlers have to read.
+//! A thread that waits for a page continues when the page is present, when it is refused, and when a worker
+//! fails with an error or a panic: then the access is repeated, and another handler gets the fault. It waits
+//! as long as no thread is in [`Worker::handle`], or as long as all such threads wait themselves: see
+//! [`Policy`]. The same holds for `fork`, `mremap`, `munmap` and `madvise` of the region, whose events the
+//! handlers have to read.
 //!
 //! A forked child waits for its pages until [`Pager::serve_child`] makes them, or its [`Child`] is dropped.
-//! Where the process with the pager is killed, nobody does either, and each of its children that waits goes
-//! on only when all that were forked after it have ended: they have its userfaultfd, too. A child that must
-//! not wait so asks for a signal when its parent ends (`PR_SET_PDEATHSIG`).
+//! If the process with the pager is killed, neither happens, and a waiting child continues only when all
+//! children that were forked after it have ended, since they have its userfaultfd too. A child that must not
+//! wait in this case can ask for a signal when its parent ends (`PR_SET_PDEATHSIG`).
 //!
-//! In a forked child a pager is a shell: dropping it, or a worker, does nothing, and nothing is resolved
-//! there but by [`Pager::serve_child`] in the parent.
+//! In a forked child the pager is inactive: dropping it, or a worker, does nothing, and faults are resolved
+//! only by [`Pager::serve_child`] in the parent.
 //!
 //! # What must not be done
 //!
-//! The region belongs to the pager, which hands out its address alone; so these need `unsafe`:
+//! The region belongs to the pager, which gives out only its address; so these calls need `unsafe`:
 //!
-//! - `munmap`, `mremap` or `mmap` over a part of it while a worker resolves a fault of that part, where
-//!   entries are moved. An entry that is installed where nothing is mapped any more is lost, with its
-//!   page. The kernel's own ioctls refuse that, and what moves entries cannot know of it in time. For the
-//!   same reason a page that is touched while another thread discards it may keep what it held before.
-//!   Nor may pages be taken back meanwhile ([`Pager::take_back`], [`Policy::victims`]): one that was moved to
-//!   the place of another is taken for that one until a handler has read of it.
-//! - `madvise(MADV_HUGEPAGE)`: an entry that is installed while the kernel makes a huge page of its
-//!   neighbours is lost, with its page. The region says `MADV_NOHUGEPAGE`, and `MADV_COLLAPSE` fails.
-//! - `mprotect`: [`Pager::protect`] does it, and no entry is moved from then on, since it would have the
+//! - `munmap`, `mremap` or `mmap` over a part of it while a worker resolves a fault of that part by moving
+//!   entries. An entry that is installed at an unmapped address is lost, with its page. The kernel's own
+//!   ioctls check for that, but a worker that moves entries cannot know of it in time. For the same reason a
+//!   page that is touched while another thread discards it may keep its old contents. Pages must not be taken
+//!   back during `mremap` either ([`Pager::take_back`], [`Policy::victims`]): a page that was moved to the
+//!   address of another one is taken for that one until a handler has read the event.
+//! - `madvise(MADV_HUGEPAGE)`: an entry that is installed while the kernel collapses its neighbours into a
+//!   huge page is lost, with its page. The pager sets `MADV_NOHUGEPAGE` for the region, with which
+//!   `MADV_COLLAPSE` fails.
+//! - `mprotect`: use [`Pager::protect`], after which no entry is moved any more, since it would have the
 //!   permissions of the pool.
 
 #![no_std]
@@ -136,7 +137,7 @@ use crate::stop::Stops;
 use crate::worker::LEAVES;
 pub use crate::worker::Worker;
 
-/// How faults get to a [`Worker`].
+/// How faults reach a [`Worker`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Delivery {
     /// As events, to threads that call [`Worker::handle`].
@@ -145,16 +146,17 @@ pub enum Delivery {
     Signals,
 }
 
-/// What a pager is to have.
+/// The options of a pager.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Pages of the region.
     pub pages: usize,
-    /// Frames in the pool at most.
+    /// Maximum number of frames in the pool.
     pub frames: usize,
-    /// With fewer than this a worker refills the pool, when those that wait have gone on.
+    /// A worker refills the pool when it has fewer frames than this and no thread waits.
     pub low_water: usize,
-    /// Whether the frames in the pool are locked in memory. Costs instructions for each page that leaves.
+    /// Whether the frames in the pool are locked in memory. Costs some instructions for each page that leaves
+    /// the pool.
     pub locked: bool,
     /// How faults are delivered.
     pub delivery: Delivery,
@@ -164,7 +166,8 @@ pub struct Options {
 #[derive(Debug)]
 pub struct Pager<P> {
     policy: P,
-    /// The pool, a gap, and the region. Gone only when no TLB has what was moved out of the pool.
+    /// The pool, a gap, and the region. Unmapped only when no TLB has entries that were moved out of the
+    /// pool.
     memory: core::mem::ManuallyDrop<Mapping>,
     page_shift: u32,
     /// Bytes of the memory before the region.
@@ -173,22 +176,23 @@ pub struct Pager<P> {
     /// `None` if entries cannot be moved on this kernel.
     format: Option<Format>,
     space: Space,
-    /// How many handlers are to end.
+    /// The number of handlers that should end.
     stop: Stops,
     owner: Owner,
-    /// The pages that are there, or have been: no entry is put in their place.
+    /// The pages that are present, or were: no entry is installed for them.
     came: Came,
     ring: Ring,
-    /// Between the moment that a page is found missing and the one at which it is there, nobody
+    /// Between the check that a page is missing and the store of its entry, no thread may
     ///
-    /// - takes pages back: otherwise it could come, be written, go, and come again with what it held before;
-    /// - has the kernel copy a page: it looks whether the entry is empty and writes it then, and only its
-    ///   own lock makes one of the two.
+    /// - take pages back: otherwise the page could be mapped, written, taken back, and mapped again with its
+    ///   old contents;
+    /// - have the kernel copy a page: the kernel checks that the entry is empty and then writes it, and only
+    ///   its own lock makes these two steps one.
     ///
-    /// So who moves entries holds this for reading, and who does either holds it for writing. When no entry
-    /// is moved any more, nobody needs it to have the kernel copy.
+    /// So workers that move entries hold this lock for reading, and workers that do either of these hold it
+    /// for writing. When moves have ended, copies by the kernel do not need it.
     map_lock: RwLock,
-    /// Whether entries may be moved still.
+    /// Whether entries may still be moved.
     moving: AtomicBool,
     /// A bit for each worker.
     workers: AtomicU64,
@@ -196,22 +200,22 @@ pub struct Pager<P> {
     counters: Counters,
 }
 
-/// What UFFDIO_API is asked for beside faults, where handlers read events.
+/// The features that UFFDIO_API requests if handlers read events.
 const EVENTS: u64 =
     (UFFD_FEATURE_EVENT_FORK | UFFD_FEATURE_EVENT_REMAP | UFFD_FEATURE_EVENT_UNMAP) as u64;
 
 impl<P: Policy> Pager<P> {
-    /// Maps and registers a region without pages, and fills the pool.
+    /// Maps and registers an empty region, and fills the pool.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Size`] for no pages, no frames, or too many; [`PagerError::Call`] with the system
-    /// call that failed. That entries cannot be moved is no error: see [`Pager::moves`].
+    /// [`PagerError::Size`] if the number of pages or frames is 0 or too large; [`PagerError::Call`] with the
+    /// system call that failed. It is not an error if entries cannot be moved: see [`Pager::moves`].
     pub fn new(options: Options, policy: P) -> Result<Self, PagerError> {
         Self::with_format(options, policy, movable_format()?)
     }
 
-    /// As [`Pager::new`], for tables of that format.
+    /// Like [`Pager::new`], for tables of this format.
     fn with_format(
         options: Options,
         policy: P,
@@ -232,7 +236,7 @@ impl<P: Policy> Pager<P> {
         let (Some(pool), Some(region)) = (size(options.frames), size(options.pages)) else {
             return Err(bad_size);
         };
-        // What one level-3 table translates: blocks of neighbours are not cut by its end.
+        // Aligned to the span of a level-3 table, so that no block of neighbours crosses two tables.
         let span = 1_usize << (2 * page_shift - 3);
         let total = pool
             .checked_add(2 * span)
@@ -259,7 +263,7 @@ impl<P: Policy> Pager<P> {
         let came = Came::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
         let uffd = watch(&memory, offset..offset + region, features)?;
         if options.delivery == Delivery::Signals {
-            // Nobody hears of a fork: pages that are missing in a child would be zeros.
+            // There is no event of a fork, and missing pages would be zeros in a child.
             memory
                 .advise(offset..offset + region, Advice::DontFork)
                 .map_err(PagerError::call("MADV_DONTFORK"))?;
@@ -294,7 +298,7 @@ impl<P: Policy> Pager<P> {
         };
         if pager.moves() {
             match pager.refill(u64::MAX, 0) {
-                // Without CAP_IPC_LOCK the kernel lends nothing.
+                // Without CAP_IPC_LOCK the kernel lends no page.
                 Err(PagerError::Call(_, Errno::EPERM)) => {
                     pager.moving.store(false, Ordering::Relaxed);
                 }
@@ -304,27 +308,27 @@ impl<P: Policy> Pager<P> {
         Ok(pager)
     }
 
-    /// The first byte of the region.
+    /// Returns a pointer to the first byte of the region.
     ///
-    /// As with [`Mapping::as_ptr`], whoever makes a reference answers for the pages behind it.
+    /// As with [`Mapping::as_ptr`], code that makes a reference is responsible for the pages behind it.
     #[must_use]
     pub fn as_ptr(&self) -> *mut u8 {
         self.memory.as_ptr().wrapping_add(self.offset)
     }
 
-    /// The address of the first byte of the region.
+    /// Returns the address of the first byte of the region.
     #[must_use]
     pub fn address(&self) -> u64 {
         self.as_ptr().expose_provenance() as u64
     }
 
-    /// Bytes of the region.
+    /// Returns the size of the region in bytes.
     #[must_use]
     pub const fn size(&self) -> usize {
         self.options.pages << self.page_shift
     }
 
-    /// Bytes of a page.
+    /// Returns the page size in bytes.
     #[must_use]
     pub const fn page_size(&self) -> usize {
         1 << self.page_shift
@@ -336,31 +340,31 @@ impl<P: Policy> Pager<P> {
         &self.policy
     }
 
-    /// What was done since the pager was made.
+    /// Returns the counters, which were 0 when the pager was made.
     #[must_use]
     pub fn counts(&self) -> Counts {
         self.counters.read()
     }
 
-    /// Frames in the pool.
+    /// Returns the number of frames in the pool.
     #[must_use]
     pub fn frames(&self) -> u64 {
         self.ring.available()
     }
 
-    /// Whether entries are moved; if not, every page is a fallback.
+    /// Returns whether entries are moved; if not, every page is a fallback.
     #[must_use]
     pub fn moves(&self) -> bool {
         self.moving.load(Ordering::Relaxed)
     }
 
-    /// mprotect(2) of the bytes in `range`, relative to the start of the region, whole pages. From now on
-    /// the kernel makes the pages that come, with the protection that their place has: no entry is moved.
+    /// Calls mprotect(2) for the bytes in `range`, whole pages, relative to the start of the region. From
+    /// then on no entry is moved: the kernel makes all further pages, with the protection of their address.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Forked`], [`PagerError::Call`]; `EINVAL` for a range that is not inside the region, or of which a part was
-    /// moved.
+    /// [`PagerError::Forked`], [`PagerError::Call`]: `EINVAL` for a range that is not inside the region, or
+    /// of which a part was moved.
     pub fn protect(&self, range: Range<usize>, protection: Protection) -> Result<(), PagerError> {
         self.check_owner()?;
         let refused = PagerError::Call("mprotect", Errno::EINVAL);
@@ -383,22 +387,22 @@ impl<P: Policy> Pager<P> {
             .map_err(PagerError::call("mprotect"))
     }
 
-    /// Tells `handlers` workers that are in [`Worker::handle`], or will be, to return. Does not wait for
-    /// them: whoever has started their threads does. May be called by several at once, and any number of
-    /// times. One that has ended by an error or a panic is not to be counted: another one would end in its
-    /// place, the next that is started maybe.
+    /// Makes `handlers` workers that are in [`Worker::handle`], or will call it, return. Does not wait for
+    /// them: the code that has started their threads can join these. Several threads may call this at once,
+    /// and any number of times. Do not count a worker that has failed with an error or a panic: another one
+    /// would end in its place, perhaps the next that is started.
     pub fn stop(&self, handlers: usize) {
         self.stop.add(handlers as u64);
     }
 
-    /// The addresses of the slots of the pool: for tests, which ask who has a frame.
+    /// Returns the addresses of the pool's slots, for tests that look for a frame.
     #[must_use]
     pub fn pool(&self) -> Range<u64> {
         let start = self.memory.address();
         start..start + ((self.options.frames as u64) << self.page_shift)
     }
 
-    /// Whether this process has made the pager, and is not a child.
+    /// Returns whether this process made the pager, and is not a child.
     fn is_owner(&self) -> bool {
         self.owner.is_here()
     }
@@ -411,28 +415,28 @@ impl<P: Policy> Pager<P> {
         }
     }
 
-    /// The address of page `page` of the region, unless that was moved.
+    /// Returns the address of page `page` of the region, unless it was moved.
     fn page_address(&self, page: usize) -> VirtualAddress {
         VirtualAddress(self.address() + ((page as u64) << self.page_shift))
     }
 
-    /// The number of the page at `address`, if it is one of the region, unless that was moved.
+    /// Returns the number of the page at `address`, if it is in the region and was not moved.
     fn page_at(&self, address: u64) -> Option<usize> {
         let page = address.wrapping_sub(self.address()) >> self.page_shift;
         let page = usize::try_from(page).ok()?;
         (page < self.options.pages).then_some(page)
     }
 
-    /// The address of slot `slot` of the pool.
+    /// Returns the address of slot `slot` of the pool.
     fn slot_address(&self, slot: u64) -> VirtualAddress {
         VirtualAddress(self.memory.address() + (slot << self.page_shift))
     }
 
-    /// The bytes of slot `slot` of the pool.
+    /// Returns the bytes of slot `slot` of the pool.
     ///
     /// # Safety
     ///
-    /// The caller has claimed the slot, it has a page, and there is no other slice of it.
+    /// The caller has claimed the slot, the slot has a page, and there is no other slice of it.
     #[expect(clippy::mut_from_ref, reason = "the caller's promise")]
     unsafe fn slot_bytes(&self, slot: u64) -> &mut [u8] {
         let offset = offset_of(slot << self.page_shift);
@@ -441,19 +445,19 @@ impl<P: Policy> Pager<P> {
         unsafe { core::slice::from_raw_parts_mut(start, self.page_size()) }
     }
 
-    /// Pages that one level-3 table translates.
+    /// Returns the number of pages that one level-3 table translates.
     const fn table_pages(&self) -> usize {
         1 << (self.page_shift - 3)
     }
 }
 
-/// Without these, pages that were moved are not ordinary ones.
+/// The forms without which a moved page would not become an ordinary one.
 const FORMS: u32 = EXPOSE_PGTBL_ADOPT | EXPOSE_PGTBL_LEND | EXPOSE_PGTBL_TAKE;
 
-/// The format of the tables, if entries can be moved.
+/// Returns the format of the tables, if entries can be moved.
 fn movable_format() -> Result<Option<Format>, PagerError> {
     match remap::info() {
-        // Who may not, or cannot, has the kernel's ioctls.
+        // Without permission, or without the call, the kernel's ioctls are used.
         Err(Errno::ENOSYS | Errno::EPERM) => return Ok(None),
         Err(errno) => return Err(PagerError::Call("INFO", errno)),
         Ok(info) if info.flags & FORMS != FORMS => return Ok(None),
@@ -462,14 +466,15 @@ fn movable_format() -> Result<Option<Format>, PagerError> {
     format().map(Some).map_err(PagerError::Tables)
 }
 
-/// Makes `pool` bytes of `memory` a mapping of their own with the same `anon_vma` as the rest, which a
-/// child does not get; no huge pages anywhere, and nobody who changes entries to find out who uses them.
+/// Splits the first `pool` bytes of `memory` off into a separate mapping with the same `anon_vma`, which a
+/// child does not inherit. Disables huge pages, and NUMA balancing, which changes entries to find out which
+/// CPUs use a page.
 fn prepare(memory: &Mapping, pool: usize, page: usize) -> Result<(), PagerError> {
     memory.stay_local().map_err(PagerError::call("mbind"))?;
     memory
         .base_pages_only()
         .map_err(PagerError::call("MADV_NOHUGEPAGE"))?;
-    // The first page makes the anon_vma; what is split off afterwards shares it.
+    // The first page creates the anon_vma; a mapping that is split off afterwards shares it.
     memory
         .advise(0..page, Advice::PopulateWrite)
         .map_err(PagerError::call("MADV_POPULATE_WRITE"))?;
@@ -478,8 +483,8 @@ fn prepare(memory: &Mapping, pool: usize, page: usize) -> Result<(), PagerError>
         .map_err(PagerError::call("MADV_DONTFORK"))
 }
 
-/// Has the kernel make the first level-3 tables of `region`, a part of `memory`, as many as workers keep:
-/// each translates `span` bytes. They stay when their pages go.
+/// Has the kernel make the first level-3 tables of `region`, a part of `memory`: as many as workers keep
+/// mapped, each for `span` bytes. The tables stay when their pages are discarded.
 fn prepare_tables(
     memory: &Mapping,
     region: Range<usize>,
@@ -496,7 +501,7 @@ fn prepare_tables(
         .map_err(PagerError::call("MADV_DONTNEED"))
 }
 
-/// A userfaultfd for the missing pages of a part of `memory`.
+/// Returns a userfaultfd for the missing pages of a part of `memory`.
 fn watch(memory: &Mapping, part: Range<usize>, features: u64) -> Result<Userfault, PagerError> {
     let uffd = Userfault::open(O_NONBLOCK).map_err(PagerError::call("userfaultfd"))?;
     uffd.enable(features)
@@ -506,7 +511,7 @@ fn watch(memory: &Mapping, part: Range<usize>, features: u64) -> Result<Userfaul
     Ok(uffd)
 }
 
-/// A distance in memory that is mapped.
+/// Converts an offset inside a mapping.
 #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits")]
 const fn offset_of(distance: u64) -> usize {
     distance as usize
@@ -515,32 +520,33 @@ const fn offset_of(distance: u64) -> usize {
 impl<P> Drop for Pager<P> {
     fn drop(&mut self) {
         if !self.owner.is_here() {
-            // The userfaultfd watches the parent's region, and a child has other things where the pool was.
+            // The userfaultfd watches the parent's region, and a child has other mappings at the address of
+            // the pool.
             return;
         }
-        // SAFETY: nobody uses the region after this.
+        // SAFETY: the region is not used after this.
         if !unsafe { self.space.unregister(false) } {
-            // `munmap` would wait for ever: the addresses are not given to anybody else.
+            // `munmap` would wait for ever, so the address space is leaked.
             return;
         }
         let layout = self.space.lock();
-        // Entries were taken out of the pool: `munmap` invalidates only where it finds one.
+        // Entries were moved out of the pool, and `munmap` invalidates TLBs only where it finds an entry.
         if let Some(format) = &self.format {
             let start = VirtualAddress(self.memory.address());
             let end = start.wrapping_add((self.options.frames as u64) << self.page_shift);
             if flush(0, &format.geometry, start..end).is_err() {
-                // The addresses are not given to anybody else.
+                // The address space is leaked.
                 return;
             }
         }
         let start = self.memory.address() + self.offset as u64;
         let length = (self.options.pages << self.page_shift) as u64;
         if layout.is_original(&(start..start + length), 0) {
-            // SAFETY: once, and nobody uses it after this.
+            // SAFETY: unmapped once, and not used after this.
             unsafe { core::mem::ManuallyDrop::drop(&mut self.memory) };
             return;
         }
-        // What is left at its place. A part that was moved is whose it is where it is.
+        // The parts that were not moved. A part that was moved belongs to the code that moved it.
         unmap(self.memory.address()..start);
         unmap(start + length..self.memory.address() + self.memory.size() as u64);
         layout.mapped(&mut |range| {
@@ -551,15 +557,15 @@ impl<P> Drop for Pager<P> {
     }
 }
 
-/// Unmaps memory of a pager that ends.
+/// Unmaps memory of a pager that is dropped.
 fn unmap(range: Range<u64>) {
     if range.is_empty() {
         return;
     }
     let start = core::ptr::with_exposed_provenance_mut(offset_of(range.start));
-    // SAFETY: nobody uses it any more.
+    // SAFETY: it is not used any more.
     let _ = unsafe { munmap(start, offset_of(range.end - range.start)) };
 }
 
-/// Leaf tables are at this level.
+/// The level of leaf tables.
 const LEAF: Level = Level::L3;

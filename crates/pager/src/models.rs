@@ -1,7 +1,7 @@
-//! Models of what threads share, which loom runs in all orders of their steps: `make loom`.
+//! Models of the shared data structures. loom runs each with all interleavings of its threads: `make loom`.
 //!
-//! Each model is small, and has the product's own code in it. `MUTANTS` are mistakes that the code makes
-//! where the variable of that name says so: a model that does not find its own has not looked.
+//! Each model is small and runs the real code. `MUTANTS` are errors that the code makes if the variable of
+//! that name selects them: a model must find its own mutants.
 
 mod handler;
 mod mutex;
@@ -18,10 +18,10 @@ use std::{env, println};
 
 use loom::model::Builder;
 
-/// How often the scheduler may take the CPU from a thread that could go on.
+/// Maximum number of preemptions of runnable threads in one run.
 const PREEMPTIONS: usize = 3;
 
-/// Runs `threads` in all orders.
+/// Runs `threads` with all interleavings.
 fn check(threads: impl Fn() + Sync + Send + 'static) {
     check_with(PREEMPTIONS, threads);
 }
@@ -40,9 +40,9 @@ fn check_with(preemptions: usize, threads: impl Fn() + Sync + Send + 'static) {
     println!("{orders} orders, {:.1} s", begin.elapsed().as_secs_f32());
 }
 
-/// What loom says of a thread that uses what another one has, or may have.
+/// loom's message for a data race.
 const RACE: &str = "Causality violation";
-/// What it says when all threads wait.
+/// loom's message for a deadlock.
 const DEADLOCK: &str = "deadlock";
 
 const RING: [&str; 3] = [
@@ -59,7 +59,7 @@ const HANDLER: [&str; 3] = [
 const READERS: &str = "readers::two_handlers_beside_a_fork";
 const MUTEX: &str = "mutex::two_threads";
 
-/// The mutants, with the model that finds each, and what that says.
+/// The mutants, each with the model that finds it and the expected message.
 const MUTANTS: &[(&str, &str, &str)] = &[
     ("ring: a claim not shown", RING[0], RACE),
     ("ring: relaxed show of a claim", RING[1], RACE),
@@ -97,7 +97,7 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("stop: no second look", HANDLER[2], DEADLOCK),
 ];
 
-/// Runs the model of each mutant in a process of its own: a failure ends that.
+/// Runs the model of each mutant in a separate process, since a failure ends the process.
 #[test]
 fn mutants_are_found() {
     let program = env::current_exe().expect("the path of this program");

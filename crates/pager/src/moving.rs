@@ -1,4 +1,4 @@
-//! Moving entries, from slots of the pool to places of the region.
+//! Moves entries from slots of the pool to places in the region.
 
 use core::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::space::fill;
 use crate::worker::Tables;
 use crate::{LEAF, Pager, Policy, offset_of};
 
-/// Entries of the region, with the pages that they map, in the order in which they get frames.
+/// Entries of the region and their pages, in the order in which they get frames.
 pub(crate) struct Places<'t> {
     pages: Range<usize>,
     entries: TableMut<'t>,
@@ -20,7 +20,7 @@ pub(crate) struct Places<'t> {
 }
 
 impl<'t> Places<'t> {
-    /// Those of `pages`, of which the first one has the entry at `index`.
+    /// The entries of `pages`; `index` is the index of the first one.
     pub(crate) fn new(
         table: TableMut<'t>,
         index: usize,
@@ -34,7 +34,7 @@ impl<'t> Places<'t> {
         }
     }
 
-    /// The next page that has not come; it stays the next one.
+    /// Returns the next page that was not mapped yet, without advancing.
     #[inline]
     pub(crate) fn next_empty(&mut self) -> Option<(usize, EntryMut<'t>)> {
         while let Some((entry, rest)) = self.entries.split_first() {
@@ -47,7 +47,7 @@ impl<'t> Places<'t> {
         None
     }
 
-    /// The next page has a frame now.
+    /// Advances past the next page, which has a frame now.
     #[inline]
     fn skip(&mut self) {
         if let Some((_, rest)) = self.entries.split_first() {
@@ -56,7 +56,7 @@ impl<'t> Places<'t> {
         }
     }
 
-    /// Pages that are left and have not come.
+    /// The number of remaining pages that were not mapped yet.
     pub(crate) fn empty(&self) -> usize {
         let mut left = self.entries;
         let mut count = 0;
@@ -70,15 +70,15 @@ impl<'t> Places<'t> {
         count
     }
 
-    /// Maps the frame of zeros where nothing is; how often.
+    /// Maps the zero page at all empty entries. Returns how many.
     pub(crate) fn share(mut self, zeros: Descriptor) -> u64 {
         let mut moved = Moved::default();
         while let Some((page, entry)) = self.next_empty() {
             if !self.came.claim(page) {
                 continue;
             }
-            // SAFETY: the frame that Linux maps itself for a read of private anonymous memory, by the
-            // same entry: it counts neither references nor mappings of it.
+            // SAFETY: Linux maps the same frame with the same entry for a read of private anonymous memory,
+            // and counts neither references nor mappings of it.
             moved.note(unsafe { entry.put(zeros) });
             self.skip();
         }
@@ -86,7 +86,7 @@ impl<'t> Places<'t> {
     }
 }
 
-/// What was moved, and is not published yet; it is when this is dropped.
+/// Entries that were moved and not published yet. Dropping this publishes them.
 #[derive(Default)]
 pub(crate) struct Moved {
     count: u64,
@@ -94,7 +94,7 @@ pub(crate) struct Moved {
 }
 
 impl Moved {
-    /// Whether the entry was put.
+    /// Returns whether the entry was installed.
     #[inline]
     fn note(&mut self, put: Result<PublishOwed, Descriptor>) -> bool {
         let Ok(owed) = put else {
@@ -105,7 +105,7 @@ impl Moved {
         true
     }
 
-    /// From now on everybody sees them; how many there are.
+    /// Publishes the entries to all CPUs. Returns how many there are.
     pub(crate) fn publish(mut self) -> u64 {
         self.publish_now();
         self.count
@@ -117,7 +117,8 @@ impl Moved {
         }
     }
 
-    /// Moves the pages of claimed slots to places, as far as there are both; false if no more can be done.
+    /// Moves the pages of claimed slots to places until either runs out. Returns false if no more can be
+    /// moved.
     pub(crate) fn move_slots<P: Policy>(
         &mut self,
         pager: &Pager<P>,
@@ -145,8 +146,8 @@ impl Moved {
         Ok(true)
     }
 
-    /// As [`Moved::move_slots`], of the slots from `slot` on, whose entries are `donors`. A page that the
-    /// policy refuses is left out: it is asked again, about the refusal, if a thread waits for that page.
+    /// Like [`Moved::move_slots`], for the slots from `slot` on, whose entries are `donors`. Skips a page
+    /// that the policy refuses; the policy is asked again if a thread waits for that page.
     fn move_part<P: Policy>(
         &mut self,
         pager: &Pager<P>,
@@ -191,13 +192,13 @@ impl Moved {
 }
 
 impl Drop for Moved {
-    /// Where an error or a panic has ended a move, what is there already must be seen.
+    /// If an error or a panic has ended a move, the entries installed so far must still be visible.
     fn drop(&mut self) {
         self.publish_now();
     }
 }
 
-/// What an entry has that maps a page which this process alone has: Linux lets only such be written.
+/// The bits of an entry for a page that only this process has: Linux lets only such a page be written.
 #[derive(Clone, Copy)]
 struct OwnPage {
     mask: u64,
@@ -231,7 +232,7 @@ mod tests {
         let words = [const { AtomicU64::new(0) }; 4];
         let mut moved = Moved::default();
         let place = TableMut::new(&words).entry(1);
-        // SAFETY: a word that translates nothing.
+        // SAFETY: the word translates nothing.
         let put = place.map(|place| unsafe { place.put(Descriptor(3)) });
         assert_eq!(put.map(|put| moved.note(put)), Some(true));
         faked::begin(&[]);

@@ -7,25 +7,25 @@ use crate::sync::{Futex, Ordering, mutant, ordering};
 
 const FREE: u32 = 0;
 const HELD: u32 = 1;
-/// Held, and somebody may wait: whoever unlocks wakes one.
+/// Locked, and threads may wait: unlocking wakes one.
 const CONTENDED: u32 = 2;
 
 /// A value that one thread uses at a time: the second lock of Drepper's "Futexes Are Tricky".
 ///
-/// A thread that panics unlocks as any other. A thread that holds the lock must not lock it again.
+/// A panic unlocks it. A thread that holds the lock must not lock it again.
 #[derive(Debug)]
 pub(crate) struct Mutex<T> {
     state: Futex,
     value: UnsafeCell<T>,
 }
 
-/// The lock is held as long as this lives.
+/// Holds the lock as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct MutexGuard<'l, T>(&'l Mutex<T>);
 
-// SAFETY: whoever holds the lock uses the value, so that it is sent from thread to thread.
+// SAFETY: only the thread that holds the lock uses the value, so the value moves from thread to thread.
 unsafe impl<T: Send> Sync for Mutex<T> {}
-// SAFETY: gives out `&T` and nothing else by a shared reference.
+// SAFETY: a shared reference gives `&T` and nothing else.
 unsafe impl<T: Sync> Sync for MutexGuard<'_, T> {}
 
 impl<T> Mutex<T> {
@@ -52,7 +52,8 @@ impl<T> Mutex<T> {
             .state
             .compare_exchange(FREE, HELD, order, Ordering::Relaxed);
         if first.is_err() {
-            // Others may wait as well, so it is contended from now on, even when this thread has it.
+            // Other threads may wait too, so the lock is contended from now on, even when this thread holds
+            // it.
             let order = ordering(Ordering::Acquire, "mutex: relaxed lock after a wait");
             while self.state.swap(CONTENDED, order) != FREE {
                 self.state.wait(CONTENDED);
@@ -73,7 +74,7 @@ impl<T> Deref for MutexGuard<'_, T> {
 
 impl<T> DerefMut for MutexGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: the lock is held, and this guard is borrowed alone.
+        // SAFETY: the lock is held, and the guard is borrowed exclusively.
         unsafe { &mut *self.0.value.get() }
     }
 }

@@ -1,135 +1,136 @@
-//! What comes into a page, how many come with it, and which may go.
+//! What a page contains, which pages are mapped with it, and which may be taken back.
 
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-/// What a pager is to do. Pages are numbered from the start of the region.
+/// Decides the contents of pages, and which ones to map or take back. Pages are numbered from the start of
+/// the region.
 ///
-/// The methods are called from handler threads or, with signals, from the threads that fault, several
-/// at a time, with locks of the pager held; they touch no page of the region, and call nothing of the
-/// pager.
+/// The methods are called from handler threads or, with signals, from the threads that fault. Several may run
+/// at a time, and locks of the pager are held: they must not touch pages of the region, nor call the pager.
 ///
 /// # What they must not wait for
 ///
-/// `fork`, `mremap`, `munmap` and `madvise` of a watched region return when a handler has read their event. So
-/// a method waits for nothing that a thread may hold while it makes such a call, or all wait for ever. The
-/// allocator of a C library is that: `fork` of glibc holds its locks.
+/// `fork`, `mremap`, `munmap` and `madvise` of a watched region return when a handler has read their event.
+/// So a method must not wait for a lock that a thread may hold during such a call: that would be a deadlock.
+/// The allocator of a C library has such locks: `fork` of glibc holds them.
 ///
-/// - [`Policy::fill`], [`Policy::victims`] and [`Policy::taken_back`] may, where [`Policy::waits`] says so and
-///   two handlers or more are running, however many threads touch the region: the last one that is free
-///   reads events, and leaves faults to the others. With one handler they must not, nor while
-///   handlers are stopped until one is left.
-/// - [`Policy::discarded`] must not: nobody reads events meanwhile. Nor must the closure of
-///   [`Worker::handle`](crate::Worker::handle).
+/// - [`Policy::fill`], [`Policy::victims`] and [`Policy::taken_back`] may wait if [`Policy::waits`] returns
+///   true and two or more handlers are running, however many threads touch the region: the last free handler
+///   reads events, and leaves faults to the others. With one handler they must not wait, nor while handlers
+///   are stopped until one is left.
+/// - [`Policy::discarded`] must not wait: no handler reads events during the call. The same holds for the
+///   closure of [`Worker::handle`](crate::Worker::handle).
 ///
 /// # When they panic
 ///
-/// The others are called all the same for what was read or taken together, while the panic
-/// unwinds: one that panics then ends the process. So does a panic where faults are signals.
+/// While the panic unwinds, the methods are still called for the other events and pages of the same batch: a
+/// second panic there ends the process. With signals the first panic does.
 pub trait Policy: Sync {
-    /// Whether every page is zeros at first: [`Policy::fill`] is not called then. Always the same.
+    /// Returns whether every page is zeros at first: [`Policy::fill`] is not called then. Must always return
+    /// the same value.
     fn zeros(&self) -> bool {
         false
     }
 
-    /// Whether a read of a page maps the frame of zeros that Linux has, which is shared and read-only; the
-    /// first write gets a page of its own, from the kernel. Always the same.
+    /// Returns whether a read maps the zero page of Linux, which is shared and read-only; at the first write
+    /// the kernel allocates a page. Must always return the same value.
     fn shared_zeros(&self) -> bool {
         false
     }
 
-    /// Whether a method may wait for something that a thread holds while it forks, or changes the region: an
-    /// allocator, or a lock. One of several handlers then does nothing but read events while the others
-    /// work, and where more faults come than these can take, some wait a millisecond. A policy that allocates
-    /// nothing and shares no lock with such a thread says no, and has all handlers resolve faults. Always
-    /// the same.
+    /// Returns whether a method may wait for something that a thread holds while it forks or changes the
+    /// region, such as a lock or an allocator. If so, one of several handlers only reads events while the
+    /// others work, and some faults wait a millisecond if the others cannot keep up. If a policy allocates
+    /// nothing and shares no lock with such a thread, it can return false, and all handlers resolve faults.
+    /// Must always return the same value.
     fn waits(&self) -> bool {
         true
     }
 
-    /// Writes what `page` holds to the start of `bytes`, the frame that it will have, and says how many
-    /// bytes it has written: the others become zeros. Before, the frame holds whatever it held last, of
-    /// another page maybe. Nobody else sees it yet.
+    /// Writes the contents of `page` to the start of `bytes`, its future frame, and returns the number of
+    /// bytes written; the others become zeros. Before the call the frame may have old contents, even of
+    /// another page. No other thread sees the frame yet.
     ///
     /// By default every page is zeros.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`] says what the access gets instead of a page.
+    /// A [`Refusal`], which says what happens to the access.
     fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
         let _ = (page, bytes);
         Ok(0)
     }
 
-    /// Whether [`Policy::discarded`] is to be called: then `madvise` waits for a handler, and until its event
-    /// was read the kernel makes no page of the region. Where one thread discards without a pause, others
-    /// may wait long for theirs. Always the same.
+    /// Returns whether [`Policy::discarded`] is to be called. If so, `madvise` waits for a handler, and the
+    /// kernel makes no page of the region until its event was read. If one thread discards without pause,
+    /// other threads may wait long for their pages. Must always return the same value.
     fn hears_of_discards(&self) -> bool {
         false
     }
 
-    /// Takes note that the pages in `pages` were discarded (`MADV_DONTNEED`, `MADV_FREE` or
-    /// `MADV_REMOVE`). They are asked for again when they are touched, and hold what [`Policy::fill`] then
-    /// writes. By default that is what it wrote before, as with a private mapping of a file; a policy whose
-    /// pages are to be zeros from then on, as those of anonymous memory, remembers them here.
+    /// Called when `pages` were discarded (`MADV_DONTNEED`, `MADV_FREE` or `MADV_REMOVE`). When they are
+    /// touched again, [`Policy::fill`] is called again. By default it writes the same as before, as with a
+    /// private mapping of a file; if discarded pages should become zeros, as in anonymous memory, the policy
+    /// records them here.
     ///
-    /// A child that was forked before has its missing pages from the same policy: what is written here changes
-    /// what it finds, too, where [`Policy::fill`] is asked after this.
+    /// A child that was forked before gets its missing pages from the same policy: what is recorded here also
+    /// changes the pages that the child gets later.
     ///
-    /// Called before `madvise` returns, while other handlers wait. With signals nobody is told.
+    /// Called before `madvise` returns, while other handlers wait. Not called with signals.
     fn discarded(&self, pages: Range<usize>) {
         let _ = pages;
     }
 
-    /// Which pages to map when `page` is touched; more of them if they are in the same level-3 table
-    /// and were not there, and `page` in any case.
+    /// Returns the pages to map when `page` is touched. `page` is always mapped, the others only if they are
+    /// in the same level-3 table and missing.
     fn around(&self, page: usize) -> Range<usize> {
         page..page + 1
     }
 
-    /// Up to `most` pages that the pool may take back to refill itself; with `None` the kernel gives new
-    /// ones.
+    /// Returns up to `most` pages that the pool may take back to refill itself; with `None` the kernel
+    /// allocates new ones.
     ///
-    /// Those that I/O of the kernel refers to (`O_DIRECT`, `vmsplice`) stay.
+    /// Pages that are pinned for I/O (`O_DIRECT`, `vmsplice`) are not taken back.
     fn victims(&self, most: usize) -> Option<Range<usize>> {
         let _ = most;
         None
     }
 
-    /// Looks at a page that was taken back, before its frame gets other contents: nobody can write it any
-    /// more. `dirty` as hardware or Linux knows it.
+    /// Called with a page that was taken back, before its frame is reused; no thread can write it any more.
+    /// `dirty` is the dirty state that hardware or Linux recorded.
     fn taken_back(&self, page: usize, bytes: &[u8], dirty: bool) {
         let _ = (page, bytes, dirty);
     }
 }
 
-/// Why there is no page.
+/// Why a page is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    /// Not now: the access is tried again, and [`Policy::fill`] is asked again.
+    /// Not now: the access is repeated, and [`Policy::fill`] is called again.
     Again,
     /// Never: the access gets `SIGBUS`, or `EFAULT` in a system call, as beyond the end of a file. With
-    /// [`Delivery::Threads`](crate::Delivery::Threads) on Linux before 6.6 it gets `SIGSEGV`; no thread may
-    /// move the page meanwhile. The page stays like that. In a child it ends
-    /// [`Pager::serve_child`](crate::Pager::serve_child) there, with an error.
+    /// [`Delivery::Threads`](crate::Delivery::Threads) on Linux before 6.6 it gets `SIGSEGV`, and no thread
+    /// may move the page in the meantime. The refusal is permanent. In a child on such a kernel,
+    /// [`Pager::serve_child`](crate::Pager::serve_child) returns an error.
     Never,
 }
 
-/// How many pages come with the one that is touched.
+/// Which pages are mapped together with the one that is touched.
 #[derive(Debug)]
 pub enum Neighbours {
     /// None.
     Alone,
-    /// Those with the same number divided by this one.
+    /// The aligned block of this many pages around the touched one.
     Block(usize),
-    /// All of its level-3 table.
+    /// All pages of the same level-3 table.
     Table,
-    /// None at first; twice as many each time that the page behind the last ones is touched.
+    /// None at first; the number doubles each time that the page after the previous block is touched.
     Sequential(Sequential),
 }
 
 impl Neighbours {
-    /// The pages to map with `page`.
+    /// Returns the pages to map with `page`.
     #[must_use]
     pub fn around(&self, page: usize) -> Range<usize> {
         match self {
@@ -146,7 +147,7 @@ impl Neighbours {
 
 /// Detects that pages are touched in the order of their addresses.
 ///
-/// One guess for all threads: a wrong one costs frames, nothing else.
+/// All threads share one prediction: a wrong one costs frames, nothing else.
 #[derive(Debug)]
 pub struct Sequential {
     most: usize,
@@ -155,7 +156,7 @@ pub struct Sequential {
 }
 
 impl Sequential {
-    /// Up to `most` pages at a time.
+    /// Predicts up to `most` pages at a time.
     #[must_use]
     pub const fn new(most: usize) -> Self {
         Self {
@@ -180,19 +181,19 @@ impl Sequential {
     }
 }
 
-/// Goes round the pages of a region: the oldest go first, where they were touched in order.
+/// A clock hand over the pages of a region: takes back the oldest first, if they were touched in order.
 #[derive(Debug)]
 pub struct Clock {
     pages: usize,
-    /// Pages that stay behind the hand.
+    /// Pages that stay mapped behind the hand.
     keep: usize,
     hand: AtomicUsize,
-    /// How many were mapped, as [`Clock::mapped`] was told.
+    /// The number of pages that [`Clock::mapped`] has counted.
     head: AtomicUsize,
 }
 
 impl Clock {
-    /// For a region of `pages` pages, of which `keep` stay mapped.
+    /// A clock for a region of `pages` pages, of which `keep` stay mapped.
     #[must_use]
     pub const fn new(pages: usize, keep: usize) -> Self {
         Self {
@@ -203,12 +204,12 @@ impl Clock {
         }
     }
 
-    /// Takes note of pages that were asked for.
+    /// Counts pages that are being mapped.
     pub fn mapped(&self, pages: usize) {
         self.head.fetch_add(pages, Ordering::Relaxed);
     }
 
-    /// The next pages to go, if more than those to keep are mapped.
+    /// Returns the next pages to take back, if more than `keep` are mapped.
     #[must_use]
     pub fn next(&self, most: usize) -> Option<Range<usize>> {
         let (hand, head) = (

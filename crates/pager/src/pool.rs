@@ -1,25 +1,24 @@
-//! Frames that the kernel gave out before they are needed.
+//! Frames that were allocated before they are needed.
 
 use core::ops::Range;
 
 use crate::sync::{AtomicBool, AtomicU64, Ordering, mutant, ordering};
 
-/// Threads that may use a pager at a time.
+/// Maximum number of workers of a pager.
 pub(crate) const WORKERS: usize = 64;
 
-/// Of a worker that has claimed nothing.
+/// The value for a worker that has claimed nothing.
 const NOTHING: u64 = u64::MAX;
 
-/// A ring of slots, each the place of one page in memory that nobody else touches.
+/// A ring of slots. Each is a page of address space that only the pool touches.
 ///
-/// Slots are claimed at the head, which leaves them without a page, and refilled at the tail, in order.
-/// Both are counts that never wrap; the slot is the remainder by the capacity.
+/// Slots are claimed at the head, and their pages moved away; they are refilled at the tail, in order. Head
+/// and tail are counters that never wrap; the slot number is the counter modulo the capacity.
 ///
 /// # Invariants
 ///
-/// What is between head and tail has a page, unless the kernel has taken it. A slot is refilled only
-/// when whoever has claimed it before is done with it: each worker shows the oldest count that it may
-/// have claimed.
+/// Slots between head and tail have a page, unless the kernel has taken it. A slot is refilled only when the
+/// worker that claimed it is done with it: each worker publishes the oldest counter that it may have claimed.
 #[derive(Debug)]
 pub(crate) struct Ring<const CLAIMS: usize = WORKERS> {
     capacity: u64,
@@ -51,7 +50,7 @@ impl<const CLAIMS: usize> Ring<CLAIMS> {
         }
     }
 
-    /// How many slots have a page.
+    /// Returns the number of slots with a page.
     pub(crate) fn available(&self) -> u64 {
         let head = self.head.load(Ordering::Relaxed);
         self.tail.load(Ordering::Relaxed).saturating_sub(head)
@@ -61,8 +60,8 @@ impl<const CLAIMS: usize> Ring<CLAIMS> {
     pub(crate) fn claim(&self, number: usize, most: u64) -> Option<Claim<'_>> {
         let worker = self.claimed.get(number)?;
         let mut head = self.head.load(Ordering::Relaxed);
-        // Before the head moves: whoever sees it moved sees this. Whoever sees this instead of the drop of
-        // the claim before it sees that as well.
+        // Before the head moves, so that a thread that sees the new head sees this store. A thread that sees
+        // this store also sees the drop of the previous claim.
         if !mutant("ring: a claim not shown") {
             let order = ordering(Ordering::Release, "ring: relaxed show of a claim");
             worker.store(head, order);
@@ -92,11 +91,11 @@ impl<const CLAIMS: usize> Ring<CLAIMS> {
         }
     }
 
-    /// The right to refill, unless somebody has it.
+    /// Returns the right to refill, unless another worker has it.
     pub(crate) fn refill(&self) -> Option<Refill<'_, CLAIMS>> {
         let order = ordering(Ordering::Acquire, "ring: relaxed right to refill");
         let busy = self.refilling.swap(true, order);
-        // Made only then: dropping one gives the right back.
+        // Made only on success, since dropping it gives the right back.
         (!busy).then(|| Refill(self))
     }
 }
@@ -109,12 +108,12 @@ impl Drop for Claim<'_> {
 }
 
 impl<const CLAIMS: usize> Refill<'_, CLAIMS> {
-    /// Slots with consecutive numbers that may get a page: those of the ring that are claimed and done
-    /// with, up to `most`.
+    /// Returns up to `most` slots with consecutive numbers that may get a page: they were claimed, and their
+    /// workers are done with them.
     pub(crate) fn empty(&self, most: u64) -> Range<u64> {
         let ring = self.0;
         let tail = ring.tail.load(Ordering::Relaxed);
-        // First the head, then the claims: one that is missed begins behind this head.
+        // The head is read before the claims: a claim that is missed begins after this head.
         let head = ring.head.load(ordering(
             Ordering::Acquire,
             "ring: relaxed look at the head",
@@ -127,7 +126,7 @@ impl<const CLAIMS: usize> Refill<'_, CLAIMS> {
         start..start + count.min(most).min(ring.capacity - start)
     }
 
-    /// The first `count` of the slots of [`Refill::empty`] have a page.
+    /// Records that the first `count` slots of [`Refill::empty`] have a page.
     pub(crate) fn filled(&self, count: u64) {
         let order = ordering(Ordering::Release, "ring: relaxed filled");
         self.0.tail.fetch_add(count, order);
@@ -161,7 +160,7 @@ mod tests {
         let second = ring.claim(1, 2).unwrap();
         assert_eq!((first.slots.clone(), second.slots.clone()), (0..1, 1..3));
         drop(second);
-        // The first claim holds back all behind it.
+        // The first claim blocks all slots after it.
         assert_eq!(refill(8), 0..0);
         drop(first);
         assert_eq!(refill(2), 0..2);
@@ -177,7 +176,7 @@ mod tests {
         let ring = Ring::<WORKERS>::new(4);
         let refill = ring.refill();
         assert!(refill.is_some() && ring.refill().is_none());
-        // Asking in vain has not taken it away.
+        // A failed attempt has not taken the right.
         assert!(ring.refill().is_none());
         drop(refill);
         assert!(ring.refill().is_some());

@@ -1,22 +1,23 @@
-//! Which handlers read events, while the others call a policy that may wait for one of these events.
+//! Keeps one handler free to read events while the others call a policy that may wait for one of these
+//! events.
 
 use crate::sync::{AtomicU64, Ordering, has_failed, mutant};
 
-/// How many handlers there are, and how many of them are free to read events.
+/// The number of handlers, and how many of them are free to read events.
 #[derive(Debug)]
 pub(crate) struct Readers {
-    /// Handlers in the high half, free ones in the low half. The counts are all that is shared.
+    /// All handlers in the high half, free ones in the low half. No other data depends on the counts.
     state: AtomicU64,
 }
 
 const HANDLER: u64 = 1 << 32;
 const FREE: u64 = 1;
 
-/// A handler, as long as this lives.
+/// Counts a handler as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Handling<'r>(&'r Readers);
 
-/// A handler at work, as long as this lives.
+/// Counts a handler as busy as long as this value lives.
 #[derive(Debug)]
 pub(crate) struct Working<'r>(&'r Readers);
 
@@ -27,14 +28,14 @@ impl Readers {
         }
     }
 
-    /// Counts one handler more, which is free.
+    /// Adds a handler, which is free.
     pub(crate) fn handle(&self) -> Handling<'_> {
         self.state.fetch_add(HANDLER + FREE, Ordering::Relaxed);
         Handling(self)
     }
 
-    /// The right of a handler to do what may wait; `None` for the last free one of several, which has to
-    /// go on reading events.
+    /// Marks a handler as busy, so that it may wait; `None` for the last free one of several, which must go
+    /// on reading events.
     pub(crate) fn work(&self) -> Option<Working<'_>> {
         let keep = u64::from(!mutant("readers: the last free one works"));
         let start = |state: u64| {

@@ -1,4 +1,4 @@
-//! How the pool gets frames: from the kernel, and from pages of the region.
+//! Refills the pool, with new frames from the kernel and with frames of the region.
 
 use core::ops::Range;
 
@@ -13,17 +13,18 @@ use crate::kernel;
 use crate::pool::Refill;
 use crate::{Pager, PagerError, Policy, offset_of};
 
-/// Pages that may be tried in vain for a fault that waits, before the kernel is asked for new frames.
+/// While a fault waits: maximum number of pages that could not be taken back, before new frames are
+/// allocated.
 const VICTIMS_WHILE_WAITING: usize = 64;
 
-/// How often slots are filled anew of which not all could be lent.
+/// Maximum number of attempts to fill slots if not all their pages could be lent.
 const LEND_ATTEMPTS: usize = 4;
 
-/// Pages that are taken back by one call.
+/// Maximum number of pages that one call takes back.
 const TAKE_AT_ONCE: usize = remap::EXPOSE_PGTBL_RANGE_MOST;
 
 impl<P: Policy> Pager<P> {
-    /// Takes note of an error of something that nobody waits for.
+    /// Counts an error of work for which no thread waits.
     pub(crate) fn not_fatal<R, E>(&self, result: Result<R, E>) -> Option<R> {
         if result.is_err() {
             add(&self.counters.errors, 1);
@@ -31,26 +32,27 @@ impl<P: Policy> Pager<P> {
         result.ok()
     }
 
-    /// Refills the pool if it is low: to be called when nobody waits.
+    /// Refills the pool if it is low. For moments when no fault waits.
     pub(crate) fn refill_if_low(&self) {
         if self.ring.available() < self.options.low_water as u64 && self.moves() {
             self.not_fatal(self.refill(u64::MAX, self.options.pages));
         }
     }
 
-    /// Gets frames for a fault of `pages` pages that waits: so many, and without a long search.
+    /// Gets frames for a waiting fault of `pages` pages: only as many, and without a long search.
     pub(crate) fn refill_for(&self, pages: usize) {
         self.not_fatal(self.refill(pages as u64, VICTIMS_WHILE_WAITING));
     }
 
-    /// Puts up to `most` frames into the pool: first those that the policy gives back, of up to `victims`
-    /// pages, then new ones. Others may claim them meanwhile, so that the policy is asked before each part.
+    /// Puts up to `most` frames into the pool: first those of up to `victims` pages that the policy gives
+    /// back, then new ones. Other workers may claim frames in the meantime, so the policy is asked before
+    /// each part.
     ///
     /// # Errors
     ///
     /// [`PagerError::Tables`], [`PagerError::Call`].
     pub(crate) fn refill(&self, most: u64, victims: usize) -> Result<(), PagerError> {
-        // Somebody else does it already?
+        // Another worker is refilling already?
         let Some(refill) = self.ring.refill() else {
             return Ok(());
         };
@@ -72,8 +74,8 @@ impl<P: Policy> Pager<P> {
         Ok(())
     }
 
-    /// Takes back up to `most` pages that the policy gives, of up to `victims`, less the ones that were
-    /// tried: how many.
+    /// Takes back up to `most` pages, of up to `victims` that the policy gives. Subtracts from `victims` what
+    /// was tried. Returns how many pages were taken.
     fn take_victims(
         &self,
         refill: &Refill<'_>,
@@ -95,9 +97,9 @@ impl<P: Policy> Pager<P> {
         Ok(0)
     }
 
-    /// Takes pages of the region back into the pool, as many as it has room for and that can be: those
-    /// that are there, that this process alone has, and that I/O of the kernel does not refer to. They
-    /// are missing then. How many there were.
+    /// Takes pages of the region back into the pool, as many as it has room for. Skips pages that are not
+    /// present, that other processes share, or that are pinned for I/O. The pages are missing then. Returns
+    /// how many were taken.
     ///
     /// # Errors
     ///
@@ -132,8 +134,8 @@ impl<P: Policy> Pager<P> {
         Ok(taken)
     }
 
-    /// Has the kernel make pages in up to `most` empty slots; how many. Fewer than there could be if it is
-    /// short of memory, none if it has none.
+    /// Allocates pages in up to `most` empty slots. Returns how many: fewer if the kernel is short of memory,
+    /// 0 if it has none.
     fn populate(&self, format: &Format, refill: &Refill<'_>, most: u64) -> Result<u64, PagerError> {
         let mut most = most;
         loop {
@@ -149,26 +151,26 @@ impl<P: Policy> Pager<P> {
                     add(&self.counters.refilled, count);
                     return Ok(count);
                 }
-                // What it has made is there when it is asked again.
+                // Pages that were allocated are present at the next attempt.
                 Err(PagerError::Call(_, Errno::ENOMEM)) if count > 1 => most = count / 2,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Has a page made and lent in each slot.
+    /// Allocates and lends a page in each slot.
     fn populate_and_lend(&self, slots: &Range<u64>) -> Result<(), PagerError> {
         let offset = |slot: u64| offset_of(slot << self.page_shift);
         let bytes = offset(slots.start)..offset(slots.end);
         let count = slots.end - slots.start;
         let mut lent = self.lend_some(slots, &bytes)?;
         for _attempt in 0..LEND_ATTEMPTS {
-            // From now on nobody else changes the entries of these slots.
+            // From now on the kernel does not change the entries of these slots.
             if lent == count {
                 return Ok(());
             }
-            // Some had a page before, which was lent already; or a page is being migrated, is there later,
-            // and would not be lent. Which, nobody tells: all are made anew.
+            // Some slots had a page that was lent already; or a page is being migrated, and would be present
+            // but not lent afterwards. The kernel does not report which, so all are made again.
             kernel::advise(&self.memory, bytes.clone(), Advice::DontNeedLocked)
                 .map_err(PagerError::call("MADV_DONTNEED_LOCKED"))?;
             lent = self.lend_some(slots, &bytes)?;
@@ -179,22 +181,23 @@ impl<P: Policy> Pager<P> {
         Err(PagerError::Call("LEND", Errno::EBUSY))
     }
 
-    /// Has a page made in each slot, and lends those that are not; how many were not.
+    /// Allocates a page in each slot, and lends those that are not lent. Returns how many were not.
     fn lend_some(&self, slots: &Range<u64>, bytes: &Range<usize>) -> Result<u64, PagerError> {
         kernel::advise(&self.memory, bytes.clone(), Advice::PopulateWrite)
             .map_err(PagerError::call("MADV_POPULATE_WRITE"))?;
-        // SAFETY: the slots are this worker's until `filled`; those who claim them move them.
+        // SAFETY: the slots are this worker's until `filled`; after that the pages are moved by the workers
+        // that claim them.
         unsafe { kernel::lend(self.slot_address(slots.start).0, slots.end - slots.start) }
             .map_err(PagerError::call("LEND"))
     }
 
-    /// Invalidates what TLBs have of the pages that were in slots.
+    /// Invalidates the TLB entries of the pages that were in the slots.
     fn flush_slots(&self, format: &Format, slots: &Range<u64>) -> Result<(), LiveError> {
         let range = self.slot_address(slots.start)..self.slot_address(slots.end);
         kernel::flush(&format.geometry, range)
     }
 
-    /// Takes pages into the slots `room`. How many, and the page to go on at.
+    /// Takes pages into the slots `room`. Returns how many, and the page to continue at.
     fn take_some(
         &self,
         refill: &Refill<'_>,
@@ -212,7 +215,8 @@ impl<P: Policy> Pager<P> {
         // SAFETY: the policy gives the pages away. The slots are this worker's, and flushed.
         let (filled, next) = match unsafe { kernel::take(from.clone(), to, places) } {
             Ok(done) => done,
-            // One of them is not the region's any more, which may be the first one: the others are tried.
+            // One of the pages, perhaps the first, does not belong to the region any more. The others are
+            // tried.
             Err(Errno::EINVAL) => return Ok((0, pages.start + 1)),
             Err(errno) => return Err(PagerError::Call("TAKE", errno)),
         };
@@ -234,8 +238,8 @@ impl<P: Policy> Pager<P> {
     }
 }
 
-/// Pages that the kernel has taken, and of which the policy is told: of each, also where it panics at one.
-/// Then their slots are filled.
+/// Pages that the kernel has taken. The policy is called for each, even if it panics at one. Then their slots
+/// count as filled.
 struct Taken<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> {
     pager: &'t Pager<P>,
     refill: &'t Refill<'t>,
@@ -244,7 +248,7 @@ struct Taken<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> {
     first: usize,
     from: u64,
     filled: u64,
-    /// Those that the policy was told of.
+    /// The pages for which the policy was called.
     count: u64,
     slots: I,
 }
@@ -253,7 +257,7 @@ impl<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> Taken<'t, P
     fn tell_all(&mut self) {
         let pager = self.pager;
         for (slot, place) in self.slots.by_ref() {
-            // A slot that kept its page needed none.
+            // A slot that had kept its page.
             let Some(offset) = place.addr.checked_sub(self.from) else {
                 continue;
             };

@@ -3,29 +3,30 @@
 use crate::mutex::{Mutex, MutexGuard};
 use crate::sync::{Futex, Ordering, fence, mutant, ordering};
 
-/// One that holds the lock for reading. There are 64 workers at most, so neither count overflows.
+/// One reader that holds the lock. There are at most 64 workers, so neither count overflows.
 const READER: u32 = 1;
 const READERS: u32 = 0x7fff;
-/// One that waits to read.
+/// One reader that waits.
 const WAITER: u32 = 1 << 15;
 const WAITERS: u32 = READERS * WAITER;
 /// Changes when a writer unlocks.
 const PHASE: u32 = 1 << 30;
-/// A writer has the lock, or waits until those that read have left.
+/// A writer has the lock, or waits until the readers have left.
 const WRITER: u32 = 1 << 31;
 
-/// A readers-writer lock that prefers writers: who comes to read while one waits, waits behind it. The
-/// writer hands the lock over to all readers that wait, before the next writer gets it ("phase-fair",
-/// Brandenburg and Anderson): nobody waits for more than one writer and those that read before it.
+/// A readers-writer lock that prefers writers: a reader that arrives while a writer waits has to wait for it.
+/// The writer passes the lock to all waiting readers before the next writer gets it ("phase-fair",
+/// Brandenburg and Anderson): a reader waits for at most one writer and the readers before it.
 ///
-/// A thread that waits is woken once, when the lock is its own. A thread that reads must not lock again.
+/// A waiting thread is woken once, when it has the lock. A thread that holds the lock for reading must not
+/// lock it again.
 #[derive(Debug)]
 pub(crate) struct RwLock {
     /// Both counts and both bits. Readers wait for it.
     state: Futex,
-    /// 1 when the last reader has left to a writer, which waits for it.
+    /// 1 when the last reader has passed the lock to the writer, which waits for this.
     drained: Futex,
-    /// What writers have among themselves.
+    /// Excludes other writers.
     writers: Mutex<()>,
 }
 
@@ -37,7 +38,7 @@ pub(crate) struct ReadGuard<'l>(&'l RwLock);
 #[derive(Debug)]
 pub(crate) struct WriteGuard<'l> {
     lock: &'l RwLock,
-    /// Unlocked after `lock`.
+    /// Unlocked last, after `lock`.
     _writers: MutexGuard<'l, ()>,
 }
 
@@ -61,8 +62,8 @@ impl RwLock {
         ReadGuard(self)
     }
 
-    /// Waits until the writer that `before` tells of has unlocked, and made this thread a reader. The
-    /// phase cannot change twice meanwhile: the next writer waits for this reader.
+    /// Waits until the writer in `before` has unlocked, which makes this thread a reader. The phase cannot
+    /// change twice in the meantime, since the next writer waits for this reader.
     #[cold]
     fn wait_for_phase(&self, before: u32) {
         let order = ordering(Ordering::Acquire, "lock: relaxed look at the phase");
@@ -92,10 +93,10 @@ impl RwLock {
         }
     }
 
-    /// The last reader has left.
+    /// Passes the lock to the writer when the last reader has left.
     #[cold]
     fn admit_writer(&self) {
-        // What the readers before it did was before the writer, too.
+        // The accesses of earlier readers happen before those of the writer, too.
         if !mutant("lock: no fence of the last reader") {
             fence(Ordering::Acquire);
         }
@@ -122,7 +123,7 @@ impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         let lock = self.lock;
         let order = ordering(Ordering::Release, "lock: relaxed unlock of a writer");
-        // No reader has the lock, and all that wait get it.
+        // No reader has the lock; all waiting readers get it.
         let pass = |state: u32| Some((!state & PHASE) | ((state & WAITERS) / WAITER));
         let (Ok(before) | Err(before)) = lock.state.fetch_update(order, Ordering::Relaxed, pass);
         if before & WAITERS != 0 && !mutant("lock: no wake of readers") {

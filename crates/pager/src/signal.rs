@@ -1,4 +1,4 @@
-//! Faults as signals, in the thread that faults.
+//! Handles faults that arrive as signals, in the thread that faults.
 
 use core::ffi::{c_int, c_void};
 use core::ptr;
@@ -13,54 +13,54 @@ use crate::space::Fault;
 use crate::worker::Resolved;
 use crate::{Delivery, PagerError, Policy, Worker};
 
-/// Bytes of the stack that a signal is handled on: the kernel's frame, with all registers of SVE, and a
+/// Bytes of the alternate signal stack: room for the kernel's signal frame with all SVE registers, and for
 /// [`Policy::fill`].
 const STACK: usize = 128 << 10;
-/// Bytes below it that nobody can touch: one page of the largest size.
+/// Bytes of the guard area below it: one page of the largest size.
 const GUARD: usize = 64 << 10;
 
-/// What is at the low end of such a stack: how the handler finds its worker.
+/// The header at the low end of such a stack, by which the handler finds its worker.
 #[repr(C)]
 struct Header {
     magic: u64,
     worker: *mut (),
     resolve: unsafe fn(*mut (), u64, bool) -> bool,
-    /// The stack that the thread had before, if one like this.
+    /// The previous stack of the thread, if it has such a header.
     outer: *const Header,
 }
 
-/// How often a page is tried before an access to it is given up.
+/// Maximum number of attempts at a page before the access fails.
 const READ_ATTEMPTS: usize = 8;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"pgrstack");
 
 impl<P: Policy> Worker<'_, P> {
-    /// Calls `body`, and resolves the faults that this thread has in the region meanwhile. Not for
-    /// faults of the kernel: a system call that is given a page which is not there fails with `EFAULT`.
+    /// Calls `body`, and resolves the faults of this thread in the region until it returns. This does not
+    /// work for accesses by the kernel: a system call that gets a missing page fails with `EFAULT`.
     ///
-    /// `body` may call this for another worker: faults in either region are resolved then. It runs with an
-    /// alternate signal stack of the pager; the one that the thread had is its own again afterwards, after
-    /// a panic too. While any thread is in here, `SIGBUS` of the process is the pager's; what was its
-    /// handler before gets each one that is for another reason, and is the handler again when the last
-    /// thread leaves.
+    /// `body` may call this for another worker: faults in both regions are resolved then. It runs with an
+    /// alternate signal stack of the pager; afterwards, even after a panic, the thread has its previous one
+    /// again. While any thread is inside this function, the pager has the `SIGBUS` handler of the process. It
+    /// passes signals with another cause on to the previous handler, which is restored when the last thread
+    /// leaves.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Delivery`] for a pager with events, [`PagerError::Forked`] in a child of the process
-    /// that made the pager, [`PagerError::Call`]: `body` was not called.
+    /// `body` was not called: [`PagerError::Delivery`] for a pager with events, [`PagerError::Forked`] in a
+    /// child of the process that made the pager, [`PagerError::Call`].
     pub fn resolve_own<R>(&mut self, body: impl FnOnce() -> R) -> Result<R, PagerError> {
         if self.pager.options.delivery != Delivery::Signals {
             return Err(PagerError::Delivery);
         }
         self.pager.check_owner()?;
         let _stack = Stack::install(ptr::from_mut(self).cast(), resolve::<P>)?;
-        // SAFETY: the handler touches nothing but workers, each of which is borrowed alone by a call of
-        // this function, and what the interrupted access waits for.
+        // SAFETY: the handler touches only workers, each of which is borrowed exclusively by a call of this
+        // function, and the page for which the interrupted access waits.
         let _handled = unsafe { Handled::by(on_bus) }?;
         Ok(body())
     }
 
-    /// Resolves one fault; whether the access may be tried again.
+    /// Resolves one fault. Returns whether to repeat the access.
     fn resolve_fault(&mut self, address: u64, write: bool) -> bool {
         let pager = self.pager;
         if pager.page_at(address).is_none() {
@@ -73,12 +73,12 @@ impl<P: Policy> Worker<'_, P> {
         if !resolved.is_ok_and(|resolved| resolved != Resolved::Refused) {
             return false;
         }
-        // A page that cannot be read from swap is there, and every access to it is a fault. But one that
-        // comes and goes may have gone again each time that another thread was faster.
+        // A page that cannot be read from swap counts as present, and every access to it is a fault. But a
+        // page that other threads map and take back may also be missing again at each attempt.
         !(self.in_vain.is_hopeless(address) && self.is_unreadable(address))
     }
 
-    /// Whether the page at `address` cannot be read, though it was there just before, so many times.
+    /// Returns whether the page at `address` cannot be read, after so many faults at which it was present.
     fn is_unreadable(&mut self, address: u64) -> bool {
         let fault = Fault {
             address,
@@ -86,24 +86,24 @@ impl<P: Policy> Worker<'_, P> {
         };
         (0..READ_ATTEMPTS).all(|_| {
             let _there = self.resolve(fault);
-            // Not by an access: that would be the next signal.
+            // Not by an access, which would cause the next signal.
             process::read_memory(process::pid(), address, &mut [0]) != Ok(1)
         })
     }
 }
 
-/// [`Worker::resolve_fault`] of whichever worker.
+/// [`Worker::resolve_fault`] of the worker, without its type.
 ///
 /// # Safety
 ///
-/// `worker` is a `Worker<P>` that nobody else uses now.
+/// `worker` is a `Worker<P>` that no other code uses during the call.
 unsafe fn resolve<P: Policy>(worker: *mut (), address: u64, write: bool) -> bool {
     // SAFETY: the caller's.
     let worker = unsafe { &mut *worker.cast::<Worker<'_, P>>() };
     worker.resolve_fault(address, write)
 }
 
-/// The alternate stack of this thread, as long as this lives.
+/// The alternate stack of this thread, installed as long as this value lives.
 struct Stack {
     memory: core::mem::ManuallyDrop<Mapping>,
     before: AlternateStack,
@@ -122,7 +122,7 @@ impl Stack {
         let start = memory.as_ptr().wrapping_add(GUARD);
         let header = start.cast::<Header>();
         let outer = AlternateStack::current().map_err(PagerError::call("sigaltstack"))?;
-        // SAFETY: the low end of a mapping that nobody else uses; a stack does not reach it.
+        // SAFETY: the low end of a mapping that only this value uses; the stack does not reach it.
         unsafe {
             header.write(Header {
                 magic: MAGIC,
@@ -132,7 +132,7 @@ impl Stack {
             });
         }
         let bytes = ptr::slice_from_raw_parts_mut(start, STACK);
-        // SAFETY: the mapping lives until the stack is taken back, when this is dropped.
+        // SAFETY: the mapping lives until the stack is uninstalled, when this is dropped.
         let before = unsafe { replace_alternate_stack(&AlternateStack::new(bytes)) }
             .map_err(PagerError::call("sigaltstack"))?;
         Ok(Self {
@@ -144,22 +144,22 @@ impl Stack {
 
 impl Drop for Stack {
     fn drop(&mut self) {
-        // SAFETY: the thread's own, which it had before.
+        // SAFETY: the previous stack of the thread.
         if unsafe { replace_alternate_stack(&self.before) }.is_ok() {
             // SAFETY: once; the thread has another stack now.
             unsafe { core::mem::ManuallyDrop::drop(&mut self.memory) };
             return;
         }
-        // This one stays the thread's, and its worker does not.
+        // The stack stays installed, but its worker is removed.
         let magic = self.memory.as_ptr().wrapping_add(GUARD).cast::<u64>();
         // SAFETY: the first field of what `install` has written.
         unsafe { magic.write_volatile(0) };
     }
 }
 
-/// The header of a stack that [`Stack::install`] has made; null of another one.
+/// The header of a stack that [`Stack::install`] made; null for another stack.
 fn header_of(stack: &AlternateStack) -> *const Header {
-    // execve(2) leaves a stack without address, but not marked as none.
+    // After execve(2) the stack has no address, but is not marked as disabled.
     let Some((start, size)) = stack.bytes().filter(|(start, _)| !start.is_null()) else {
         return ptr::null();
     };
@@ -174,7 +174,7 @@ fn header_of(stack: &AlternateStack) -> *const Header {
 extern "C" fn on_bus(signal: c_int, info: *mut siginfo_t, context: *mut c_void) {
     // SAFETY: these are the arguments of the handler.
     let fault = unsafe { FaultContext::new(info, context) };
-    // A page that is damaged, or a signal that was sent, is no page that is missing.
+    // A damaged page, or a signal that a process sent, is not a missing page.
     let mut header = if fault.is_missing() {
         header_of(&fault.alternate_stack())
     } else {

@@ -14,11 +14,11 @@ use crate::mutex::{Mutex, MutexGuard};
 use crate::policy::{Policy, Refusal};
 use crate::sync::mutant;
 
-/// Events that are read together.
+/// Maximum number of events that are read together.
 pub(crate) const EVENTS: usize = 64;
 
-/// How often an ioctl is tried while another thread changes the address space. One that does so over and
-/// over leaves short moments in between.
+/// Maximum number of attempts at an ioctl while another thread changes the address space. Even a thread that
+/// changes it without pause leaves short gaps.
 const ATTEMPTS: usize = 64;
 
 /// A thread waits for the page at `address`.
@@ -31,25 +31,25 @@ pub(crate) struct Fault {
 /// What the kernel did for a fault.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Provided {
-    /// The page is there, and whoever waited for it was woken.
+    /// The page is present, and the threads that waited for it were woken.
     Page,
-    /// There was one already, or there is no place for one any more. As [`Provided::Again`].
+    /// A page was present already, or its address is unmapped. As [`Provided::Again`].
     There,
-    /// Whoever waits is to be woken, and tries again.
+    /// The waiting threads must be woken, and repeat their accesses.
     Again,
-    /// There is no page, and never will be. Whoever waited was woken.
+    /// The page is refused for good. The waiting threads were woken.
     Refused,
 }
 
-/// A userfaultfd, and where the pages are that it watches.
+/// A userfaultfd, and the addresses of the pages that it watches.
 ///
-/// # What is in order
+/// # Ordering
 ///
-/// The kernel reports a change of the address space when it is done, so that faults at new addresses come
-/// before the event that explains them. But from the change until the event was read, `UFFDIO_COPY` and
-/// its kin fail with `EAGAIN`. So whoever reads events takes the lock, and lets it go when the layout has
-/// changed; and whoever has the kernel make a page looks at the layout and makes it under the lock. Then
-/// the page belongs to the address, or the kernel refuses, and the access is tried again.
+/// The kernel reports a change of the address space after it was made, so faults at new addresses can arrive
+/// before the event that explains them. But from the change until the event was read, `UFFDIO_COPY` and the
+/// similar ioctls fail with `EAGAIN`. So a thread that reads events holds the lock until it has updated the
+/// layout, and a thread that installs a page holds it while it looks at the layout and makes the ioctl. Then
+/// the page belongs to the address, or the kernel refuses, and the access is repeated.
 #[derive(Debug)]
 pub(crate) struct Space {
     uffd: Userfault,
@@ -82,18 +82,18 @@ impl Space {
         self.layout.lock()
     }
 
-    /// A batch to read into.
+    /// Returns an empty batch.
     pub(crate) const fn batch(&self) -> Batch<'_> {
         Batch::new(self)
     }
 
-    /// Reads what has come into an empty `batch`, and takes note of it; `changed` is told of each change, in
-    /// order, under the lock. Nothing if another thread has read it.
+    /// Reads pending events into an empty `batch` and updates the layout. Calls `changed` with each change,
+    /// in order, under the lock. The batch stays empty if another thread has read the events.
     ///
     /// # Errors
     ///
-    /// As read(2); with `EMFILE`, `ENFILE` and `ENOMEM` the kernel keeps the event of a fork, which needs a
-    /// descriptor: it is to be read again.
+    /// As read(2). After `EMFILE`, `ENFILE` and `ENOMEM` the kernel still has the event of a fork, which
+    /// needs a descriptor: read it again.
     pub(crate) fn read(
         &self,
         messages: &mut Messages<EVENTS>,
@@ -109,7 +109,8 @@ impl Space {
                 Err(errno) => return Err(errno),
             }
         };
-        // Each has its owner before anything is done: a descriptor that nobody closes keeps a child waiting.
+        // Each descriptor gets an owner before anything else is done: a child would wait for ever for a
+        // descriptor that is not closed.
         let mut unread = Unread {
             events: events.collect::<Vec<_, EVENTS>>().into_iter(),
             batch,
@@ -120,10 +121,10 @@ impl Space {
         Ok(())
     }
 
-    /// Has the kernel make the page that `fault` waits for, as `policy` says; with a copy of `scratch`.
-    /// `parent` is where a child comes from.
+    /// Has the kernel make the page of `fault` with the contents that `policy` writes to `scratch`. `parent`
+    /// is the space from which a child was forked.
     ///
-    /// The policy is asked without the lock: it may wait for somebody who waits until an event is read.
+    /// Calls the policy without the lock, since it may wait for a thread that waits until an event is read.
     pub(crate) fn provide<P: Policy>(
         &self,
         policy: &P,
@@ -156,7 +157,7 @@ impl Space {
         let filled = fill(policy, page, bytes);
         let layout = self.lock();
         if layout.find(fault.address) != place || layout.discards() != discards {
-            // Something else belongs there now, or may.
+            // Another page belongs there now, or may.
             return Ok(Provided::Again);
         }
         match filled {
@@ -167,9 +168,9 @@ impl Space {
         }
     }
 
-    /// What a child of this space gets at an address of which no event tells: `None` if it is zeros for
-    /// sure. Where the parent has ever moved a part, the child may have been forked before the move and the
-    /// layout copied after it, or the other way round.
+    /// What a child of this space gets at an address that no event explains: `None` if it is certainly zeros.
+    /// If the parent has ever moved a part, the child may have been forked before the move and the layout
+    /// copied after it, or vice versa.
     fn unknown_in_child(&self) -> Option<Refusal> {
         if self.is_changing() {
             return Some(Refusal::Again);
@@ -177,37 +178,36 @@ impl Space {
         self.lock().was_moved().then_some(Refusal::Never)
     }
 
-    /// Whether something was done to the address space of which no event was read yet.
+    /// Returns whether the address space was changed and the event was not read yet.
     fn is_changing(&self) -> bool {
-        // The kernel looks at that before it looks at the range.
-        // SAFETY: no range at all, so no page is made.
+        // The kernel checks this before it checks the range. SAFETY: no range at all, so no page is made.
         let nothing = unsafe { self.uffd.zeropage(0, 0, Waking::Wake) };
         nothing == Err(Errno::EAGAIN)
     }
 
-    /// Makes an ioctl that makes a page.
+    /// Calls an ioctl that makes a page.
     fn make(&self, mut ioctl: impl FnMut() -> Result<i64, Errno>) -> Result<Provided, Errno> {
         for attempt in 0..ATTEMPTS {
             match ioctl() {
                 Ok(_) => return Ok(Provided::Page),
-                // Another thread changes the address space, or has just been told that its event was read.
+                // Another thread changes the address space, or was just woken after its event was read.
                 Err(Errno::EAGAIN) if attempt % 8 == 7 => process::yield_now(),
                 Err(Errno::EAGAIN) => core::hint::spin_loop(),
-                // There is one already; or no place for it any more, which the access finds out.
+                // A page is present already; or its address is unmapped, which the repeated access finds out.
                 Err(Errno::EEXIST | Errno::ENOENT) => return Ok(Provided::There),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno),
             }
         }
-        // Its event is still to be read.
+        // The event is still to be read.
         Ok(Provided::Again)
     }
 
-    /// Has accesses to the page at `address` end in a signal.
+    /// Makes accesses to the page at `address` end in a signal.
     ///
     /// # Errors
     ///
-    /// `EOPNOTSUPP` for a child before Linux 6.6: nobody changes the memory of another process.
+    /// `EOPNOTSUPP` for a child before Linux 6.6, which has no call for another process's memory.
     fn refuse(&self, address: u64, is_child: bool) -> Result<Provided, Errno> {
         if self.delivery == Delivery::Signals {
             // It has one.
@@ -221,7 +221,7 @@ impl Space {
             result => return result,
         }
         if self.is_changing() {
-            // The page may have been moved, and something else be there.
+            // The page may have been moved, and another one be there.
             return Ok(again());
         }
         let place = core::ptr::with_exposed_provenance_mut(usize::try_from(address).unwrap_or(0));
@@ -231,15 +231,16 @@ impl Space {
         Ok(Provided::Again)
     }
 
-    /// Has the kernel report nothing any more, as nobody reads it; whether that is so. Pages that are missing
-    /// are zeros from then on. To close the descriptor is not enough: each child of this process that was
-    /// forked meanwhile has it, too.
+    /// Unregisters the memory, so that the kernel reports no more events. Returns whether that succeeded.
+    /// Missing pages are zeros from then on. Closing the descriptor is not enough: children of this process
+    /// that were forked in the meantime have it, too.
     ///
     /// # Safety
     ///
-    /// Nobody relies on what missing pages hold.
+    /// No code relies on the contents of missing pages.
     pub(crate) unsafe fn unregister(&self, is_child: bool) -> bool {
-        // Where pieces are now. Children that nobody has served have zeros from now on.
+        // The current addresses of the pieces. Missing pages of children that were not served are zeros from
+        // now on.
         self.read_all();
         let mut is_done = true;
         self.lock().mapped(&mut |range| {
@@ -250,16 +251,16 @@ impl Space {
                 Ok(()) => true,
                 // It has ended.
                 Err(Errno::ENOMEM) if is_child => true,
-                // With signals nothing is reported but faults.
+                // With signals only faults are reported.
                 Err(_) => self.delivery == Delivery::Signals,
             };
         });
-        // Whoever has changed something meanwhile waits until that is read.
+        // A thread that has changed the address space in the meantime waits until the event is read.
         self.read_all();
         is_done
     }
 
-    /// Reads what there is to be read, and forgets it.
+    /// Reads and drops all pending events.
     fn read_all(&self) {
         let mut messages = Messages::<EVENTS>::new();
         loop {
@@ -271,19 +272,19 @@ impl Space {
         }
     }
 
-    /// Lets those go on that wait for a page in `range`.
+    /// Wakes the threads that wait for a page in `range`.
     pub(crate) fn wake(&self, range: Range<u64>) -> Result<(), Errno> {
         self.uffd.wake(range.start, range.end - range.start)
     }
 }
 
-/// Another thread has to do something first.
+/// Gives the CPU to another thread, which has to act first.
 fn again() -> Provided {
     process::yield_now();
     Provided::Again
 }
 
-/// Makes `call` until no signal interrupts it.
+/// Repeats `call` until no signal interrupts it.
 pub(crate) fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, Errno> {
     loop {
         match call() {
@@ -293,7 +294,7 @@ pub(crate) fn retry<R>(mut call: impl FnMut() -> Result<R, Errno>) -> Result<R, 
     }
 }
 
-/// Has `policy` write what `page` holds, and zeros behind it.
+/// Has `policy` write the contents of `page`, and fills the rest with zeros.
 pub(crate) fn fill<P: Policy>(policy: &P, page: usize, bytes: &mut [u8]) -> Result<(), Refusal> {
     let filled = policy.fill(page, bytes)?;
     if let Some(rest) = bytes.get_mut(filled..) {
@@ -302,31 +303,31 @@ pub(crate) fn fill<P: Policy>(policy: &P, page: usize, bytes: &mut [u8]) -> Resu
     Ok(())
 }
 
-/// What was done to the address space.
+/// A change of the address space.
 #[derive(Clone, Debug)]
 pub(crate) enum Change {
-    /// The pages of a range are discarded.
+    /// A range was discarded.
     Removed(Range<u64>),
     /// `length` bytes were moved.
     Moved { from: u64, to: u64, length: u64 },
-    /// A range is not mapped any more.
+    /// A range was unmapped.
     Unmapped(Range<u64>),
 }
 
-/// What was read together. Each fault is woken when it is dropped, if not before: whatever happens, an
-/// access is tried again rather than waited for in vain.
+/// Events that were read together. Dropping it wakes all faults that were not woken before, so that their
+/// accesses are repeated instead of waiting for ever.
 #[derive(Debug)]
 pub(crate) struct Batch<'s> {
     space: &'s Space,
     faults: Vec<Fault, EVENTS>,
-    /// The layout at the first fork, and what was done from then on.
+    /// The layout at the first fork, and the changes after it.
     before: Option<Layout>,
     told: Vec<Told, EVENTS>,
     /// Events that were read.
     read: usize,
 }
 
-/// Events that were read, and of which note is taken: of each, also where a policy panics at one.
+/// Events that were read and are being recorded: all of them, even if a policy panics at one.
 struct Unread<'b, 's, 'c> {
     events: heapless::vec::IntoIter<Event, EVENTS, usize>,
     batch: &'b mut Batch<'s>,
@@ -348,7 +349,7 @@ impl Drop for Unread<'_, '_, '_> {
     }
 }
 
-/// Something that a child may have to know.
+/// A change that a child may have to apply.
 #[derive(Debug)]
 enum Told {
     Fork(Userfault),
@@ -366,7 +367,7 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// Takes note of an event. There is room for as many as are read.
+    /// Records an event. There is room for as many as are read.
     fn note(
         &mut self,
         event: Event,
@@ -401,7 +402,7 @@ impl<'s> Batch<'s> {
         changed(layout, &change);
     }
 
-    /// Whether nothing was read.
+    /// Returns whether no event was read.
     pub(crate) const fn is_empty(&self) -> bool {
         self.read == 0
     }
@@ -410,13 +411,13 @@ impl<'s> Batch<'s> {
         !self.faults.is_empty()
     }
 
-    /// The faults, in the order of their addresses.
+    /// Returns the faults, sorted by address.
     pub(crate) fn sorted(&mut self) -> &[Fault] {
         sort(&mut self.faults);
         &self.faults
     }
 
-    /// Nobody waits any more.
+    /// Forgets the faults: no thread waits any more.
     pub(crate) fn all_are_woken(&mut self) {
         self.faults.clear();
     }
@@ -448,7 +449,7 @@ impl Drop for Batch<'_> {
             return;
         }
         for fault in &self.faults {
-            // There is nobody to tell, and nothing else to be done.
+            // The error has no receiver, and nothing else can be done.
             let page = 1 << self.space.page_shift;
             let _ = self.space.wake(fault.address..fault.address + page);
         }
@@ -466,8 +467,8 @@ impl Change {
     }
 }
 
-/// Sorts faults by their addresses: few, and mostly in order. What the library has is larger than all of
-/// this.
+/// Sorts faults by address: there are few, and mostly in order. The sort of the standard library is larger
+/// than all of this module.
 fn sort(faults: &mut [Fault]) {
     for end in 1..faults.len() {
         for place in (1..=end).rev() {

@@ -1,12 +1,12 @@
-//! How handlers are told to end.
+//! Stops handlers.
 
 use tablewalk_uapi::Errno;
 
 use crate::events::{OwnedFd, pipe_without_waiting, read, write};
 use crate::sync::{AtomicU64, Ordering, mutant};
 
-/// How many handlers are to end, and a descriptor that is readable while any are. Not an eventfd, which
-/// small kernels have not.
+/// The number of handlers that should end, and a descriptor that is readable while it is not 0. A pipe, since
+/// small kernels have no eventfd.
 #[derive(Debug)]
 pub(crate) struct Stops {
     count: AtomicU64,
@@ -24,12 +24,12 @@ impl Stops {
         })
     }
 
-    /// The descriptor to wait for. It may be readable though there is nothing to take.
+    /// The descriptor to wait for. It may be readable although the number is 0.
     pub(crate) const fn fd(&self) -> &OwnedFd {
         &self.reader
     }
 
-    /// As many more are to end.
+    /// Adds to the number of handlers that should end.
     pub(crate) fn add(&self, count: u64) {
         if count != 0 {
             self.count.fetch_add(count, Ordering::SeqCst);
@@ -37,7 +37,7 @@ impl Stops {
         }
     }
 
-    /// Whether the caller is to end: one fewer is then.
+    /// Returns whether the caller should end, and counts it.
     pub(crate) fn take(&self) -> bool {
         loop {
             let fewer = u64::from(!mutant("stop: one ends all"));
@@ -48,12 +48,12 @@ impl Stops {
             if taken.is_ok() {
                 return true;
             }
-            // Nobody waits for it in vain any more.
+            // The pipe is drained, so that handlers do not wake up for nothing.
             while matches!(read(&self.reader, &mut [0; 64]), Ok(_) | Err(Errno::EINTR)) {}
             if mutant("stop: no second look") || self.count.load(Ordering::SeqCst) == 0 {
                 return false;
             }
-            // Counted meanwhile; what was read may have been that one's.
+            // Another stop was counted in the meantime; the byte that was read may belong to it.
             self.make_readable();
         }
     }

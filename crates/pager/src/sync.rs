@@ -1,5 +1,5 @@
-//! Atomics, and words that threads wait for: those of the CPU and the kernel. With `--cfg loom` they are
-//! loom's, which runs the models of this crate in every order of their steps that the memory model allows.
+//! Atomics, and futexes. With `--cfg loom` they are loom's, which runs the models of this crate with every
+//! interleaving that the memory model allows.
 
 pub(crate) use core::sync::atomic::Ordering;
 
@@ -35,38 +35,38 @@ impl Futex {
         }
     }
 
-    /// Waits for a wake, if the word holds `expected`. May return for no reason: the caller looks again.
+    /// Waits for a wake-up if the word holds `expected`. May return without one: the caller checks again.
     pub(crate) fn wait(&self, expected: u32) {
         let _woken_or_not = tablewalk_uapi::futex::wait(&self.word, expected);
     }
 
-    /// Wakes one thread that waits.
+    /// Wakes one waiting thread.
     pub(crate) fn wake_one(&self) {
         let _woken = tablewalk_uapi::futex::wake_one(&self.word);
     }
 
-    /// Wakes all threads that wait.
+    /// Wakes all waiting threads.
     pub(crate) fn wake_all(&self) {
         let _woken = tablewalk_uapi::futex::wake_all(&self.word);
     }
 }
 
-/// `ordering`, or a weaker one in the models that run with this mutant, and have to fail.
+/// Returns `ordering`, or a weaker one in the models that run with this mutant and must fail.
 #[cfg(not(loom))]
 #[inline(always)]
 pub(crate) const fn ordering(ordering: Ordering, _mutant: &str) -> Ordering {
     ordering
 }
 
-/// Whether the models run with this mutant, and have to fail; never in the product.
+/// Returns whether the models run with this mutant and must fail; always false outside of models.
 #[cfg(not(loom))]
 #[inline(always)]
 pub(crate) const fn mutant(_mutant: &str) -> bool {
     false
 }
 
-/// Whether a model has failed, and is being unwound: loom's atomics must not be used any more. Never in the
-/// product.
+/// Returns whether a model has failed and is unwinding: loom's atomics must not be used any more. Always
+/// false outside of models.
 #[cfg(not(loom))]
 #[inline(always)]
 pub(crate) const fn has_failed() -> bool {
@@ -91,7 +91,7 @@ mod modelled {
     pub(crate) type AtomicU32 = Atomic<atomic::AtomicU32>;
     pub(crate) type AtomicU64 = Atomic<atomic::AtomicU64>;
 
-    /// One of loom's atomics, each use of which comes after a use of another one that orders nothing.
+    /// One of loom's atomics. Each use comes after a relaxed use of a second atomic.
     ///
     /// loom 0.7 remembers the last access of each atomic and no other, so that a load hides those before it:
     /// stores are not tried in all places then (tokio-rs/loom#166, #392). An access that changes an atomic
@@ -126,8 +126,8 @@ mod modelled {
 
     new!(AtomicBool of bool, AtomicU32 of u32, AtomicU64 of u64);
 
-    /// The threads that wait for one word. As in the kernel, its lock is held from the look at the word
-    /// until the thread waits, and by whoever wakes.
+    /// The threads that wait for one word. As in the kernel, its lock is held from the check of the word
+    /// until the thread waits, and during a wake-up.
     #[derive(Debug)]
     pub(super) struct Queue {
         lock: Mutex<()>,

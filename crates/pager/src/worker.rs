@@ -1,4 +1,4 @@
-//! Whoever moves entries.
+//! Workers, which resolve faults by moving entries.
 
 use core::ops::Range;
 use core::sync::atomic::Ordering;
@@ -16,11 +16,12 @@ use crate::space::{Fault, Provided};
 use crate::sync::mutant;
 use crate::{LEAF, Pager, PagerError, Policy};
 
-/// Leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
+/// Number of leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
 pub(crate) const LEAVES: usize = 16;
 pub(crate) type Tables = Cache<LiveMut, LEAVES, 4>;
 
-/// Runs of pages that may wait to be adopted, and after how many pages they are.
+/// Maximum number of runs of pages that wait to be adopted, and the number of pages after which a run is
+/// adopted.
 const PENDING: usize = 8;
 const ADOPT_AFTER: u64 = 256;
 
@@ -31,7 +32,7 @@ const ADOPT_AFTER: u64 = 256;
 pub struct Worker<'p, P: Policy> {
     pub(crate) pager: &'p Pager<P>,
     number: usize,
-    /// Unless entries cannot be moved.
+    /// `None` if entries cannot be moved.
     movable: Option<Movable>,
     /// A page to copy from, for fallbacks.
     scratch: Mapping,
@@ -39,7 +40,7 @@ pub struct Worker<'p, P: Policy> {
     pub(crate) in_vain: InVain,
 }
 
-/// Faults at which there was nothing to be made, one after the other at the same address.
+/// Counts consecutive faults at the same address at which the page was present already.
 #[derive(Default, Debug)]
 pub(crate) struct InVain {
     address: u64,
@@ -47,8 +48,8 @@ pub(crate) struct InVain {
 }
 
 impl InVain {
-    /// So many seldom have no other reason than a thread that was faster each time: it is worth a look
-    /// whether the page can be read.
+    /// So many faults are rarely due to other threads that were faster each time: then it is checked whether
+    /// the page can be read.
     const MOST: u32 = 64;
 
     const fn note(&mut self, address: u64) {
@@ -58,7 +59,7 @@ impl InVain {
         self.times += 1;
     }
 
-    /// Whether the last ones were too many; it begins anew then.
+    /// Returns whether the limit is reached, and starts again then.
     pub(crate) fn is_hopeless(&mut self, address: u64) -> bool {
         let too_many = self.address == address && self.times >= Self::MOST;
         if too_many {
@@ -74,11 +75,11 @@ struct Movable {
     format: Format,
     region: Tables,
     pool: Tables,
-    /// The entry of the frame of zeros; 0 if it is not wanted.
+    /// The entry of the zero page; 0 if it is not used.
     zeros: Descriptor,
 }
 
-/// Pages of one table that were moved, and not adopted yet: all in a range, which may have others.
+/// A range of one table with all its pages that were moved and not adopted yet. It may contain other pages.
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     start: u64,
@@ -93,7 +94,7 @@ impl Pending {
         moved: 0,
     };
 
-    /// Takes note of `moved` pages, once [`run_of`] has expected them.
+    /// Counts `moved` pages, after [`run_of`] was called for them.
     fn note<P: Policy>(&mut self, pager: &Pager<P>, moved: u64) {
         self.moved = self.moved - 1 + moved;
         if self.moved >= ADOPT_AFTER {
@@ -102,7 +103,7 @@ impl Pending {
     }
 }
 
-/// The run that has `pages`, of which one is counted from now on: that there is any, and so that they are
+/// Returns the run that contains `pages`, and counts one of them, so that the run is not empty and gets
 /// adopted.
 fn run_of<'r, P: Policy>(
     pager: &Pager<P>,
@@ -117,7 +118,7 @@ fn run_of<'r, P: Policy>(
     let run = match pending.iter().position(same) {
         Some(place) => pending.get_mut(place)?,
         None => {
-            // The last one makes room. If it is not adopted, its pages stay where they are in memory.
+            // The last run makes room. If adopting it fails, its pages stay in memory where they are.
             if let Some(last) = pending.last_mut() {
                 pager.not_fatal(adopt(pager, last));
             }
@@ -138,7 +139,7 @@ fn run_of<'r, P: Policy>(
 }
 
 impl<P: Policy> Pager<P> {
-    /// A worker, with tables of its own that stay mapped.
+    /// Makes a worker, with its own mapped tables.
     ///
     /// # Errors
     ///
@@ -188,7 +189,7 @@ fn tables() -> Result<Tables, PagerError> {
     Cache::new(live).map_err(|_| PagerError::Call("cache", Errno::ENOMEM))
 }
 
-/// What Linux maps where memory is read that was never written.
+/// Linux maps this page where memory is read that was never written.
 fn entry_of_zeros(page: &Mapping) -> Result<Descriptor, PagerError> {
     // SAFETY: a page of a mapping.
     unsafe { page.as_ptr().read_volatile() };
@@ -198,19 +199,21 @@ fn entry_of_zeros(page: &Mapping) -> Result<Descriptor, PagerError> {
     Ok(leaf.map_or(Descriptor::ZERO, |step| step.descriptor))
 }
 
-/// What came of a fault.
+/// The result of a fault.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Resolved {
-    /// The pages at these addresses are there, by entries of ours or of somebody else; nobody was woken.
+    /// The pages at these addresses are present, by entries of this worker or of another one; no thread was
+    /// woken.
     Mapped(Range<u64>),
-    /// Whoever waits was woken.
+    /// The waiting threads were woken.
     Woken,
-    /// There is no page, and never will be; whoever waits was woken.
+    /// The page is refused for good; the waiting threads were woken.
     Refused,
 }
 
 impl<P: Policy> Worker<'_, P> {
-    /// Maps the first tables of pool and region, as many as are kept: the first faults need not.
+    /// Maps the first tables of pool and region, as many as stay mapped, so that the first faults need not do
+    /// it.
     fn map_tables(&mut self) -> Result<(), PagerError> {
         let pager = self.pager;
         let Some(movable) = &mut self.movable else {
@@ -226,7 +229,7 @@ impl<P: Policy> Worker<'_, P> {
         Ok(())
     }
 
-    /// Makes the page of a fault be there, and its neighbours if possible.
+    /// Makes the page of a fault present, and its neighbours if possible.
     pub(crate) fn resolve(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
         if pager.moves()
@@ -239,13 +242,14 @@ impl<P: Policy> Worker<'_, P> {
         self.have_provided(fault)
     }
 
-    /// As [`Worker::resolve`], by entries; the pages that are there now. `None` if `page` is not.
+    /// Like [`Worker::resolve`], by moving entries. Returns the pages that are present now; `None` if `page`
+    /// is not.
     fn move_or_refill(&mut self, page: usize, write: bool) -> Option<Range<usize>> {
         let pager = self.pager;
         if let Some(mapped) = self.move_around(page, write) {
             return Some(mapped);
         }
-        // It has come before? No table? No frame? The last one can be had.
+        // Mapped before, no table, or no frame: only a frame can be obtained.
         if pager.came.has(page) || pager.ring.available() != 0 {
             return None;
         }
@@ -254,12 +258,12 @@ impl<P: Policy> Worker<'_, P> {
         self.move_around(page, write)
     }
 
-    /// As [`Worker::move_or_refill`], with the frames that there are.
+    /// Like [`Worker::move_or_refill`], with the frames in the pool.
     fn move_around(&mut self, page: usize, write: bool) -> Option<Range<usize>> {
         let pager = self.pager;
         let _lock = pager.map_lock.read();
         let wanted = self.around(page);
-        // Still: somebody who was alone may have ended it.
+        // Checked again under the lock: a writer may have ended moves.
         let movable = self.movable.as_mut().filter(|_| pager.moves())?;
         let table = pager.not_fatal(movable.region.table_mut(pager.page_address(page)))??;
         let index = movable
@@ -276,20 +280,19 @@ impl<P: Policy> Worker<'_, P> {
             self.note_found(page, there, count);
             return there.then_some(wanted);
         }
-        // Before anything is moved: where the policy panics, what was moved is adopted all the same.
+        // Before anything is moved, so that moved pages are adopted even if the policy panics.
         let run = run_of(pager, &mut self.pending, &wanted);
         let mut moved = Moved::default();
-        // First the page that is waited for, then those behind it, then those before.
+        // First the page of the fault, then those after it, then those before it.
         for pages in [page..wanted.end, wanted.start..page] {
             let mut places = places(pages);
             while places.next_empty().is_some() {
-                // No more than are needed: a slot that keeps its page costs when it is refilled.
+                // No more than needed: a slot that keeps its page costs time at the next refill.
                 let most = places.empty() as u64;
                 let Some(claim) = pager.ring.claim(self.number, most) else {
                     break;
                 };
-                // Slots that are left keep their pages, and are found full when it is their turn to be
-                // filled.
+                // Unused slots keep their pages, and are found full at the next refill.
                 let slots = claim.slots.clone();
                 let done = moved.move_slots(
                     pager,
@@ -298,7 +301,7 @@ impl<P: Policy> Worker<'_, P> {
                     slots,
                     &mut places,
                 );
-                // No table of the pool, or a page that is refused: what was moved stays.
+                // No table of the pool, or a refused page: pages that were moved stay.
                 if pager.not_fatal(done) != Some(true) {
                     break;
                 }
@@ -314,7 +317,7 @@ impl<P: Policy> Worker<'_, P> {
         there.then_some(wanted)
     }
 
-    /// Takes note of a fault at which `made` pages were made; of one of a page that was there, if none was.
+    /// Counts a fault at which `made` pages were made; 0 if the page was present already.
     fn note_found(&mut self, page: usize, there: bool, made: u64) {
         if made != 0 {
             self.in_vain = InVain::default();
@@ -323,7 +326,7 @@ impl<P: Policy> Worker<'_, P> {
         }
     }
 
-    /// The pages that the policy wants with `page`: inside the region and the level-3 table.
+    /// Returns the pages that the policy wants with `page`, inside the region and the level-3 table.
     fn around(&self, page: usize) -> Range<usize> {
         let pager = self.pager;
         // The region begins where a table does, unless somebody moved it.
@@ -339,7 +342,7 @@ impl<P: Policy> Worker<'_, P> {
     fn have_provided(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
         let lock = pager.map_lock.write();
-        // Once nothing is moved and taken back any more, the policy may wait without others.
+        // When moves and takes have ended, the policy may wait without blocking others.
         let _lock = pager.moves().then_some(lock);
         if let Some(page) = pager.page_at(fault.address) {
             // From now on the entry is the kernel's.
@@ -369,12 +372,11 @@ impl<P: Policy> Worker<'_, P> {
         Ok(Resolved::Woken)
     }
 
-    /// Has the kernel make all pages that this worker has moved ones of their place. After an error it may
-    /// be called again.
+    /// Has the kernel adopt all pages that this worker has moved. May be called again after an error.
     ///
     /// # Errors
     ///
-    /// [`PagerError::Call`]: the first one; the other runs of pages were adopted all the same.
+    /// [`PagerError::Call`]: the first error; the other runs of pages were adopted nevertheless.
     /// [`PagerError::Forked`] in a child of the process that made the pager.
     pub fn settle(&mut self) -> Result<(), PagerError> {
         self.pager.check_owner()?;
@@ -389,11 +391,11 @@ impl<P: Policy> Worker<'_, P> {
 impl<P: Policy> Drop for Worker<'_, P> {
     fn drop(&mut self) {
         if !self.pager.is_owner() {
-            // A child has other things where the tables were.
+            // A child has other mappings at the addresses of the tables.
             core::mem::forget(self.movable.take());
             return;
         }
-        // The region is gone, or was moved: the pages are safe where they are.
+        // The region was unmapped or moved: the pages are safe where they are.
         let _ = self.settle();
         let free = !(1 << self.number);
         self.pager.workers.fetch_and(free, Ordering::AcqRel);
@@ -401,9 +403,9 @@ impl<P: Policy> Drop for Worker<'_, P> {
     }
 }
 
-/// Has the kernel adopt a run, which is empty then; after an error what is left of it stays. Where a part was
-/// unmapped or moved meanwhile, those beside it are adopted: the kernel refuses a range with a hole, which is
-/// halved until the hole is a range of its own.
+/// Has the kernel adopt a run, which is empty then; after an error the rest of it stays. If a part was
+/// unmapped or moved in the meantime, the other parts are adopted: the kernel refuses a range with a hole,
+/// which is halved until the hole is a separate range.
 fn adopt<P: Policy>(pager: &Pager<P>, run: &mut Pending) -> Result<(), PagerError> {
     let mut most = u64::MAX;
     while run.moved != 0 {
@@ -418,7 +420,7 @@ fn adopt<P: Policy>(pager: &Pager<P>, run: &mut Pending) -> Result<(), PagerErro
                 most = pages / 2;
                 continue;
             }
-            // Nothing is there to be adopted.
+            // There is no page to adopt.
             Err(Errno::EINVAL) => {}
             Err(errno) => return Err(PagerError::Call("ADOPT", errno)),
         }

@@ -10,14 +10,14 @@ use crate::Geometry;
 pub struct VirtualAddress(pub u64);
 
 impl VirtualAddress {
-    /// The address `bytes` further on, wrapping at 2^64.
+    /// Returns the address plus `bytes`, wrapping at 2^64.
     #[inline]
     #[must_use]
     pub const fn wrapping_add(self, bytes: u64) -> Self {
         Self(self.0.wrapping_add(bytes))
     }
 
-    /// The highest multiple of 2^`shift`, which is less than 64, that is not above the address.
+    /// Rounds the address down to a multiple of 2^`shift`; `shift` is less than 64.
     #[inline]
     #[must_use]
     pub const fn align_down(self, shift: u32) -> Self {
@@ -31,12 +31,12 @@ impl fmt::Display for VirtualAddress {
     }
 }
 
-/// An address that comes out of a translation.
+/// A physical address: the result of a translation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct PhysicalAddress(pub u64);
 
 impl PhysicalAddress {
-    /// The frame that the address lies in.
+    /// Returns the frame that contains the address.
     #[inline]
     #[must_use]
     pub const fn frame(self, geometry: &Geometry) -> FrameNumber {
@@ -55,7 +55,7 @@ impl fmt::Display for PhysicalAddress {
 pub struct FrameNumber(pub u64);
 
 impl FrameNumber {
-    /// The address of the first byte of the frame. Bits above 63 are lost.
+    /// Returns the address of the first byte of the frame. Bits above 63 are lost.
     #[inline]
     #[must_use]
     pub const fn address(self, geometry: &Geometry) -> PhysicalAddress {

@@ -1,10 +1,10 @@
-//! What hardware makes of the attributes of a leaf.
+//! The attributes of a leaf, as hardware interprets them.
 
 use core::fmt;
 
 use crate::{Descriptor, Geometry};
 
-/// What can be done with memory at one exception level.
+/// The accesses that are permitted at one exception level.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Access {
     /// It can be read.
@@ -15,7 +15,7 @@ pub struct Access {
     pub execute: bool,
 }
 
-/// `rwx`, with `-` for what cannot be done.
+/// `rwx`, with `-` for an access that is not permitted.
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let letter = |allowed, letter| if allowed { letter } else { "-" };
@@ -25,7 +25,7 @@ impl fmt::Display for Access {
     }
 }
 
-/// What table descriptors on the way down take away from everything below (Arm ARM DDI 0487,
+/// The permissions that table descriptors take away from everything below them (Arm ARM DDI 0487,
 /// "Hierarchical control of data access permissions" and "of instruction fetching").
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Limits(u64);
@@ -39,23 +39,23 @@ impl Limits {
         | Descriptor::AP_TABLE_NO_EL0
         | Descriptor::AP_TABLE_READ_ONLY;
 
-    /// These, and those of the table descriptor `table`.
+    /// Returns these limits together with those of the table descriptor `table`.
     #[inline]
     #[must_use]
     pub const fn below(self, table: Descriptor) -> Self {
         Self(self.0 | table.0 & Self::BITS)
     }
 
-    /// PXNTable, XNTable and APTable as they stand in a table descriptor.
+    /// PXNTable, XNTable and APTable, at their positions in a table descriptor.
     #[must_use]
     pub const fn bits(self) -> Descriptor {
         Descriptor(self.0)
     }
 }
 
-/// What a leaf permits at EL0 and at EL1, as the MMU enforces it now (Arm ARM DDI 0487, "Data access
-/// permission controls", "Instruction execution controls"). PAN and pointer authentication are not
-/// in it. A page that Linux counts as writable and clean is not writable here.
+/// The permissions of a leaf at EL0 and at EL1, as the MMU enforces them now (Arm ARM DDI 0487, "Data access
+/// permission controls", "Instruction execution controls"). Without PAN and pointer authentication. A page
+/// that is writable and clean to Linux is not writable here.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Permissions {
     /// In user space.
@@ -65,7 +65,7 @@ pub struct Permissions {
 }
 
 impl Permissions {
-    /// Those of the valid leaf `leaf` below tables with `limits`.
+    /// Returns the permissions of the valid leaf `leaf` below tables with `limits`.
     #[must_use]
     pub const fn new(leaf: Descriptor, limits: Limits) -> Self {
         let tables = limits.bits();
@@ -75,13 +75,13 @@ impl Permissions {
             el0: Access {
                 read: el0,
                 write: el0 && writable,
-                // Without read access too: execute-only.
+                // Even without read access: execute-only.
                 execute: !leaf.is_uxn() && !tables.is_uxn_table(),
             },
             el1: Access {
                 read: true,
                 write: writable,
-                // What EL0 can write, EL1 does not execute.
+                // EL1 does not execute memory that EL0 can write.
                 execute: !(leaf.is_pxn() || tables.is_pxn_table() || el0 && writable),
             },
         }
@@ -93,14 +93,14 @@ impl Permissions {
 pub struct MemoryType(pub u8);
 
 impl MemoryType {
-    /// That of `leaf`, where `MAIR_EL1` is `mair`.
+    /// Returns the memory type of `leaf` for this value of `MAIR_EL1`.
     #[must_use]
     pub const fn new(leaf: Descriptor, mair: u64) -> Self {
         let [byte, ..] = (mair >> (8 * leaf.attr_index() as u32)).to_le_bytes();
         Self(byte)
     }
 
-    /// Whether it is device memory.
+    /// Returns whether it is device memory.
     #[must_use]
     pub const fn is_device(self) -> bool {
         self.0 & 0xf0 == 0
@@ -124,7 +124,7 @@ impl fmt::Display for MemoryType {
     }
 }
 
-/// SH\[1:0\] of a leaf: who else sees its writes in order (Arm ARM DDI 0487, "Shareability").
+/// SH\[1:0\] of a leaf: the observers for which memory is coherent (Arm ARM DDI 0487, "Shareability").
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Shareability {
     /// Nobody.
@@ -138,7 +138,7 @@ pub enum Shareability {
 }
 
 impl Shareability {
-    /// That of `leaf`.
+    /// Returns the shareability of `leaf`.
     #[must_use]
     pub const fn new(geometry: &Geometry, leaf: Descriptor) -> Self {
         match leaf.shareability(geometry) {
@@ -203,7 +203,7 @@ mod tests {
             (Descriptor::AP_TABLE_NO_EL0, "--x", "rwx"),
             (Descriptor::UXN_TABLE, "rw-", "rw-"),
             (Descriptor::PXN_TABLE, "rwx", "rw-"),
-            // Everything else in a table descriptor says nothing about permissions.
+            // No other bit of a table descriptor is about permissions.
             (!Limits::BITS, "rwx", "rw-"),
         ] {
             for tables in [[table, 0], [0, table]] {

@@ -1,4 +1,4 @@
-//! The barrier that page-table writes need.
+//! The barrier that is needed after page-table writes.
 
 #![cfg_attr(
     target_arch = "aarch64",
@@ -17,7 +17,7 @@ pub(crate) fn publish() {
     unsafe { core::arch::asm!("dsb ishst", "isb", options(nostack, preserves_flags)) }
 }
 
-/// Stands in where the tables are memory of a test.
+/// The substitute on other hosts, where the tables are memory of a test.
 #[cfg(not(target_arch = "aarch64"))]
 pub(crate) fn publish() {
     core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);

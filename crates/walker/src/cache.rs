@@ -1,14 +1,14 @@
-//! Tables that stay mapped, for many translations.
+//! A cache of mapped tables, for many translations.
 //!
-//! A leaf table (level 3) is kept together with the entry of its parent (level 2) that led to it and
-//! the descriptor seen there. The kernel clears that entry before it frees, moves or replaces the
-//! leaf table, and the source keeps both tables from being reused: an entry that still holds what was
-//! seen proves the leaf table current. So a warm translation is two loads, the parent's entry and the
-//! leaf's; for a block, one.
+//! A leaf table (level 3) is cached together with the entry of its parent (level 2) that leads to it, and the
+//! descriptor that was read there. The kernel clears that entry before it frees, moves or replaces the leaf
+//! table, and the source prevents both tables from being reused: if the entry still holds the same
+//! descriptor, the leaf table is current. So a translation that hits takes two loads, the parent's entry and
+//! the leaf's; for a block, one.
 //!
-//! Parents are kept apart, since many leaf tables have the same one. A parent needs no check of its
-//! own: the kernel empties it before it frees it, and `remap_page_table` promises that no level-2
-//! table is moved to another place with its entries in it (`HAVE_MOVE_PUD` is off).
+//! Parents are cached separately, since many leaf tables have the same one. A parent needs no check: the
+//! kernel empties it before it frees it, and `remap_page_table` promises that no level-2 table is moved to
+//! another address with its entries in it (`HAVE_MOVE_PUD` is off).
 
 #![expect(
     unsafe_code,
@@ -24,18 +24,17 @@ use crate::{
     TableMut, TableSourceMut, Translation, VirtualAddress,
 };
 
-/// A tag that no range has: tags have at most 52 - 21 bits.
+/// A tag that matches no range: tags have at most 52 - 21 bits.
 const NO_TAG: u64 = u64::MAX;
-/// Bit of the tag of a range that is not for the shortest way: a block, and where addresses have more
-/// than 48 bits.
-const LONG_WAY: u64 = 1 << 63;
+/// Tag bit of a range that is not for the fast path: blocks, and addresses of more than 48 bits.
+const SLOW_PATH: u64 = 1 << 63;
 
 /// The source of a cache has too few slots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CacheError {
-    /// Slots that the source has.
+    /// The number of slots of the source.
     pub slots: usize,
-    /// Slots that the cache needs.
+    /// The number of slots that the cache needs.
     pub needed: usize,
 }
 
@@ -47,26 +46,26 @@ impl fmt::Display for CacheError {
 
 impl core::error::Error for CacheError {}
 
-/// What is known of the range that one level-2 entry translates.
+/// The cached state of the range that one level-2 entry translates.
 ///
 /// # Invariants
 ///
-/// If `tag` is not [`NO_TAG`], `entry` is the level-2 entry of the range, in a table that is in a slot
-/// of the cache's source, and so is the table that `table` begins, unless `seen` is 0. Without
-/// [`LONG_WAY`], `seen` is not 0. `entry` can be read in any case.
+/// If `tag` is not [`NO_TAG`], `entry` is the level-2 entry of the range, in a table in a slot of the cache's
+/// source. The table at `table` is in a slot too, unless `seen` is 0. Without [`SLOW_PATH`], `seen` is not 0.
+/// `entry` can always be read.
 ///
 /// One data cache line.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
 struct Leaf {
-    /// Which range: its addresses without the bits that level 3 and the page translate, and perhaps
-    /// [`LONG_WAY`].
+    /// The range: its addresses without the bits of level 3 and of the page offset, perhaps with
+    /// [`SLOW_PATH`].
     tag: u64,
-    /// What the entry held when the leaf table was mapped; 0, which no table has, for a block.
+    /// The value of the entry when the leaf table was mapped; 0, which is no table descriptor, for a block.
     seen: Descriptor,
     /// The level-2 entry.
     entry: EntryPointer,
-    /// The leaf table, as if its entries were numbered by the pages of the whole address space.
+    /// The leaf table, with its entries numbered as pages of the whole address space.
     table: EntryPointer,
     /// The slot of the parent.
     parent: usize,
@@ -82,10 +81,10 @@ impl Leaf {
     };
 }
 
-/// What is known of a level-2 table.
+/// The cached state of a level-2 table.
 #[derive(Clone, Copy, Debug)]
 struct Parent {
-    /// Which range it translates: the addresses without the bits that level 2 and below translate.
+    /// The range that it translates: the addresses without the bits of level 2 and below.
     tag: u64,
     frame: FrameNumber,
 }
@@ -97,14 +96,14 @@ impl Parent {
     };
 }
 
-/// A cache of up to `LEAVES` leaf tables and blocks under up to `PARENTS` level-2 tables, both powers
-/// of two, on a source that it owns: nobody else maps anything into its slots.
+/// A cache of up to `LEAVES` leaf tables and blocks under up to `PARENTS` level-2 tables, both powers of two.
+/// It owns its source, so no other code maps tables into the slots.
 ///
 /// Direct-mapped: two ranges whose numbers are equal modulo `LEAVES` evict each other.
 ///
 /// # Examples
 ///
-/// The first translation of a range maps two tables, the ones that follow are two loads each:
+/// The first translation of a range maps two tables; each further one is two loads:
 ///
 /// ```
 /// use tablewalk_walker::{Cache, LiveSource, PhysicalAddress, Translation, VirtualAddress};
@@ -126,7 +125,7 @@ impl Parent {
 pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
     source: S,
     geometry: Geometry,
-    /// What the geometry says of a page, at hand for the warm path.
+    /// The geometry of a page, for the fast path.
     page: PageBits,
     /// In slots `PARENTS..PARENTS + LEAVES`.
     leaves: [Leaf; LEAVES],
@@ -134,14 +133,14 @@ pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
     parents: [Parent; PARENTS],
 }
 
-/// How an address is cut at level 3, and what a page descriptor makes of it.
+/// How to split an address at level 3, and to compute the output address of a page descriptor.
 #[derive(Clone, Copy, Debug)]
 struct PageBits {
     shift: u32,
     range_shift: u32,
     /// Bits 47:n of an address, 2^n being the size of a page.
     frame_mask: u64,
-    /// [`LONG_WAY`] where addresses have more than 48 bits.
+    /// [`SLOW_PATH`] where addresses have more than 48 bits.
     way: u64,
 }
 
@@ -152,7 +151,7 @@ impl PageBits {
             range_shift: geometry.level_shift(Level::L2),
             frame_mask: ((1 << 48) - 1) & !(geometry.page_size() - 1),
             way: if geometry.oa_bits() > 48 || geometry.va_bits() > 48 {
-                LONG_WAY
+                SLOW_PATH
             } else {
                 0
             },
@@ -161,8 +160,8 @@ impl PageBits {
 }
 
 impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, PARENTS> {
-    /// The slots that the source must have: one for each table, and one to translate what is not
-    /// cached.
+    /// The number of slots that the source must have: one for each table, and one to translate addresses that
+    /// are not cached.
     pub const SLOTS: usize = Self::SCRATCH + 1;
     const SCRATCH: usize = PARENTS + LEAVES;
 
@@ -191,14 +190,14 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         })
     }
 
-    /// The shape of the tables.
+    /// Returns the shape of the tables.
     #[must_use]
     pub const fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// Translates `address` if its range is cached and current: two loads from tables, one for a
-    /// block, and no system call. `None` is a miss and says nothing about the address.
+    /// Translates `address` if its range is cached and current: two loads from tables, one for a block, and
+    /// no system call. `None` is a miss: it does not mean that the address is unmapped.
     #[must_use]
     #[inline]
     pub fn lookup(&self, address: VirtualAddress) -> Option<Translation> {
@@ -206,14 +205,15 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         Some(Translation::of(&self.geometry, address, level, descriptor))
     }
 
-    /// The physical address of `address` if its range is cached and current and a page is mapped
-    /// there: [`Cache::lookup`] for the most frequent case. `None` says nothing about the address.
+    /// Returns the physical address of `address` if its range is cached and current and a page is mapped
+    /// there: [`Cache::lookup`] for the most frequent case. `None` does not mean that the address is
+    /// unmapped.
     #[must_use]
     #[inline(always)]
     pub fn physical(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
         let tag = self.tag(address);
         let leaf = self.leaves.get(Self::place(tag))?;
-        // SAFETY: the invariants of `Leaf`; the cache alone maps into the slots of its source.
+        // SAFETY: the invariants of `Leaf`; only the cache maps tables into the slots of its source.
         let now = unsafe { leaf.entry.load(0) };
         if (leaf.tag == tag) & (now == leaf.seen) {
             // SAFETY: as above: `seen` is not 0, and a page of the range is an entry of the table.
@@ -236,8 +236,9 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
 
     /// Translates `address`, and caches its range.
     ///
-    /// Warm: as [`Cache::lookup`]. Cold: maps the leaf table, and the parent if it is not there. For
-    /// an address without a level-2 entry to cache: as [`translate`](crate::translate()), each time.
+    /// A hit costs as much as [`Cache::lookup`]. A miss maps the leaf table, and the parent if it is not
+    /// cached. For an address without a level-2 entry, each call costs as much as
+    /// [`translate`](crate::translate()).
     ///
     /// # Errors
     ///
@@ -254,8 +255,8 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         translate_in(&mut self.source, Self::SCRATCH, address)
     }
 
-    /// Caches the range of `address`, in the place of the one that was there; whether it has a leaf
-    /// table or a block to cache. At most three tables are mapped.
+    /// Caches the range of `address`, evicting the previous range of that slot. Returns whether there was a
+    /// leaf table or a block to cache. Maps at most three tables.
     ///
     /// # Errors
     ///
@@ -275,7 +276,7 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
                 Some(table) => (seen, table, self.page.way),
                 None => return Ok(false),
             },
-            Kind::Block => (Descriptor::ZERO, EntryPointer::nothing(), LONG_WAY),
+            Kind::Block => (Descriptor::ZERO, EntryPointer::nothing(), SLOW_PATH),
             Kind::Page | Kind::Invalid => return Ok(false),
         };
         let Some(entry) = self
@@ -299,7 +300,7 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         Ok(true)
     }
 
-    /// Drops the range that `address` lies in, or whichever is in its place.
+    /// Evicts the range of `address`, or whichever range is cached in its slot.
     pub fn evict(&mut self, address: VirtualAddress) {
         let place = Self::place(self.tag(address));
         if let Some(leaf) = self.leaves.get_mut(place) {
@@ -307,41 +308,41 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         }
     }
 
-    /// Drops all ranges. The tables stay mapped until others come in their places.
+    /// Evicts all ranges. The tables stay mapped until others replace them.
     pub fn clear(&mut self) {
         self.leaves = [Leaf::NONE; LEAVES];
         self.parents = [Parent::NONE; PARENTS];
     }
 
-    /// Gives the source back.
+    /// Returns the source.
     #[must_use]
     pub fn into_source(self) -> S {
         self.source
     }
 
-    /// The leaf descriptor of `address` and its level, if the range is cached and current.
+    /// Returns the leaf descriptor of `address` and its level, if the range is cached and current.
     fn leaf(&self, address: VirtualAddress) -> Option<(Level, Descriptor)> {
         let tag = self.tag(address);
         let leaf = self
             .leaves
             .get(Self::place(tag))
-            .filter(|leaf| leaf.tag & !LONG_WAY == tag)?;
-        // The two loads may be made in either order: the leaf's entry is what it was at a moment of
-        // this call, and its table the one that translates the address, at another.
-        // SAFETY: the invariants of `Leaf`; the cache alone maps into the slots of its source.
+            .filter(|leaf| leaf.tag & !SLOW_PATH == tag)?;
+        // The order of the two loads does not matter: the leaf's entry had this value at one moment of this
+        // call, and its table translated the address at another. SAFETY: the invariants of `Leaf`; only the
+        // cache maps tables into the slots of its source.
         let now = unsafe { leaf.entry.load(0) };
-        // 0 is what a block leaves behind when it is unmapped: there is no table then.
+        // The entry is 0 after a block was unmapped: there is no table then.
         if now == leaf.seen && now != Descriptor::ZERO {
             // SAFETY: as above; a page of the range is an entry of the table.
             let page = unsafe { leaf.table.load(self.page_number(address)) };
             return Some((Level::L3, page));
         }
-        // A block is the answer by itself, since a parent that was freed holds nothing.
+        // A block needs no other check, since a parent that was freed is empty.
         (now.kind(&self.geometry, Level::L2) == Kind::Block).then_some((Level::L2, now))
     }
 
-    /// The slot of the parent of the range of `address`, mapped if it is not there. `None` where there
-    /// is no level-2 table.
+    /// Returns the slot of the parent of the range of `address`, which is mapped if necessary. `None` if
+    /// there is no level-2 table.
     fn current_parent(&mut self, address: VirtualAddress) -> Result<Option<usize>, S::Error> {
         let tag = address.0 >> self.geometry.span_shift(Level::L2);
         let slot = Self::low_bits(tag) & (PARENTS - 1);
@@ -354,8 +355,8 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         if let Some(&Parent { tag: cached, frame }) = self.parents.get(slot)
             && cached == tag
         {
-            // An entry in use is in a table in use. Otherwise nothing is mapped, or the table was
-            // freed, and emptied before: whether it is still the one in the tree tells.
+            // If the entry is not 0, the table is in use. Otherwise nothing is mapped there, or the table was
+            // emptied and freed: whether it is still in the tree decides.
             if self.source.table(slot).load(index).is_valid()
                 || self.source.map(Self::SCRATCH, id(Some(frame)))?.is_some()
             {
@@ -372,7 +373,7 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         Ok(Some(slot))
     }
 
-    /// Drops the parent in `slot` and the leaves under it.
+    /// Evicts the parent in `slot` and the leaves under it.
     fn forget_parent(&mut self, slot: usize) {
         if let Some(parent) = self.parents.get_mut(slot) {
             *parent = Parent::NONE;
@@ -382,8 +383,8 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         }
     }
 
-    /// Maps the leaf table that `seen` leads to into its slot; its entries. `None` if it is gone
-    /// meanwhile.
+    /// Maps the leaf table of descriptor `seen` into its slot, and returns its entries. `None` if the table
+    /// is gone.
     fn map_leaf(
         &mut self,
         address: VirtualAddress,
@@ -407,7 +408,7 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         }
         let table = self.source.table(slot);
         let first = self.page_number(address.align_down(self.page.range_shift));
-        // All of it is there: the warm path does not look.
+        // The table is complete: the fast path does not check the index.
         let whole = EntryPointer::of_table(table, self.geometry.entries(Level::L3));
         Ok(whole.map(|table| table.numbered_from(first)))
     }
@@ -421,7 +422,7 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         address.0 >> self.page.range_shift
     }
 
-    /// The number of the page in the address space.
+    /// Returns the number of the page in the address space.
     #[inline(always)]
     const fn page_number(&self, address: VirtualAddress) -> usize {
         Self::low_bits(address.0 >> self.page.shift)
@@ -442,8 +443,8 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
 }
 
 impl<S: TableSourceMut, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, PARENTS> {
-    /// The level-3 entry of `address`, for writing; `None` where there is no table for it. Warm: one
-    /// load. Cold: as [`Cache::translate`].
+    /// Returns the level-3 entry of `address` for writing; `None` if it has no table. A hit costs one load, a
+    /// miss as much as in [`Cache::translate`].
     ///
     /// # Errors
     ///
@@ -454,9 +455,9 @@ impl<S: TableSourceMut, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAV
         Ok(table.and_then(|table| table.entry(index)))
     }
 
-    /// The level-3 table that translates `address`, for writing; `None` where there is none. As
-    /// [`Cache::entry_mut`], for many entries at once: it is current when this returns, and may leave its
-    /// place at any time after.
+    /// Returns the level-3 table that translates `address`, for writing; `None` if there is none. Like
+    /// [`Cache::entry_mut`], for many entries: the table is current when this returns, and the kernel may
+    /// unlink it at any time after.
     ///
     /// # Errors
     ///

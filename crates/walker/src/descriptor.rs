@@ -1,8 +1,8 @@
 //! The 64-bit words of a table.
 //!
 //! Bit positions: Arm ARM DDI 0487, "VMSAv8-64 descriptor formats", with the names that
-//! `arch/arm64/include/asm/pgtable-hwdef.h` of Linux has for them. What Linux keeps in the bits that
-//! hardware ignores is for [`Linux`](crate::Linux).
+//! `arch/arm64/include/asm/pgtable-hwdef.h` of Linux has for them. The bits that hardware ignores and Linux
+//! uses are in [`Linux`](crate::Linux).
 
 use core::fmt;
 
@@ -29,10 +29,10 @@ use crate::{FrameNumber, Geometry, Level, PhysicalAddress};
 #[repr(transparent)]
 pub struct Descriptor(pub u64);
 
-/// What a descriptor is at its level.
+/// The kind of a descriptor at its level.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Translates nothing. Linux keeps swap entries and the like in the other bits.
+    /// Invalid: a translation fault. Linux keeps swap entries and the like in the other bits.
     Invalid,
     /// Leads to a table of the next lower level.
     Table,
@@ -42,7 +42,7 @@ pub enum Kind {
     Page,
 }
 
-/// Defines a named bit and the question whether it is set.
+/// Defines a named bit and a method that returns whether it is set.
 macro_rules! bits {
     ($($(#[$doc:meta])* $name:ident $is:ident = $bit:literal;)*) => {
         impl Descriptor {
@@ -93,10 +93,11 @@ bits! {
 }
 
 impl Descriptor {
-    /// Nothing: the word of an entry that was never used.
+    /// Zero: the value of an entry that was never used.
     pub const ZERO: Self = Self(0);
 
-    /// What the descriptor is in a table of `level`: a block only where there can be one.
+    /// Returns the kind of the descriptor in a table of `level`: a block only where the level can have
+    /// blocks.
     #[inline]
     #[must_use]
     pub const fn kind(self, geometry: &Geometry, level: Level) -> Kind {
@@ -108,28 +109,28 @@ impl Descriptor {
         }
     }
 
-    /// The output address of a table descriptor: that of the next table.
+    /// Returns the output address of a table descriptor: the address of the next table.
     #[inline]
     #[must_use]
     pub const fn next_table(self, geometry: &Geometry) -> FrameNumber {
         self.output_address(geometry, Level::L3).frame(geometry)
     }
 
-    /// The output address of a leaf of `level`: that of the first byte it maps.
+    /// Returns the output address of a leaf of `level`: the address of its first byte.
     #[inline]
     #[must_use]
     pub const fn output_address(self, geometry: &Geometry, level: Level) -> PhysicalAddress {
         AddressBits::new(geometry, level).address(self)
     }
 
-    /// AttrIndx\[2:0\], bits 4:2: which byte of `MAIR_EL1` says the memory type.
+    /// AttrIndx\[2:0\], bits 4:2: selects the byte of `MAIR_EL1` with the memory type.
     #[must_use]
     pub const fn attr_index(self) -> u8 {
         (self.0 >> 2 & 0b111) as u8
     }
 
     /// SH\[1:0\], bits 9:8: 0 non-shareable, 2 outer shareable, 3 inner shareable. With `FEAT_LPA2` there is
-    /// no such field, and what Linux has in TCR_EL1.SH0 is inner shareable.
+    /// no such field, and Linux sets TCR_EL1.SH0 to inner shareable.
     #[must_use]
     pub const fn shareability(self, geometry: &Geometry) -> u8 {
         if geometry.is_lpa2() {
@@ -139,11 +140,11 @@ impl Descriptor {
     }
 }
 
-/// Where in a descriptor the output address is, for one level of one geometry.
+/// The position of the output address in a descriptor, for one level of one geometry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct AddressBits {
     low: u64,
-    /// Upper bits that stand below their place, and by how much.
+    /// Mask of the upper address bits that are stored at lower positions, and the distance.
     high: u64,
     shift: u32,
 }
@@ -159,7 +160,7 @@ impl AddressBits {
         } else {
             (48, 0, 0)
         };
-        // From bit n on, n being log2 of what the descriptor maps.
+        // From bit n on, where 2^n is the number of bytes that the descriptor maps.
         let low = ((1 << top) - 1) & !(geometry.entry_size(level) - 1);
         Self { low, high, shift }
     }
@@ -251,7 +252,7 @@ mod tests {
         let block = Descriptor(0x600_0000_0791);
         assert_eq!(block.kind(&g, Level::L0), Kind::Block);
         assert_eq!(block.output_address(&g, Level::L0).0, 0xc_0600_0000_0000);
-        // With 48 bits it is reserved, and so is a block at level -1.
+        // Reserved with 48-bit output addresses, as a block at level -1 is.
         assert_eq!(block.kind(&geometry(12, 48, 48), Level::L0), Kind::Invalid);
         let g = geometry(12, 52, 52);
         assert_eq!(block.kind(&g, Level::LMinus1), Kind::Invalid);

@@ -1,8 +1,8 @@
-//! Trees that were saved, as a source of tables.
+//! Saved trees, as a source of tables.
 //!
 //! # Format, versions 1 and 2
 //!
-//! Everything is little-endian and a multiple of 8 bytes, but for the text. First a header of
+//! Everything is little-endian and a multiple of 8 bytes, except the text. First comes a header of
 //! [`HEADER_SIZE`] bytes:
 //!
 //! | offset | bytes | |
@@ -29,7 +29,7 @@
 //!
 //! # Examples
 //!
-//! Whatever is a source can be saved, a dump too:
+//! Any source can be saved, even a dump:
 //!
 //! ```
 //! use std::fs::File;
@@ -69,36 +69,36 @@ pub const HEADER_SIZE: usize = 128;
 const MAGIC: [u8; 8] = *b"pgtables";
 const VERSION_1: u32 = 1;
 const VERSION_2: u32 = 2;
-/// Words before the descriptors of a table: address with level, and frame.
+/// Number of words before the descriptors of a table: address with level, and frame.
 const TABLE_HEADER: usize = 2;
-/// Number of a bit or type that a kernel lacks.
+/// The number that stands for a bit or type that a kernel lacks.
 const NONE: u8 = 0xff;
-/// Of a slot that nothing was mapped into.
+/// The value of a slot into which no table was mapped.
 const EMPTY: usize = usize::MAX;
-/// Slots of a dump: enough for a walk, and for a cache of a few tables.
+/// Number of slots of a dump: enough for a walk, and for a cache of a few tables.
 const SLOTS: usize = 16;
 
-/// Why bytes are no dump.
+/// The reason why bytes are not a dump.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DumpError {
-    /// They do not begin as one does: another kind of file, or one that was not finished.
+    /// The magic number is missing: another kind of file, or a dump that was not finished.
     Magic,
-    /// The version is another one.
+    /// Unknown version.
     Version(u32),
-    /// They do not begin at a multiple of 8.
+    /// The bytes are not aligned to 8.
     Alignment,
-    /// The geometry is none that the walker knows.
+    /// The walker does not support the geometry.
     Geometry(GeometryError),
-    /// There are more or fewer bytes than the header says.
+    /// The size differs from the size in the header.
     Length {
-        /// How many there are.
+        /// The number of bytes.
         bytes: u64,
-        /// How many there should be, if that can be told.
+        /// The expected number of bytes, if it can be computed.
         expected: Option<u64>,
     },
-    /// A table is not behind the one before it, or at no multiple of what it translates.
+    /// A table is out of order, or its address is not aligned to its span.
     Order {
-        /// Its place among the tables.
+        /// Its index among the tables.
         table: u64,
     },
 }
@@ -162,7 +162,7 @@ impl fmt::Display for InvalidSlot {
 impl core::error::Error for InvalidSlot {}
 
 impl<'a> Dump<'a> {
-    /// The dump that `bytes` are. Looks at each table's header, and at no descriptor.
+    /// Parses `bytes` as a dump. Checks the header of each table, and no descriptor.
     ///
     /// # Errors
     ///
@@ -191,7 +191,7 @@ impl<'a> Dump<'a> {
         }
         let tables = usize::try_from(header.tables * record).map_err(|_| too_short)?;
         let (tables, text) = rest.split_at_mut_checked(tables).ok_or(too_short)?;
-        // SAFETY: any eight bytes are a word, and nobody else has them.
+        // SAFETY: any eight bytes are a valid word, and they are borrowed exclusively.
         let (before, words, _) = unsafe { tables.align_to_mut::<AtomicU64>() };
         if !before.is_empty() {
             return Err(DumpError::Alignment);
@@ -207,19 +207,19 @@ impl<'a> Dump<'a> {
         Ok(dump)
     }
 
-    /// The process whose tables these were.
+    /// Returns the ID of the process whose tables these were.
     #[must_use]
     pub const fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// How many tables there are.
+    /// Returns the number of tables.
     #[must_use]
     pub const fn tables(&self) -> usize {
         self.words.len() / record_words(&self.format.geometry)
     }
 
-    /// Table number `table`, in the order of a walk.
+    /// Returns table number `table`, in the order of a walk.
     #[must_use]
     pub fn nth(&self, table: usize) -> Option<SavedTable<'a>> {
         if table >= self.tables() {
@@ -235,13 +235,13 @@ impl<'a> Dump<'a> {
         })
     }
 
-    /// What was saved beside the tables: `/proc/PID/maps`.
+    /// Returns the text that was saved with the tables: `/proc/PID/maps`.
     #[must_use]
     pub const fn text(&self) -> &'a [u8] {
         self.text
     }
 
-    /// The words of a table with those of its header before them.
+    /// Returns the words of a table, with its header first.
     fn record(&self, table: usize) -> &'a [AtomicU64] {
         let size = record_words(&self.format.geometry);
         let start = table.saturating_mul(size);
@@ -249,7 +249,7 @@ impl<'a> Dump<'a> {
         self.words.get(start..end).unwrap_or_default()
     }
 
-    /// The place of a table: first address, and level.
+    /// Returns the key of a table: first address, and level.
     fn key(&self, table: usize) -> (u64, Option<Level>) {
         let word = Table::new(self.record(table)).load(0).0;
         let of_bits = |level: &Level| u64::from(level_bits(*level)) == word & 0b111;
@@ -277,7 +277,7 @@ impl<'a> Dump<'a> {
         Ok(())
     }
 
-    /// The table with this place.
+    /// Finds the table with this key.
     fn find(&self, (address, level): (u64, Level)) -> Option<usize> {
         let key = (address, Some(level));
         let (mut low, mut high) = (0, self.tables());
@@ -294,7 +294,7 @@ impl<'a> Dump<'a> {
 }
 
 /// Mapping a table is a binary search.
-// SAFETY: the words are those of the dump, which nobody moves or changes while it is borrowed.
+// SAFETY: the words belong to the dump, which is borrowed, and so neither moved nor changed.
 unsafe impl TableSource for Dump<'_> {
     type Error = InvalidSlot;
 
@@ -331,10 +331,10 @@ unsafe impl TableSource for Dump<'_> {
     }
 }
 
-// SAFETY: a saved tree does not change, and its words are used for nothing else.
+// SAFETY: a saved tree does not change, and its words have no other use.
 unsafe impl LiveSource for Dump<'_> {}
 
-/// Writes a dump: pieces with their offsets, the header last. What was not finished is no dump.
+/// Writes a dump in pieces with offsets, the header last. Without its header a file is not a dump.
 #[derive(Debug)]
 pub struct DumpWriter {
     format: Format,
@@ -343,7 +343,7 @@ pub struct DumpWriter {
     text: u64,
 }
 
-/// Why a dump was not written.
+/// The reason why a dump was not written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WriteError<S, E> {
     /// The tables could not be read.
@@ -353,7 +353,7 @@ pub enum WriteError<S, E> {
 }
 
 impl DumpWriter {
-    /// A dump of tables of this format, those of process `pid`.
+    /// Starts a dump of tables of this format, of process `pid`.
     #[must_use]
     pub const fn new(format: Format, pid: u32) -> Self {
         Self {
@@ -364,9 +364,9 @@ impl DumpWriter {
         }
     }
 
-    /// Writes the tables that `walk`, which is at its start, comes to. Each is written as it is when the
-    /// walk enters it; what becomes of it then is not seen. Returns how many there were, and how many
-    /// were gone when they were to be read.
+    /// Writes all tables of `walk`, which has not started yet. Each table is written as it is when the walk
+    /// enters it; later changes are not seen. Returns the number of tables written, and the number that
+    /// vanished before they could be read.
     ///
     /// # Errors
     ///
@@ -425,7 +425,7 @@ impl DumpWriter {
         Ok(())
     }
 
-    /// Writes a piece of the text, behind the ones before. All tables have been written.
+    /// Appends a piece of the text. All tables must have been written before.
     ///
     /// # Errors
     ///
@@ -457,7 +457,7 @@ impl DumpWriter {
         Ok(size)
     }
 
-    /// Where the next piece goes.
+    /// The offset of the next piece.
     const fn offset(&self) -> u64 {
         HEADER_SIZE as u64 + self.tables * record_size(&self.format.geometry) as u64 + self.text
     }
@@ -604,12 +604,12 @@ fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8]) {
     (bits, swap)
 }
 
-/// The level of a table as the bits 2:0 of its header say it.
+/// Encodes the level of a table as in bits 2:0 of its header.
 const fn level_bits(level: Level) -> u8 {
     level.number().cast_unsigned() & 0b111
 }
 
-/// The version of the format: readers of the first did not know this geometry.
+/// The version of the format: readers of version 1 do not know every geometry.
 const fn version(geometry: &Geometry) -> u32 {
     if geometry.is_lpa2() {
         VERSION_2
@@ -618,17 +618,17 @@ const fn version(geometry: &Geometry) -> u32 {
     }
 }
 
-/// Descriptors of a page.
+/// Number of descriptors in a page.
 const fn page_words(geometry: &Geometry) -> usize {
     1 << (geometry.page_shift() - 3)
 }
 
-/// Words of a table with its header.
+/// Number of words of a table with its header.
 const fn record_words(geometry: &Geometry) -> usize {
     TABLE_HEADER + page_words(geometry)
 }
 
-/// Bytes of a table with its header.
+/// Size in bytes of a table with its header.
 const fn record_size(geometry: &Geometry) -> usize {
     record_words(geometry) * 8
 }

@@ -7,8 +7,8 @@ use crate::{Geometry, Linux};
 pub struct Format {
     /// Granule, address widths, levels.
     pub geometry: Geometry,
-    /// What Linux keeps where hardware does not look.
+    /// The bits that hardware ignores and Linux uses.
     pub linux: Linux,
-    /// The value of `MAIR_EL1`: what each AttrIndx means.
+    /// The value of `MAIR_EL1`: the meaning of each AttrIndx.
     pub mair: u64,
 }

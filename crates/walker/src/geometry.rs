@@ -14,11 +14,11 @@ pub struct Geometry {
     va_bits: u32,
     oa_bits: u32,
     root_level: Level,
-    /// Whether these are the tables of the upper half of all addresses.
+    /// Whether the tables translate the upper half of the address space.
     upper: bool,
 }
 
-/// Numbers that are not the geometry of an arm64 Linux.
+/// The reason why numbers are not the geometry of an arm64 Linux.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GeometryError {
     /// No granule has this page shift: it is 12, 14 or 16.
@@ -62,8 +62,8 @@ impl fmt::Display for GeometryError {
 impl core::error::Error for GeometryError {}
 
 impl Geometry {
-    /// The geometry with pages of 2^`page_shift` bytes, where user addresses have `va_bits` bits and
-    /// descriptors hold output addresses of `oa_bits` bits.
+    /// Returns the geometry with pages of 2^`page_shift` bytes, user addresses of `va_bits` bits, and output
+    /// addresses of `oa_bits` bits.
     ///
     /// # Errors
     ///
@@ -91,8 +91,8 @@ impl Geometry {
                 oa_bits,
             });
         }
-        // FEAT_LVA brings 52 bits to the 64K granule. To the smaller ones FEAT_LPA2 does, together with
-        // 52 bits of output address (TCR_EL1.DS).
+        // With the 64K granule 52 bits need FEAT_LVA; with the smaller ones FEAT_LPA2, together with 52-bit
+        // output addresses (TCR_EL1.DS).
         let widest = if page_shift == 16 || oa_bits == 52 {
             52
         } else {
@@ -120,8 +120,8 @@ impl Geometry {
         })
     }
 
-    /// The same shape for the tables of the kernel, which translate the upper half: addresses whose bits
-    /// above [`Geometry::va_bits`] are ones.
+    /// Returns the same shape for the tables of the kernel, which translate the upper half: addresses whose
+    /// bits above [`Geometry::va_bits`] are ones.
     #[must_use]
     pub const fn of_kernel(self) -> Self {
         Self {
@@ -130,19 +130,19 @@ impl Geometry {
         }
     }
 
-    /// Whether these are the tables of the kernel.
+    /// Returns whether these are the tables of the kernel.
     #[must_use]
     pub const fn is_kernel(&self) -> bool {
         self.upper
     }
 
-    /// The first address that the tables translate.
+    /// Returns the lowest address that the tables translate.
     #[must_use]
     pub const fn base(&self) -> VirtualAddress {
         VirtualAddress(if self.upper { !0 << self.va_bits } else { 0 })
     }
 
-    /// log2 of the translation granule, which is the page size, in bytes.
+    /// Returns log2 of the translation granule in bytes, which is the page size.
     #[inline]
     #[must_use]
     pub const fn page_shift(&self) -> u32 {
@@ -156,37 +156,37 @@ impl Geometry {
         1 << self.page_shift
     }
 
-    /// Bits of a user address.
+    /// Returns the number of bits of a user address.
     #[inline]
     #[must_use]
     pub const fn va_bits(&self) -> u32 {
         self.va_bits
     }
 
-    /// Bits of an output address. 52 means with the 64K granule that bits 15:12 of a descriptor are bits
-    /// 51:48 of it, and with the others that bits 9:8 are bits 51:50.
+    /// Returns the number of bits of an output address. With 52, bits 15:12 of a descriptor are its bits
+    /// 51:48 (64K granule), or bits 9:8 are its bits 51:50 (the others).
     #[inline]
     #[must_use]
     pub const fn oa_bits(&self) -> u32 {
         self.oa_bits
     }
 
-    /// The initial lookup level.
+    /// Returns the initial lookup level.
     #[inline]
     #[must_use]
     pub const fn root_level(&self) -> Level {
         self.root_level
     }
 
-    /// The number of lookup levels, 2 to 5.
+    /// Returns the number of lookup levels, 2 to 5.
     #[inline]
     #[must_use]
     pub const fn levels(&self) -> u8 {
         (4 - self.root_level.number()).cast_unsigned()
     }
 
-    /// What Linux calls tables of `level`: the root is the PGD and level 3 the PTE; of those between,
-    /// the lower is the PMD and the upper the PUD.
+    /// Returns the Linux name of tables of `level`: the root is the PGD and level 3 the PTE; of the levels
+    /// between, the lower is the PMD and the upper the PUD.
     #[must_use]
     pub const fn level_name(&self, level: Level) -> &'static str {
         match level {
@@ -199,28 +199,28 @@ impl Geometry {
         }
     }
 
-    /// How many levels `level` is below the root; 0 also for those above it.
+    /// Returns how many levels `level` is below the root; 0 for levels above the root, too.
     #[inline]
     #[must_use]
     pub const fn depth(&self, level: Level) -> usize {
         level.index().saturating_sub(self.root_level.index())
     }
 
-    /// Whether descriptors are those of `FEAT_LPA2` (TCR_EL1.DS): bits 9:8 belong to the address, and the
-    /// shareability of all memory stands in TCR_EL1.
+    /// Returns whether descriptors have the format of `FEAT_LPA2` (TCR_EL1.DS): bits 9:8 belong to the
+    /// address, and the shareability of all memory is in TCR_EL1.
     #[inline]
     #[must_use]
     pub const fn is_lpa2(&self) -> bool {
         self.page_shift < 16 && self.oa_bits == 52
     }
 
-    /// log2 of the bytes that one entry of `level` translates.
+    /// Returns log2 of the bytes that one entry of `level` translates.
     #[inline]
     #[must_use]
     pub const fn level_shift(&self, level: Level) -> u32 {
         let below = (Level::L3.number() - level.number()).unsigned_abs() as u32;
         let shift = self.page_shift + below * self.table_shift();
-        // With 64K pages level -1, which they do not have, would translate more than there is.
+        // With 64K pages, which have no level -1, that level would translate more than 2^64 bytes.
         if shift < u64::BITS {
             shift
         } else {
@@ -235,8 +235,8 @@ impl Geometry {
         1 << self.level_shift(level)
     }
 
-    /// Descriptors in a table of `level`: a page full of them, except in the root; 1 above the root,
-    /// where there are no tables.
+    /// Returns the number of descriptors in a table of `level`: a page full of them, except in the root; 1
+    /// above the root, where there are no tables.
     #[inline]
     #[must_use]
     pub const fn entries(&self, level: Level) -> usize {
@@ -245,7 +245,7 @@ impl Geometry {
             .saturating_sub(self.level_shift(level))
     }
 
-    /// log2 of the bytes that a whole table of `level` translates.
+    /// Returns log2 of the bytes that a whole table of `level` translates.
     #[inline]
     #[must_use]
     pub const fn span_shift(&self, level: Level) -> u32 {
@@ -264,14 +264,15 @@ impl Geometry {
         1 << self.span_shift(level)
     }
 
-    /// Whether the tables translate `address` at all.
+    /// Returns whether `address` is in the range that the tables translate.
     #[inline]
     #[must_use]
     pub const fn contains(&self, address: VirtualAddress) -> bool {
         (address.0 ^ self.base().0) >> self.va_bits == 0
     }
 
-    /// The entry of a table of `level` that translates `address`; less than `entries(level)`.
+    /// Returns the index of the entry that translates `address` in a table of `level`; less than
+    /// `entries(level)`.
     #[inline]
     #[must_use]
     pub const fn index(&self, level: Level, address: VirtualAddress) -> usize {
@@ -281,8 +282,8 @@ impl Geometry {
         low & (self.entries(level) - 1)
     }
 
-    /// Whether descriptors of `level` can be blocks: where one would hold more address bits than
-    /// there are, the encoding is reserved (Arm ARM DDI 0487, "VMSAv8-64 Block descriptor").
+    /// Returns whether descriptors of `level` can be blocks: the encoding is reserved where a block would
+    /// need more address bits than there are (Arm ARM DDI 0487, "VMSAv8-64 Block descriptor").
     #[inline]
     #[must_use]
     pub const fn has_blocks(&self, level: Level) -> bool {
@@ -294,8 +295,8 @@ impl Geometry {
         }
     }
 
-    /// Entries of `level` that one TLB entry can cover when each has the Contiguous bit (Arm ARM DDI
-    /// 0487, shared pseudocode, `ContiguousSize`); 1 where the bit has no meaning.
+    /// Returns the number of entries of `level` that one TLB entry can cover if each has the Contiguous bit
+    /// (Arm ARM DDI 0487, shared pseudocode, `ContiguousSize`); 1 where the bit has no meaning.
     #[must_use]
     pub const fn contiguous_entries(&self, level: Level) -> usize {
         match (self.page_shift, level) {
@@ -306,7 +307,7 @@ impl Geometry {
         }
     }
 
-    /// log2 of the descriptors in a page.
+    /// Returns log2 of the number of descriptors in a page.
     #[inline]
     const fn table_shift(&self) -> u32 {
         self.page_shift - DESCRIPTOR_SHIFT

@@ -3,7 +3,7 @@
 use core::fmt;
 
 /// A lookup level of the Arm ARM: the walk starts at the initial lookup level and ends at level 3. Level -1
-/// is there with 4K pages and 52-bit addresses alone (`FEAT_LPA2`).
+/// exists only with 4K pages and 52-bit addresses (`FEAT_LPA2`).
 ///
 /// [`Geometry::level_name`](crate::Geometry::level_name) has the names that Linux uses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -25,7 +25,7 @@ impl Level {
     /// All levels, from the highest to the lowest.
     pub const ALL: [Self; 5] = [Self::LMinus1, Self::L0, Self::L1, Self::L2, Self::L3];
 
-    /// The level of the tables that table descriptors of this level point to; `None` below level 3.
+    /// Returns the level of the tables to which table descriptors of this level point; `None` for level 3.
     #[inline]
     #[must_use]
     pub const fn next_lower(self) -> Option<Self> {
@@ -38,7 +38,7 @@ impl Level {
         }
     }
 
-    /// The level whose table descriptors point to tables of this one; `None` above level -1.
+    /// Returns the level whose table descriptors point to tables of this one; `None` for level -1.
     #[inline]
     #[must_use]
     pub const fn next_higher(self) -> Option<Self> {
@@ -58,7 +58,7 @@ impl Level {
         self as i8
     }
 
-    /// Its place in [`Level::ALL`], 0 to 4.
+    /// Returns its index in [`Level::ALL`], 0 to 4.
     #[inline]
     #[must_use]
     pub const fn index(self) -> usize {

@@ -1,25 +1,25 @@
 //! Walks, translates and caches the stage 1 page tables of arm64 Linux (VMSAv8-64), seen from user
 //! space.
 //!
-//! The walker makes no system calls and follows no address that it finds in a table. A
-//! [`TableSource`] makes one table at a time readable in one of its slots: on a live system that is a
-//! page that `remap_page_table(2)` replaces, [`dump::Dump`] has a tree that was saved, in tests it is
-//! memory of the test. On top of it:
+//! The walker makes no system calls and follows no address that it finds in a table. A [`TableSource`] makes
+//! one table at a time readable in one of its slots: on a live system a slot is a page that
+//! `remap_page_table(2)` replaces by the table; [`dump::Dump`] is a saved tree; tests use their own memory.
+//! These types and functions use a source:
 //!
 //! - [`Walk`] visits every table and every entry of a tree, or of one table and what is below it;
 //! - [`Runs`] joins the entries of a walk that belong together;
-//! - [`translate()`] follows one address down to its page, [`path()`] tells the way;
-//! - [`entry`] and [`entry_mut`] give the level-3 entry of one address;
-//! - [`Cache`] keeps tables mapped, and translates with two loads while they are current.
+//! - [`translate()`] translates one address, [`path()`] returns the descriptors on the way;
+//! - [`entry`] and [`entry_mut`] return the level-3 entry of one address;
+//! - [`Cache`] keeps tables mapped, and translates with two loads as long as they are current.
 //!
 //! Every granule, address width and number of levels is data, in [`Geometry`].
 //!
-//! The tables belong to a kernel and change at any time. An answer tells what was true at some moment
-//! during the call, and may be stale when it is returned.
+//! The tables belong to the kernel and may change at any time. A result was true at some moment during the
+//! call, and may be stale when it is returned.
 //!
 //! # Examples
 //!
-//! What can be both written and executed, in a tree that `pt save` has written to a file:
+//! Prints memory that is both writable and executable, from a file that `pt save` wrote:
 //!
 //! ```no_run
 //! use tablewalk_walker::dump::Dump;
@@ -86,7 +86,7 @@ mod tests {
 
     use super::*;
 
-    // A cache goes to another thread with its source, and is looked up from many.
+    // A cache can move to another thread with its source, and many threads can look addresses up.
     assert_impl_all!(Cache<dump::Dump<'static>, 16, 4>: Send, Sync);
     assert_impl_all!(Table<'static>: Send, Sync);
     assert_impl_all!(Entry<'static>: Send, Sync);

@@ -1,22 +1,22 @@
-//! What Linux keeps where hardware does not look.
+//! The bits of descriptors that hardware ignores and Linux uses.
 
 use crate::{Descriptor, FrameNumber, Geometry, Level};
 
-/// Which bits Linux uses in a descriptor that hardware ignores, and how it lays out an entry that is
-/// not valid. Differs between versions and configurations; `EXPOSE_PGTBL_INFO` tells.
+/// The bits of a descriptor that hardware ignores and Linux uses, and the layout of entries that are not
+/// valid. Differs between versions and configurations; `EXPOSE_PGTBL_INFO` returns it.
 ///
 /// Each of the first eight is a mask of one bit, or 0 in a kernel that lacks it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Linux {
     /// `PTE_WRITE`: may be written, now or after a fault. Architecturally DBM.
     pub write: u64,
-    /// `PTE_DIRTY`: written, as software knows it.
+    /// `PTE_DIRTY`: the software dirty bit.
     pub dirty: u64,
-    /// `PTE_SPECIAL`: no `struct page` is to be touched for it.
+    /// `PTE_SPECIAL`: the kernel must not use a `struct page` for it.
     pub special: u64,
     /// `PTE_DEVMAP`: memory of a device.
     pub devmap: u64,
-    /// `PTE_PROT_NONE`, in an entry that is not valid: the page is there, without access.
+    /// `PTE_PROT_NONE`, in an entry that is not valid: the page is present, without access.
     pub prot_none: u64,
     /// `PMD_PRESENT_INVALID`, in an entry above level 3 that is not valid: a block that is being split.
     pub present_invalid: u64,
@@ -24,11 +24,11 @@ pub struct Linux {
     pub swap_exclusive: u64,
     /// Write-protected by userfaultfd.
     pub uffd_wp: u64,
-    /// How swap entries are laid out.
+    /// The layout of swap entries.
     pub swap: SwapLayout,
 }
 
-/// Where the type and the offset are in a swap entry, and which types mean something else.
+/// The positions of type and offset in a swap entry, and the types with a special meaning.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct SwapLayout {
     /// Lowest bit of the type.
@@ -41,22 +41,22 @@ pub struct SwapLayout {
     pub offset_bits: u8,
     /// `SWP_HWPOISON`: the frame has a hardware error.
     pub hardware_poison: Option<u8>,
-    /// `SWP_MIGRATION_READ`, followed by `_READ_EXCLUSIVE` and `_WRITE`: the frame is on its way.
+    /// `SWP_MIGRATION_READ`, followed by `_READ_EXCLUSIVE` and `_WRITE`: the page is being migrated.
     pub migration: Option<u8>,
-    /// `SWP_DEVICE_WRITE` and three more: memory that only a device reaches.
+    /// `SWP_DEVICE_WRITE` and three more: device-private memory.
     pub device: Option<u8>,
-    /// `SWP_PTE_MARKER`: nothing but a mark.
+    /// `SWP_PTE_MARKER`: a marker without a page.
     pub marker: Option<u8>,
-    /// How many of the highest types may mean something else that nobody has told; 0 if all is told above.
+    /// The number of highest types whose meaning is not known; 0 if the fields above are complete.
     pub untold: u8,
 }
 
-/// What an entry is that is not valid.
+/// The kind of an entry that is not valid.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Absent {
     /// 0: never used, or cleared.
     Empty,
-    /// A page or block without access (`PROT_NONE`), or a block that is being split: it is in memory.
+    /// A page or block in memory, without access (`PROT_NONE`) or while the block is being split.
     NoAccess {
         /// Its first frame.
         frame: FrameNumber,
@@ -65,14 +65,14 @@ pub enum Absent {
     Swap {
         /// Number of the swap area.
         area: u8,
-        /// Page in the area.
+        /// Number of the page in the area.
         offset: u64,
-        /// Whether it belongs to this process alone.
+        /// Whether it belongs only to this process.
         exclusive: bool,
     },
-    /// On its way to another frame.
+    /// Being migrated to another frame.
     Migration {
-        /// Where it was.
+        /// The old frame.
         frame: FrameNumber,
         /// Whether it may be written.
         writable: bool,
@@ -82,14 +82,14 @@ pub enum Absent {
         /// The frame.
         frame: FrameNumber,
     },
-    /// Memory that only a device reaches.
+    /// Device-private memory.
     Device {
         /// Its frame.
         frame: FrameNumber,
     },
-    /// A mark and no page (`pte_marker`).
+    /// A marker without a page (`pte_marker`).
     Marker {
-        /// What is marked: bit 0 for userfaultfd write protection.
+        /// The marker bits: bit 0 is userfaultfd write protection.
         marks: u64,
     },
     /// None of these.
@@ -97,9 +97,9 @@ pub enum Absent {
 }
 
 impl Linux {
-    /// Linux 6.1: `arch/arm64/include/asm/pgtable-prot.h` and `pgtable.h`, with every kind of swap
-    /// entry configured; `include/linux/swap.h` counts them down from the last type, 31, which is
-    /// `SWP_SWAPIN_ERROR`. For tests and documentation; a live kernel tells its own.
+    /// Linux 6.1: `arch/arm64/include/asm/pgtable-prot.h` and `pgtable.h`, with every kind of swap entry
+    /// configured; `include/linux/swap.h` counts them down from the last type, 31, which is
+    /// `SWP_SWAPIN_ERROR`. For tests and documentation; a live kernel reports its own.
     pub const V6_1: Self = Self {
         write: 1 << 51,
         dirty: 1 << 55,
@@ -138,11 +138,11 @@ impl Linux {
         ..Self::V6_1
     };
 
-    /// What the version of a kernel says, for one that does not tell more.
+    /// Returns the layout by kernel version, for a kernel that does not report it.
     ///
-    /// Which of the highest types of swap entries mean something else depends on its configuration, but for
-    /// markers, which are the last type since 6.6 (`SWP_PTE_MARKER`, `include/linux/swap.h`). No kernel has
-    /// fewer than 22 for swap areas.
+    /// The configuration decides which of the highest types of swap entries have a special meaning, except
+    /// for markers, which are the last type since 6.6 (`SWP_PTE_MARKER`, `include/linux/swap.h`). No kernel
+    /// has fewer than 22 for swap areas.
     #[must_use]
     pub const fn of_version(major: u32, minor: u32) -> Self {
         let version = major * 100 + minor;
@@ -152,7 +152,7 @@ impl Linux {
             Self::V6_1
         };
         if version < 519 {
-            // Without `PTE_SWP_EXCLUSIVE`, and a type that is wider than the numbers of areas.
+            // Without `PTE_SWP_EXCLUSIVE`, and with a type field that is wider than the numbers of areas.
             linux.swap_exclusive = 0;
             linux.swap.type_shift = 2;
             linux.swap.type_bits = 6;
@@ -168,15 +168,15 @@ impl Linux {
         linux
     }
 
-    /// Whether the page may be written, now or after a fault (`pte_write`).
+    /// Returns whether the page may be written, now or after a fault (`pte_write`).
     #[inline]
     #[must_use]
     pub const fn is_writable(&self, descriptor: Descriptor) -> bool {
         descriptor.0 & self.write != 0
     }
 
-    /// Whether the page was written: as software knows it, or because hardware, which manages the
-    /// dirty state, has made it writable (`pte_dirty`).
+    /// Returns whether the page is dirty: by the software bit, or because hardware that manages the dirty
+    /// state has made it writable (`pte_dirty`).
     #[inline]
     #[must_use]
     pub const fn is_dirty(&self, descriptor: Descriptor) -> bool {
@@ -184,7 +184,7 @@ impl Linux {
             || (self.is_writable(descriptor) && !descriptor.is_read_only())
     }
 
-    /// Whether no `struct page` is to be touched for the page (`pte_special`): the page of zeros,
+    /// Returns whether the kernel must not use a `struct page` for the page (`pte_special`): the zero page,
     /// memory of a device, a table that is mapped.
     #[inline]
     #[must_use]
@@ -192,21 +192,21 @@ impl Linux {
         descriptor.0 & self.special != 0
     }
 
-    /// Whether the page is memory of a device that has a `struct page` (`pte_devmap`).
+    /// Returns whether the page is memory of a device that has a `struct page` (`pte_devmap`).
     #[inline]
     #[must_use]
     pub const fn is_devmap(&self, descriptor: Descriptor) -> bool {
         descriptor.0 & self.devmap != 0
     }
 
-    /// Whether userfaultfd has write-protected the page.
+    /// Returns whether userfaultfd has write-protected the page.
     #[inline]
     #[must_use]
     pub const fn is_uffd_wp(&self, descriptor: Descriptor) -> bool {
         descriptor.0 & self.uffd_wp != 0
     }
 
-    /// Whether there is a page or block in memory by an entry of `level`, with or without access
+    /// Returns whether an entry of `level` has a page or block in memory, with or without access
     /// (`pte_present`, `pmd_present`).
     #[inline]
     #[must_use]
@@ -214,12 +214,12 @@ impl Linux {
         descriptor.0 & self.present_bits(level) != 0
     }
 
-    /// As [`Linux::is_present`], for a descriptor that is not valid.
+    /// Like [`Linux::is_present`], for a descriptor that is not valid.
     const fn is_no_access(&self, descriptor: Descriptor, level: Level) -> bool {
         !descriptor.is_valid() && self.is_present(descriptor, level)
     }
 
-    /// What an entry of `level` is that hardware takes for invalid.
+    /// Returns the kind of an entry of `level` that is not valid to hardware.
     #[must_use]
     pub const fn absent(
         &self,
@@ -234,7 +234,7 @@ impl Linux {
             let frame = descriptor.output_address(geometry, level).frame(geometry);
             return Absent::NoAccess { frame };
         }
-        // Bits 1:0 are 0 in what Linux writes.
+        // Linux writes 0 to bits 1:0.
         if descriptor.0 & 0b11 != 0 {
             return Absent::Unknown;
         }
@@ -245,7 +245,7 @@ impl Linux {
         let swap = &self.swap;
         let kind = swap.kind(descriptor);
         let offset = swap.offset(descriptor);
-        // `SWP_PFN_BITS`: above are the accessed and dirty state of a page that migrates.
+        // `SWP_PFN_BITS`: the bits above are the accessed and dirty state of a page that is being migrated.
         let frame = FrameNumber(offset & low_bits(geometry.oa_bits() - geometry.page_shift()));
         if is(swap.marker, kind, 1) {
             return Absent::Marker { marks: offset };
@@ -270,7 +270,7 @@ impl Linux {
         }
     }
 
-    /// Bits of which an entry of `level` has one at least if there is a page or block behind it.
+    /// Bits of which at least one is set in an entry of `level` with a page or block.
     pub(crate) const fn present_bits(&self, level: Level) -> u64 {
         let page = Descriptor::VALID | self.prot_none;
         match level {
@@ -280,7 +280,7 @@ impl Linux {
         }
     }
 
-    /// The bits in which entries without a page are equal that are of the same kind.
+    /// The bits that are equal in entries without a page if their kind is the same.
     pub(crate) const fn absent_bits(&self, level: Level) -> u64 {
         let kind = low_bits(self.swap.type_bits as u32);
         let kind = match kind.checked_shl(self.swap.type_shift as u32) {
@@ -292,14 +292,14 @@ impl Linux {
 }
 
 impl SwapLayout {
-    /// The type of a swap entry.
+    /// Returns the type of a swap entry.
     #[expect(clippy::cast_possible_truncation, reason = "at most 8 bits wide")]
     #[must_use]
     pub const fn kind(&self, descriptor: Descriptor) -> u8 {
         field(descriptor, self.type_shift, self.type_bits) as u8
     }
 
-    /// Whether `kind` is behind a type that means something else, as areas never are: 6.1 has
+    /// Returns whether `kind` is above a type with a special meaning, where swap areas never are: 6.1 has
     /// `SWP_SWAPIN_ERROR` there.
     const fn is_behind_areas(&self, kind: u8) -> bool {
         is_behind(self.hardware_poison, kind)
@@ -308,19 +308,19 @@ impl SwapLayout {
             || is_behind(self.marker, kind)
     }
 
-    /// Whether `kind` is one of those that may mean something else.
+    /// Returns whether `kind` is one of the types whose meaning is not known.
     const fn is_untold(&self, kind: u8) -> bool {
         low_bits(self.type_bits as u32) - (kind as u64) < self.untold as u64
     }
 
-    /// The offset of a swap entry, of whatever type.
+    /// Returns the offset of a swap entry of any type.
     #[must_use]
     pub const fn offset(&self, descriptor: Descriptor) -> u64 {
         field(descriptor, self.offset_shift, self.offset_bits)
     }
 }
 
-/// Whether `kind` is one of the `count` types from `first` on.
+/// Returns whether `kind` is one of the `count` types from `first` on.
 const fn is(first: Option<u8>, kind: u8, count: u8) -> bool {
     match first {
         Some(first) => kind >= first && kind - first < count,
@@ -492,7 +492,7 @@ mod tests {
         let of = |version: (u32, u32), word| {
             Linux::of_version(version.0, version.1).absent(Descriptor(word), &geometry, Level::L3)
         };
-        // A page that the kernel has given up, and a guard, as glibc 2.42 has in each stack.
+        // A page that the kernel has given up, and a guard page, as glibc 2.42 has in each stack.
         assert_eq!(of((6, 13), 0x27c0), Absent::Marker { marks: 2 });
         assert_eq!(of((6, 13), 0x47c0), Absent::Marker { marks: 4 });
         assert_eq!(of((6, 6), entry(31, 2)), Absent::Marker { marks: 2 });

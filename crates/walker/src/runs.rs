@@ -1,4 +1,4 @@
-//! Entries that belong together.
+//! Runs of equal entries.
 
 use core::iter::FusedIterator;
 
@@ -8,50 +8,50 @@ use crate::{
     Walk, WalkError,
 };
 
-/// What the entries of a [`Run`] have in common.
+/// The conditions under which entries are joined to a [`Run`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Merge {
     /// Consecutive addresses, the same level and the same attributes.
     Attributes,
-    /// As well consecutive frames.
+    /// Also consecutive frames.
     Frames,
 }
 
-/// Entries with consecutive addresses that belong together.
+/// Joined entries with consecutive addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Run {
     /// The first address.
     pub address: VirtualAddress,
     /// Their lookup level.
     pub level: Level,
-    /// The first of them.
+    /// The first descriptor.
     pub descriptor: Descriptor,
-    /// What the tables above take away.
+    /// The limits of the tables above.
     pub limits: Limits,
-    /// How many there are.
+    /// The number of entries.
     pub entries: u64,
 }
 
 impl Run {
-    /// How many bytes they translate.
+    /// Returns the number of bytes that they translate.
     #[must_use]
     pub const fn size(&self, format: &Format) -> u64 {
         self.entries << format.geometry.level_shift(self.level)
     }
 
-    /// How many pages they translate.
+    /// Returns the number of pages that they translate.
     #[must_use]
     pub const fn pages(&self, format: &Format) -> u64 {
         self.size(format) >> format.geometry.page_shift()
     }
 
-    /// The address behind the last one.
+    /// Returns the address after the last one.
     #[must_use]
     pub const fn end(&self, format: &Format) -> VirtualAddress {
         self.address.wrapping_add(self.size(format))
     }
 
-    /// The frame that the first of them leads to.
+    /// Returns the frame of the first entry.
     #[must_use]
     pub const fn frame(&self, format: &Format) -> FrameNumber {
         let address = self.descriptor.output_address(&format.geometry, self.level);
@@ -59,19 +59,19 @@ impl Run {
     }
 }
 
-/// Which entries of one level belong together.
+/// The rules by which entries of one level are joined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     level: Level,
     /// log2 of the bytes that an entry translates.
     shift: u32,
-    /// Bits that an entry has to have, and how.
+    /// Mask and value of bits that an entry must have.
     wanted: (u64, u64),
-    /// Bits of which an entry with a page has one at least.
+    /// Bits of which an entry with a page has at least one.
     present: u64,
-    /// The bits in which entries are equal, with a page and without.
+    /// The bits that must be equal, for entries with a page and without.
     care: (u64, u64),
-    /// By how much an entry with a page is larger than the one before.
+    /// The difference between an entry with a page and the previous one.
     step: u64,
     output: AddressBits,
 }
@@ -81,7 +81,7 @@ impl Rules {
         let linux = &format.linux;
         let output = AddressBits::new(&format.geometry, level);
         let present = linux.present_bits(level);
-        // Nothing makes an entry with a page equal to one without.
+        // An entry with a page is never equal to one without.
         let ignored = ignored & !present;
         let attributes = !(output.mask() | Descriptor::CONTIGUOUS) & !ignored;
         let (care, step) = match merge {
@@ -96,7 +96,7 @@ impl Rules {
             shift: format.geometry.level_shift(level),
             wanted,
             present,
-            // An entry that is left out ends a run, since it differs in a bit that is asked for.
+            // A skipped entry ends a run, since it differs in a bit of the mask.
             care: (
                 care | wanted.0,
                 linux.absent_bits(level) & !ignored | wanted.0,
@@ -106,19 +106,19 @@ impl Rules {
         }
     }
 
-    /// Whether an entry is to be seen.
+    /// Returns whether an entry passes the filter.
     #[inline]
     pub(crate) const fn want(&self, word: u64) -> bool {
         word != 0 && word & self.wanted.0 == self.wanted.1
     }
 
-    /// Whether the entry `word` has a page.
+    /// Returns whether the entry `word` has a page.
     #[inline]
     pub(crate) const fn present(&self, word: u64) -> bool {
         word & self.present != 0
     }
 
-    /// The bits in which the entry behind `word` has to be equal, and by how much it has to be larger.
+    /// Returns the bits that must be equal in the entry after `word`, and the difference that it must have.
     #[inline]
     pub(crate) const fn comparison(&self, word: u64) -> (u64, u64) {
         if self.present(word) {
@@ -128,7 +128,8 @@ impl Rules {
         }
     }
 
-    /// Joins `run` to the current one, or takes its place; then the current one is done.
+    /// Joins `run` to the current one if it continues it. Otherwise returns the current one, and `run`
+    /// replaces it.
     #[inline]
     fn add(&self, current: &mut Option<Run>, run: Run) -> Option<Run> {
         if let Some(current) = current
@@ -143,7 +144,7 @@ impl Rules {
         current.replace(run)
     }
 
-    /// Whether the entry `next` behind `run` continues it.
+    /// Returns whether the entry `next` continues `run`.
     #[inline]
     const fn join(&self, run: &Run, next: Descriptor) -> bool {
         let (care, step) = self.comparison(run.descriptor.0);
@@ -152,7 +153,7 @@ impl Rules {
         (expected ^ next.0) & care == 0 || step != 0 && self.join_far(run, next)
     }
 
-    /// As [`Rules::join`], where the output address crosses bit 48.
+    /// Like [`Rules::join`], where the output address crosses bit 48.
     const fn join_far(&self, run: &Run, next: Descriptor) -> bool {
         let output = self.output.address(run.descriptor).0 + self.step * run.entries;
         let attributes = self.care.0 & !self.output.mask();
@@ -160,12 +161,12 @@ impl Rules {
     }
 }
 
-/// The entries of a [`Walk`] that are not 0, as few [`Run`]s. One load for each entry, and for long
-/// runs not much more.
+/// The entries of a [`Walk`] that are not 0, joined to [`Run`]s. Costs one load for each entry, and little
+/// more for long runs.
 ///
 /// # Examples
 ///
-/// The ranges of written pages that are contiguous in memory, whether they were accessed or not:
+/// The ranges of dirty pages with contiguous frames, whether they were accessed or not:
 ///
 /// ```
 /// use tablewalk_walker::{Descriptor, Merge, Run, Runs, TableSource, Walk, WalkError};
@@ -185,14 +186,14 @@ pub struct Runs<'s, S: TableSource> {
     merge: Merge,
     ignored: u64,
     wanted: (u64, u64),
-    /// Those of level 3.
+    /// The rules for level 3.
     rules: Rules,
     current: Option<Run>,
     error: Option<WalkError<S::Error>>,
 }
 
 impl<'s, S: TableSource> Runs<'s, S> {
-    /// The runs of what `walk` comes to.
+    /// Joins the entries of `walk`.
     pub fn new(walk: Walk<'s, S>, merge: Merge) -> Self {
         let format = walk.source().format();
         Self {
@@ -207,7 +208,7 @@ impl<'s, S: TableSource> Runs<'s, S> {
         }
     }
 
-    /// Takes entries for equal that differ in the bits of `mask` only. The first of a run tells its own.
+    /// Ignores differences in the bits of `mask`. A run has those bits of its first entry.
     #[must_use]
     pub fn ignoring(mut self, mask: u64) -> Self {
         self.ignored = mask;
@@ -215,7 +216,7 @@ impl<'s, S: TableSource> Runs<'s, S> {
         self
     }
 
-    /// Leaves out entries that do not have `value` in the bits of `mask`.
+    /// Skips entries whose bits in `mask` are not `value`.
     #[must_use]
     pub fn matching(mut self, mask: u64, value: u64) -> Self {
         self.wanted = (mask, value);

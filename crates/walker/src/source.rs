@@ -11,15 +11,15 @@ pub struct TableId {
     pub level: Level,
     /// An address that it translates.
     pub address: VirtualAddress,
-    /// Its frame as the descriptor said that led to it; `None` for whichever it is now.
+    /// The expected frame, from the descriptor that led to the table; `None` accepts any.
     pub frame: Option<FrameNumber>,
 }
 
-/// A tree of tables, of which some can be read at a time.
+/// A tree of tables, some of which can be read at a time.
 ///
-/// A source has slots. A table is mapped into a slot, where it takes the place of the one before, and
-/// is read there until the next one comes. The borrow of [`TableSource::table`] ends before the next
-/// [`TableSource::map`], so that no view outlives its table.
+/// A source has slots. A table is mapped into a slot, where it replaces the previous one, and can be read
+/// there until it is replaced. The borrow of [`TableSource::table`] ends before the next
+/// [`TableSource::map`], so no view outlives its table.
 ///
 /// # Safety
 ///
@@ -86,10 +86,10 @@ pub struct TableId {
 /// assert_eq!((address, level), (PhysicalAddress(0x1234_5678), Level::L3));
 /// ```
 pub unsafe trait TableSource {
-    /// What can go wrong.
+    /// The error of the source.
     type Error;
 
-    /// The shape of the tables, and what their bits mean.
+    /// Returns the shape of the tables, and the meaning of their bits.
     fn format(&self) -> Format;
 
     /// The shape of the tables.
@@ -97,28 +97,28 @@ pub unsafe trait TableSource {
         self.format().geometry
     }
 
-    /// Number of slots.
+    /// Returns the number of slots.
     fn slots(&self) -> usize;
 
-    /// Maps table `id` into `slot`; its frame. `None` if there is no such table, or it has another
-    /// frame than `id` says: the tree has changed since it was read.
+    /// Maps table `id` into `slot`, and returns its frame. `None` if there is no such table, or if its frame
+    /// is not the one in `id`: the tree has changed since it was read.
     ///
     /// # Errors
     ///
-    /// The source's own; a slot that does not exist is one of them.
+    /// The source's own, also for a slot that does not exist.
     fn map(&mut self, slot: usize, id: TableId) -> Result<Option<FrameNumber>, Self::Error>;
 
-    /// The table in `slot`: zeros, or no words at all, if none was mapped.
+    /// Returns the table in `slot`: zeros, or no words at all, if none was mapped.
     fn table(&self, slot: usize) -> Table<'_>;
 
-    /// How many tables [`TableSource::map_batch`] keeps at a time, apart from the slots; 0 if it cannot.
+    /// Returns the number of batch slots, in which [`TableSource::map_batch`] keeps tables, besides the
+    /// normal slots; 0 if there are none.
     fn batch_slots(&self) -> usize {
         0
     }
 
-    /// Maps tables of `level`, below the root, that translate addresses from `start` up to `last`, in
-    /// the order of addresses, into batch slots from `slot` on: as many as there are, or as there is
-    /// room for, or fewer. Returns how many.
+    /// Maps tables of `level`, below the root, that translate addresses from `start` up to `last`, in address
+    /// order, into batch slots from `slot` on. May map fewer than there are and fit. Returns how many.
     ///
     /// # Errors
     ///
@@ -134,16 +134,16 @@ pub unsafe trait TableSource {
         Ok(0)
     }
 
-    /// What is in batch slot `slot`, if anything.
+    /// Returns what is mapped in batch slot `slot`, if anything.
     ///
-    /// In a [`LiveSource`] the table is the one in the tree, while the entry of the parent holds the
-    /// descriptor: batches outlive a walk. Any other source forgets them when a table is mapped.
+    /// In a [`LiveSource`] the table is the one in the tree as long as the entry of the parent holds the
+    /// descriptor, so batches outlive a walk. Any other source drops them when a table is mapped.
     fn batched(&self, slot: usize) -> Option<Batched> {
         let _ = slot;
         None
     }
 
-    /// The table in batch slot `slot`: as [`TableSource::table`]. It stays until the next
+    /// Returns the table in batch slot `slot`, like [`TableSource::table`]. It stays until the next
     /// [`TableSource::map_batch`] into that slot.
     fn batch_table(&self, slot: usize) -> Table<'_> {
         let _ = slot;
@@ -161,21 +161,21 @@ pub struct Batched {
     pub descriptor: Descriptor,
 }
 
-/// A [`TableSource`] whose slots show the tables themselves, and not copies: what the kernel changes in a
-/// table is seen in its slot.
+/// A [`TableSource`] whose slots contain the tables themselves, not copies: changes by the kernel are visible
+/// in the slot.
 ///
-/// [`Cache`](crate::Cache) rests on it: it takes a table for the one in the tree as long as the entry of
-/// the parent, in a slot too, holds the descriptor that led to it. In a copy that entry would hold it for
-/// ever. A saved tree, which does not change, shows itself.
+/// [`Cache`](crate::Cache) needs this: it treats a table as current as long as the entry of the parent, in a
+/// slot too, holds the descriptor that led to it. In a copy that entry would never change. A saved tree
+/// qualifies, since it does not change.
 ///
 /// # Safety
 ///
-/// A word that is read in a slot is what the table holds at that time, and a table is not used for
-/// anything else as long as it is in a slot.
+/// A word that is read in a slot is the current value in the table, and the memory of a table has no other
+/// use as long as the table is in a slot.
 pub unsafe trait LiveSource: TableSource {}
 
 /// A [`LiveSource`] whose tables can be written.
 pub trait TableSourceMut: LiveSource {
-    /// The table in `slot`, as [`TableSource::table`].
+    /// Returns the table in `slot`, like [`TableSource::table`].
     fn table_mut(&self, slot: usize) -> TableMut<'_>;
 }

@@ -1,12 +1,11 @@
 //! Views of table pages: the only file that loads from and stores to them.
 //!
-//! A table is changed by the kernel, by hardware and by other processes while it is read. So it is a
-//! slice of atomic words, never of plain ones; each word is read once and the copy is decoded. Loads
-//! are relaxed and followed by an acquire fence, so that what the entry published (the next table)
-//! is seen as complete.
+//! The kernel, hardware and other processes change a table while it is read. So it is a slice of atomic
+//! words, never of plain ones; each word is read once, and the copy is decoded. Loads are relaxed and
+//! followed by an acquire fence, so that the next table, which the entry published, is seen complete.
 //!
-//! Stores change what memory every thread of the process sees. They are `unsafe`, and each says what
-//! it may break.
+//! Stores change the memory that every thread of the process sees. They are `unsafe`, and each documents its
+//! hazards.
 
 #![expect(
     unsafe_code,
@@ -24,7 +23,7 @@ use crate::{Descriptor, VirtualAddress};
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a>(&'a [AtomicU64]);
 
-/// Entries of one table that belong together.
+/// A run of entries of one table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TableRun {
     pub(crate) index: usize,
@@ -44,23 +43,23 @@ pub struct TableMut<'a>(&'a [AtomicU64]);
 #[derive(Clone, Copy, Debug)]
 pub struct EntryMut<'a>(&'a AtomicU64);
 
-/// A valid descriptor is gone from a table, and TLBs may still hold it.
+/// A valid descriptor was removed from a table, and TLBs may still hold it.
 ///
-/// Until the address is flushed, accesses to it may reach the old frame: no other descriptor may be
-/// installed for it, nothing else mapped at it, and the frame not given to anybody else.
+/// Until the address is flushed, accesses to it may reach the old frame: do not install another descriptor
+/// for it, map other memory at it, or reuse the frame.
 #[must_use = "the TLB entries of the address have to be invalidated"]
 #[derive(PartialEq, Eq, Debug)]
 pub struct FlushOwed(VirtualAddress);
 
 impl FlushOwed {
-    /// Takes the debt over: the caller invalidates the address, alone or in a range with others.
+    /// The caller promises to invalidate the address, alone or in a range with others.
     #[must_use]
     pub const fn address(self) -> VirtualAddress {
         self.0
     }
 }
 
-/// A descriptor was put into a table, and table walks may not see it yet.
+/// A descriptor was stored in a table, and table walks may not see it yet.
 ///
 /// Until it is published, an access to the address may fault as if the entry were empty.
 #[must_use = "table walks do not see the entry before it is published"]
@@ -68,24 +67,24 @@ impl FlushOwed {
 pub struct PublishOwed(());
 
 impl PublishOwed {
-    /// Makes what this thread has put into tables seen by all accesses, this entry and those before it.
+    /// Makes this entry, and all earlier ones of this thread, visible to all accesses.
     #[inline]
     pub fn publish(self) {
         publish();
     }
 
-    /// Leaves it to a later one.
+    /// Leaves publishing to a later entry.
     #[inline]
     pub const fn with_a_later_one(self) {}
 }
 
-/// An entry without the borrow of its source: for a cache, which owns the source.
+/// A pointer to an entry, without a borrow of its source: for a cache, which owns the source.
 ///
 /// # Invariants
 ///
-/// Leads to an entry of a table in a slot of a [`TableSource`](crate::TableSource), or to a word that
-/// is always 0, by its number. Made from all the words that it is used for, not from a reference to one:
-/// a pointer reaches no further than what it was made from.
+/// With an entry number, leads to an entry of a table in a slot of a [`TableSource`](crate::TableSource), or
+/// to a word that is always 0. Made from a slice of all words that it is used for, not from a reference to
+/// one: a pointer may access only the memory that it was made from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct EntryPointer(*const AtomicU64);
 
@@ -95,33 +94,33 @@ unsafe impl Send for EntryPointer {}
 unsafe impl Sync for EntryPointer {}
 
 impl EntryPointer {
-    /// The only entry of a table of nothing: holds 0.
+    /// Points to a constant word that holds 0.
     pub(crate) const fn nothing() -> Self {
         static NOTHING: AtomicU64 = AtomicU64::new(0);
         Self(&raw const NOTHING)
     }
 
-    /// An entry by itself, with the number 0.
+    /// Points to one entry, with the number 0.
     pub(crate) const fn new(entry: Entry<'_>) -> Self {
         Self(core::ptr::from_ref(entry.0))
     }
 
-    /// The first `entries` entries of `table`, numbered from 0; `None` if it has fewer.
+    /// Points to the first `entries` entries of `table`, numbered from 0; `None` if it has fewer.
     pub(crate) fn of_table(table: Table<'_>, entries: usize) -> Option<Self> {
         let words = table.0.get(..entries)?;
         (!words.is_empty()).then_some(Self(words.as_ptr()))
     }
 
-    /// Has the entry the number `first`, and those behind it the next ones, instead of 0.
+    /// Renumbers the entries from `first` on, instead of from 0.
     pub(crate) const fn numbered_from(self, first: usize) -> Self {
         Self(self.0.wrapping_sub(first))
     }
 
-    /// Reads the descriptor of the entry with number `number`: one load, ordered with nothing.
+    /// Reads the descriptor of entry `number`: one relaxed load.
     ///
     /// # Safety
     ///
-    /// The entry is of a table that is in its slot still.
+    /// The table of the entry is still in its slot.
     #[inline(always)]
     pub(crate) unsafe fn load(self, number: usize) -> Descriptor {
         let entry = self.0.wrapping_add(number);
@@ -133,7 +132,7 @@ impl EntryPointer {
 }
 
 impl<'a> Table<'a> {
-    /// A table of these words. One with fewer than its level has is read as zeros beyond the end.
+    /// Makes a table of these words. If there are too few for its level, the rest reads as zeros.
     #[must_use]
     pub const fn new(words: &'a [AtomicU64]) -> Self {
         Self(words)
@@ -146,13 +145,13 @@ impl<'a> Table<'a> {
         self.entry(index).map_or(Descriptor::ZERO, Entry::load)
     }
 
-    /// Its descriptors as they are now, in order: one load each. What one leads to may be gone.
+    /// Iterates over the descriptors, in order: one load each. The table or page of one may be gone.
     pub fn iter(self) -> impl Iterator<Item = Descriptor> {
         let words = self.0.iter();
         words.map(|word| Descriptor(word.load(Ordering::Relaxed)))
     }
 
-    /// The first index in `from..end` whose entry does not hold 0; `end` if there is none.
+    /// Returns the first index in `from..end` whose entry is not 0; `end` if there is none.
     #[must_use]
     #[inline(never)]
     pub fn first_in_use(self, from: usize, end: usize) -> usize {
@@ -163,8 +162,8 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The first entry in `from..end` that `rules` want, with those behind it that continue a run. At
-    /// most two loads for each entry.
+    /// Returns the first entry in `from..end` that passes `rules`, with the entries after it that continue
+    /// the run. At most two loads for each entry.
     #[inline(never)]
     pub(crate) fn next_run(self, from: usize, end: usize, rules: &Rules) -> Option<TableRun> {
         let mut words = self.0.get(from..end.min(self.0.len()))?;
@@ -193,7 +192,7 @@ impl<'a> Table<'a> {
         })
     }
 
-    /// The entry at `index`.
+    /// Returns the entry at `index`.
     #[must_use]
     #[inline]
     pub fn entry(self, index: usize) -> Option<Entry<'a>> {
@@ -206,7 +205,7 @@ fn load(word: &AtomicU64) -> u64 {
     word.load(Ordering::Relaxed)
 }
 
-/// How many of the first words are 0.
+/// Counts leading words that are 0.
 #[inline]
 fn zeros(words: &[AtomicU64]) -> usize {
     let (fours, _) = words.as_chunks::<4>();
@@ -218,7 +217,7 @@ fn zeros(words: &[AtomicU64]) -> usize {
     4 * zeros + rest.iter().take_while(|word| load(word) == 0).count()
 }
 
-/// How many of the first words are `next`, `next + step` and so on, in the bits of `care`.
+/// Counts leading words that are `next`, `next + step` and so on, in the bits of `care`.
 #[inline]
 fn continuing(words: &[AtomicU64], next: u64, step: u64, care: u64) -> usize {
     let mut expected = next;
@@ -256,7 +255,7 @@ fn continuing(words: &[AtomicU64], next: u64, step: u64, care: u64) -> usize {
     count
 }
 
-/// How many of the first words are `first` in the bits of `care`, and not 0.
+/// Counts leading words that equal `first` in the bits of `care`, and are not 0.
 fn continuing_absent(words: &[AtomicU64], first: u64, care: u64) -> usize {
     let same = |word: &&AtomicU64| {
         let word = load(word);
@@ -277,33 +276,33 @@ impl Entry<'_> {
 }
 
 impl<'a> TableMut<'a> {
-    /// A table of these words, in memory that can be written.
+    /// Makes a table of these words, in writable memory.
     #[must_use]
     pub const fn new(words: &'a [AtomicU64]) -> Self {
         Self(words)
     }
 
-    /// The same table, for reading.
+    /// Returns the same table, for reading.
     #[must_use]
     pub const fn as_table(self) -> Table<'a> {
         Table(self.0)
     }
 
-    /// The entry at `index`.
+    /// Returns the entry at `index`.
     #[must_use]
     #[inline]
     pub fn entry(self, index: usize) -> Option<EntryMut<'a>> {
         self.0.get(index).map(EntryMut)
     }
 
-    /// The entries in `range`, as a table of their own; none if it reaches beyond the end.
+    /// Returns the entries in `range` as a separate table, which is empty if the range exceeds the end.
     #[must_use]
     #[inline]
     pub fn part(self, range: Range<usize>) -> Self {
         Self(self.0.get(range).unwrap_or_default())
     }
 
-    /// The first entry and the others; `None` of an empty part.
+    /// Splits off the first entry; `None` if there is none.
     #[must_use]
     #[inline]
     pub fn split_first(self) -> Option<(EntryMut<'a>, Self)> {
@@ -320,7 +319,7 @@ impl EntryMut<'_> {
         Entry(self.0).load()
     }
 
-    /// Whether the entry holds 0: one load, which orders nothing.
+    /// Returns whether the entry holds 0: one relaxed load.
     #[must_use]
     #[inline]
     pub fn is_empty(self) -> bool {
@@ -331,13 +330,13 @@ impl EntryMut<'_> {
     ///
     /// # Errors
     ///
-    /// What the entry holds, if it is not 0: somebody else was first, and nothing is changed.
+    /// The value of the entry, if it is not 0: another thread was first, and nothing is changed.
     ///
     /// # Safety
     ///
-    /// What the descriptor maps becomes memory of the process, with the permissions it says.
+    /// The memory of the descriptor becomes memory of the process, with the permissions of the descriptor.
     ///
-    /// * Its contents are complete, and nobody relies on being the only one to write them.
+    /// * Its contents are complete, and no code relies on exclusive write access to them.
     /// * If another entry maps the frame too (an alias), this one is cleared and flushed before the
     ///   kernel unmaps either: it counts references, and finds one too few (`Bad page map`).
     /// * If the descriptor was taken from another entry (a move), both places are private anonymous
@@ -349,7 +348,7 @@ impl EntryMut<'_> {
         unsafe { self.put(descriptor) }.map(PublishOwed::publish)
     }
 
-    /// As [`EntryMut::install`], but accesses to the address need not see it yet: for many entries,
+    /// Like [`EntryMut::install`], but accesses to the address need not see the entry yet: for many entries,
     /// of which the last one is published.
     ///
     /// # Errors
@@ -367,13 +366,14 @@ impl EntryMut<'_> {
         Ok(PublishOwed(()))
     }
 
-    /// As [`EntryMut::take`], if `wanted` says so of what the entry holds; nothing is changed otherwise.
-    /// A load and a store: not for an entry that somebody else may change.
+    /// Like [`EntryMut::take`], if `wanted` returns true for the value of the entry; otherwise nothing is
+    /// changed. A load and a store: not for an entry that anything else may change.
     ///
     /// # Safety
     ///
-    /// As [`EntryMut::take`]. Nobody else changes the entry now, the kernel neither: its page is lent
-    /// (`EXPOSE_PGTBL_LEND`). What hardware changes, the access flag and the dirty state, may be lost.
+    /// As [`EntryMut::take`]. Neither another thread nor the kernel changes the entry during the call: its
+    /// page is lent (`EXPOSE_PGTBL_LEND`). Changes by hardware, of the access flag and the dirty state, may
+    /// be lost.
     #[inline]
     pub unsafe fn take_lent(
         self,
@@ -387,13 +387,13 @@ impl EntryMut<'_> {
         })
     }
 
-    /// Takes the descriptor of `address` out: the entry holds 0 then. One atomic exchange: what is
-    /// returned is what was there at that instant, not at an earlier look.
+    /// Takes the descriptor of `address` out: the entry holds 0 then. One atomic exchange, which returns the
+    /// value at that instant.
     ///
     /// # Safety
     ///
-    /// The memory is gone: no thread relies on what was mapped at `address`. A frame whose descriptor
-    /// is not installed elsewhere is lost until the process ends, and then missing from its counts.
+    /// The memory is unmapped: no thread relies on what was mapped at `address`. If the descriptor is not
+    /// installed elsewhere, its frame is lost until the process ends, and then missing from its counts.
     #[inline]
     pub unsafe fn take(self, address: VirtualAddress) -> (Descriptor, FlushOwed) {
         (
@@ -407,7 +407,7 @@ impl EntryMut<'_> {
     ///
     /// # Errors
     ///
-    /// What the entry holds, if it is another frame or none; nothing is changed.
+    /// The value of the entry, if it has another frame or none; nothing is changed.
     ///
     /// # Safety
     ///

@@ -1,4 +1,4 @@
-//! One address.
+//! Translates one address.
 
 use heapless::Vec;
 
@@ -7,16 +7,16 @@ use crate::{
     PhysicalAddress, TableId, TableSource, TableSourceMut, VirtualAddress,
 };
 
-/// A descriptor on the way down to an address.
+/// A descriptor on the path to an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Step {
     /// The lookup level.
     pub level: Level,
     /// The frame of the table.
     pub table: FrameNumber,
-    /// The place in the table.
+    /// The index in the table.
     pub index: usize,
-    /// What is there.
+    /// The descriptor.
     pub descriptor: Descriptor,
 }
 
@@ -28,9 +28,8 @@ pub struct Path {
 }
 
 impl Path {
-    /// That of `address`, of the root table in frame `root` and the descriptors read, each at the
-    /// [index](Level::index) of its lookup level. No steps for an address that the tables cannot
-    /// translate.
+    /// Makes the path of `address` from the frame of the root table and the descriptors read, each at the
+    /// [index](Level::index) of its lookup level. Without steps if the tables cannot translate the address.
     #[must_use]
     pub fn new(
         geometry: &Geometry,
@@ -60,13 +59,13 @@ impl Path {
         Self { address, steps }
     }
 
-    /// From the root on.
+    /// Returns the steps, from the root on.
     #[must_use]
     pub fn steps(&self) -> &[Step] {
         &self.steps
     }
 
-    /// What the tables on the way take away from the leaf.
+    /// Returns the limits of the leaf, from the tables above it.
     #[must_use]
     pub fn limits(&self) -> Limits {
         let above = self.steps.split_last().map_or(&[][..], |(_, above)| above);
@@ -75,7 +74,7 @@ impl Path {
             .fold(Limits::NONE, |limits, step| limits.below(step.descriptor))
     }
 
-    /// Where the address leads.
+    /// Returns the result of the translation.
     #[must_use]
     pub fn translation(&self, geometry: &Geometry) -> Translation {
         match self.steps.last() {
@@ -88,9 +87,9 @@ impl Path {
     }
 }
 
-/// The path of one address: maps and reads one table for each level, each into a slot of its own if there
-/// are so many. Where the tree changes meanwhile, the steps are from before and after; a table that has
-/// vanished reads as 0.
+/// Returns the path of one address: maps and reads one table for each level, each in a separate slot if there
+/// are enough. If the tree changes during the call, some steps are from before and some from after the
+/// change; a table that has vanished reads as 0.
 ///
 /// # Errors
 ///
@@ -107,7 +106,7 @@ pub fn path<S: TableSource>(source: &mut S, address: VirtualAddress) -> Result<P
             address,
             frame,
         };
-        // What is above stays where a source may want to look at it.
+        // Upper tables stay mapped, where a source may need them.
         let slot = geometry.depth(level).min(source.slots().saturating_sub(1));
         let Some(found) = source.map(slot, id)? else {
             break;
@@ -128,10 +127,10 @@ pub fn path<S: TableSource>(source: &mut S, address: VirtualAddress) -> Result<P
     Ok(Path::new(&geometry, address, root, descriptors))
 }
 
-/// Where an address leads.
+/// The result of a translation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Translation {
-    /// To memory.
+    /// The address is mapped.
     Mapped {
         /// The physical address, with the offset in the page or block.
         address: PhysicalAddress,
@@ -140,7 +139,7 @@ pub enum Translation {
         /// The leaf: a page at level 3, a block above.
         descriptor: Descriptor,
     },
-    /// Nowhere: a translation fault. An answer, not an error.
+    /// A translation fault. This is a result, not an error.
     Fault {
         /// The level of the entry that ends the walk.
         level: Level,
@@ -150,7 +149,7 @@ pub enum Translation {
 }
 
 impl Translation {
-    /// What `descriptor`, found at `level`, makes of `address`; it is not a table.
+    /// Returns the translation of `address` by `descriptor`, read at `level`, which is not a table.
     #[inline]
     pub(crate) fn of(
         geometry: &Geometry,
@@ -172,7 +171,7 @@ impl Translation {
         }
     }
 
-    /// The physical address, if there is one.
+    /// Returns the physical address, if there is one.
     #[must_use]
     #[inline]
     pub const fn physical(self) -> Option<PhysicalAddress> {
@@ -185,8 +184,8 @@ impl Translation {
 
 /// Translates one address: maps and reads one table for each level.
 ///
-/// A table that vanishes on the way down makes it begin again, as the hardware would see the tree
-/// then; eight times at most, after which the entry that led to nothing is the fault.
+/// If a table vanishes during the walk, starts again, as hardware would see the new tree. After eight
+/// attempts, reports a fault at the entry whose table vanished.
 ///
 /// # Errors
 ///
@@ -198,7 +197,7 @@ pub fn translate<S: TableSource>(
     translate_in(source, 0, address)
 }
 
-/// As [`translate`], with `slot` as the only slot.
+/// Like [`translate`], with `slot` as the only slot.
 pub(crate) fn translate_in<S: TableSource>(
     source: &mut S,
     slot: usize,
@@ -241,8 +240,8 @@ pub(crate) fn translate_in<S: TableSource>(
     Ok(Translation::Fault { level, descriptor })
 }
 
-/// The level-3 entry of an address; `None` where there is no table for it. Maps one table. Whoever keeps an
-/// entry wants to see it change, which it does not in a copy.
+/// Returns the level-3 entry of an address; `None` if it has no table. Maps one table. Needs a live source,
+/// since an entry in a copy would never change.
 ///
 /// # Errors
 ///
@@ -263,7 +262,7 @@ pub fn entry<S: LiveSource>(
         .and_then(|_frame| source.table(slot).entry(index)))
 }
 
-/// As [`entry`], for writing.
+/// Like [`entry`], for writing.
 ///
 /// # Errors
 ///

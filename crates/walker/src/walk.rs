@@ -1,4 +1,4 @@
-//! Every table and every entry of a tree.
+//! Walks over all tables and entries of a tree.
 
 use core::fmt;
 use core::iter::FusedIterator;
@@ -12,10 +12,10 @@ use crate::{
     TableSource, VirtualAddress,
 };
 
-/// Lookup levels, and so tables on the way down to an entry.
+/// Number of lookup levels, and so of tables on the path to an entry.
 const LEVELS: usize = Level::ALL.len();
 
-/// A table, at its first entry.
+/// A table that the walk enters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TableVisit {
     /// Its lookup level.
@@ -24,65 +24,65 @@ pub struct TableVisit {
     pub frame: FrameNumber,
     /// The first address that it translates.
     pub address: VirtualAddress,
-    /// What the tables above take away from everything in it.
+    /// The limits of the tables above.
     pub limits: Limits,
 }
 
-/// A descriptor, with the place it was read from.
+/// A descriptor, and where it was read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Found {
     /// The lookup level of its table.
     pub level: Level,
     /// The frame of its table.
     pub table: FrameNumber,
-    /// Its place in the table.
+    /// Its index in the table.
     pub index: usize,
     /// The first address that it translates.
     pub address: VirtualAddress,
-    /// What was read.
+    /// The descriptor.
     pub descriptor: Descriptor,
-    /// What the tables above it take away.
+    /// The limits of the tables above.
     pub limits: Limits,
 }
 
 impl Found {
-    /// The physical address of the first byte that a leaf maps.
+    /// Returns the physical address of the first byte of a leaf.
     #[must_use]
     pub const fn output_address(&self, geometry: &Geometry) -> PhysicalAddress {
         self.descriptor.output_address(geometry, self.level)
     }
 
-    /// The first frame that a leaf maps.
+    /// Returns the first frame of a leaf.
     #[must_use]
     pub const fn frame(&self, geometry: &Geometry) -> FrameNumber {
         self.output_address(geometry).frame(geometry)
     }
 
-    /// How many pages a leaf maps: one, or a block of them.
+    /// Returns the number of pages of a leaf: 1, or those of a block.
     #[must_use]
     pub const fn pages(&self, geometry: &Geometry) -> u64 {
         geometry.entry_size(self.level) >> geometry.page_shift()
     }
 }
 
-/// What a [`Walk`] comes to.
+/// An item of a [`Walk`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Visit {
     /// A table; its entries and the tables below it follow.
     Table(TableVisit),
     /// A block or a page.
     Leaf(Found),
-    /// An entry that is not valid and not 0: to Linux a page without access, in swap or on its way.
+    /// An entry that is not valid and not 0: to Linux a page without access, in swap or being migrated.
     NotValid(Found),
-    /// A descriptor led to this table, and when it was to be mapped it was no longer there: the tree
-    /// changed. The walk goes on behind it.
+    /// A descriptor led to this table, but the table vanished before it was mapped: the tree has changed. The
+    /// walk continues after it.
     Changed(TableId),
 }
 
-/// Why a part of a tree was not seen.
+/// The reason why a part of a tree was not walked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum WalkError<E> {
-    /// As [`Visit::Changed`]. What follows is behind it.
+    /// As [`Visit::Changed`]. The walk continues after it.
     Changed(TableId),
     /// The source failed; nothing follows.
     Source(E),
@@ -102,12 +102,12 @@ impl<E: fmt::Display> fmt::Display for WalkError<E> {
 
 impl<E: core::error::Error> core::error::Error for WalkError<E> {}
 
-/// Walks a tree in address order, each table before its entries. Entries that hold 0 are passed over.
+/// Walks a tree in address order, each table before its entries. Skips entries that hold 0.
 ///
-/// Reads each descriptor once and maps each table once, into the slot with the number of levels above it:
-/// the source needs as many slots as levels, five at most. Level-3 tables are mapped in batches, if the source has
-/// [`batch_slots`](TableSource::batch_slots), and those that are in them from an earlier walk are
-/// used again if they are current. Does not allocate. The error of a source is the last item.
+/// Reads each descriptor once and maps each table once, into the slot with the number of levels above it: the
+/// source needs as many slots as levels, five at most. Level-3 tables are mapped in batches, if the source
+/// has [`batch_slots`](TableSource::batch_slots), and batches of an earlier walk are used again as far as
+/// they are current. Does not allocate. The error of a source is the last item.
 #[derive(Debug)]
 pub struct Walk<'s, S> {
     source: &'s mut S,
@@ -117,9 +117,9 @@ pub struct Walk<'s, S> {
     last: VirtualAddress,
     /// The table to map next.
     pending: Option<Pending>,
-    /// The tables on the way down.
+    /// The tables on the current path.
     path: Vec<Step, LEVELS>,
-    /// The batch slot in which the next level-3 table may be.
+    /// The batch slot that may contain the next level-3 table.
     batch: usize,
 }
 
@@ -127,12 +127,12 @@ pub struct Walk<'s, S> {
 #[derive(Debug)]
 struct Pending {
     id: TableId,
-    /// What led to it; 0 if nothing did.
+    /// The descriptor that led to it; 0 for the first table.
     descriptor: Descriptor,
     limits: Limits,
 }
 
-/// A table on the way down, and how far the walk is in it.
+/// A table on the current path, and the position in it.
 #[derive(Debug)]
 struct Step {
     table: TableVisit,
@@ -155,7 +155,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
         Self::at(source, geometry.root_level(), geometry.base())
     }
 
-    /// Walks the table of `level` that translates `address`, and what is below it.
+    /// Walks the table of `level` that translates `address`, and the tables below it.
     pub fn at(source: &'s mut S, level: Level, address: VirtualAddress) -> Self {
         let geometry = source.geometry();
         let id = TableId {
@@ -179,15 +179,14 @@ impl<'s, S: TableSource> Walk<'s, S> {
         }
     }
 
-    /// Leaves out tables below `level`. Descriptors that lead to them are passed over.
+    /// Skips tables below `level`, and the descriptors that lead to them.
     #[must_use]
     pub const fn down_to(mut self, level: Level) -> Self {
         self.lowest = level;
         self
     }
 
-    /// Leaves out entries, and tables with nothing but entries, that translate no address from `start`
-    /// to `last`.
+    /// Skips entries and tables that translate no address from `start` to `last`.
     #[must_use]
     pub const fn within(mut self, start: VirtualAddress, last: VirtualAddress) -> Self {
         self.start = start;
@@ -195,7 +194,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
         self
     }
 
-    /// The blocks and pages alone.
+    /// Iterates over blocks and pages only.
     pub fn leaves(self) -> impl Iterator<Item = Result<Found, WalkError<S::Error>>> {
         self.filter_map(|visit| match visit {
             Ok(Visit::Leaf(leaf)) => Some(Ok(leaf)),
@@ -205,7 +204,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
         })
     }
 
-    /// The tables alone.
+    /// Iterates over tables only.
     pub fn tables(self) -> impl Iterator<Item = Result<TableVisit, WalkError<S::Error>>> {
         self.filter_map(|visit| match visit {
             Ok(Visit::Table(table)) => Some(Ok(table)),
@@ -215,14 +214,14 @@ impl<'s, S: TableSource> Walk<'s, S> {
         })
     }
 
-    /// The table that the walk is in: after a [`Visit::Table`], that one. For those who read its words
+    /// Returns the current table, which after a [`Visit::Table`] is that one, for callers that read its words
     /// themselves.
     #[must_use]
     pub fn table(&self) -> Option<Table<'_>> {
         self.path.last().map(|step| self.view(step.view))
     }
 
-    /// Goes on behind the table that the walk is in.
+    /// Skips the rest of the current table.
     pub fn leave_table(&mut self) {
         self.path.pop();
     }
@@ -238,7 +237,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
         self.source
     }
 
-    /// The next run of the level-3 table that the walk is in, if it is in one and there is one.
+    /// Returns the next run of the current level-3 table, if there is one.
     #[inline]
     pub(crate) fn next_run(&mut self, rules: &Rules) -> Option<(&TableVisit, TableRun)> {
         let step = self.path.last_mut()?;
@@ -293,16 +292,16 @@ impl<'s, S: TableSource> Walk<'s, S> {
             next,
             end,
         };
-        // One table for each level: there is room. Were there none, the entries would be left out.
+        // One table for each level, so there is room. Otherwise the entries would be skipped.
         let _room = self.path.push(step);
         Ok(Visit::Table(table))
     }
 
-    /// The batch slot of level-3 table `id`, to which `descriptor` leads; `None` if it has to be
-    /// mapped by itself.
+    /// Returns the batch slot of level-3 table `id`, to which `descriptor` leads; `None` if it must be mapped
+    /// separately.
     ///
-    /// Batch slots are filled in the order of addresses, so the table is in the next one; if it is not,
-    /// that one and those behind it are filled again.
+    /// Batch slots are filled in address order, so the table should be in the next one; if not, that slot and
+    /// those after it are filled again.
     fn enter_batched(
         &mut self,
         id: TableId,
@@ -313,7 +312,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
             return Ok(None);
         }
         for filled in [false, true] {
-            // Tables that are gone.
+            // Tables that vanished.
             while let Some(batched) = self.source.batched(self.batch)
                 && batched.address < id.address
             {
@@ -343,8 +342,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
         Ok(None)
     }
 
-    /// The entries of `table` that translate addresses of the range: the first, and one behind the
-    /// last.
+    /// Returns the entries of `table` that translate addresses of the range: the first index, and the end.
     fn indices(&self, table: TableVisit) -> (usize, usize) {
         let last = self.geometry.table_span(table.level) - 1;
         let last = table.address.wrapping_add(last);
@@ -357,7 +355,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
         (index(first), index(last) + 1)
     }
 
-    /// Reads the next descriptor that is not 0 of the table that the walk is in.
+    /// Reads the next descriptor of the current table that is not 0.
     fn next_found(&mut self) -> Option<Found> {
         let step = self.path.last()?;
         let (table, end) = (step.table, step.end);
@@ -370,7 +368,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
                 break None;
             }
             next = index + 1;
-            // It may have become 0 meanwhile.
+            // It may have become 0 in the meantime.
             let descriptor = words.load(index);
             if descriptor != Descriptor::ZERO {
                 let offset = (index as u64) << self.geometry.level_shift(table.level);
@@ -404,7 +402,7 @@ impl<S: TableSource> Iterator for Walk<'_, S> {
                 return Some(visit);
             }
             let Some(found) = self.next_found() else {
-                // Done with this table; with none left, done.
+                // This table is done; without another one the walk is done.
                 self.path.pop()?;
                 continue;
             };

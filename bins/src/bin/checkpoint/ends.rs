@@ -1,4 +1,4 @@
-//! What ends a checkpointer, and what is left then.
+//! Tests of the ways in which a checkpointer ends, and of what remains then.
 
 use core::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::stopped::{Stopped, is_stopped};
 
 /// A process that does nothing until it is killed.
 fn idler() -> Result<Child, Error> {
-    // SAFETY: the child uses nothing of its parent's.
+    // SAFETY: the child uses nothing of its parent.
     unsafe { Fork::promised() }
         .spawn(|| {
             loop {
@@ -29,7 +29,7 @@ fn idler() -> Result<Child, Error> {
         .map_err(Error::call("fork"))
 }
 
-/// Two trackers of one process: the second is refused while the first is there, which does not notice.
+/// Two trackers of one process: the second is refused while the first exists, and the first is not disturbed.
 pub(crate) fn tracked_twice() -> Result<Verdict, Error> {
     let idler = idler()?;
     let pid = idler.pid();
@@ -51,10 +51,10 @@ pub(crate) fn tracked_twice() -> Result<Verdict, Error> {
     let announce = |pid, what| OnlyTracker::announce(pid, what).map(drop);
     let refused = (0..TRIES).all(|_| announce(pid, What::Written) == Err(Errno::EBUSY));
     let goes_on = first.is_running().map_err(Error::call("wait"))?;
-    // What is accessed is another thing, and so is another process.
+    // Tracking accesses does not conflict, nor does tracking another process.
     let accessed = announce(pid, What::Accessed);
     let other = announce(0, What::Written);
-    // Ended, and not waited for: a zombie tracks nothing.
+    // The process has ended, but was not reaped: a zombie tracks nothing.
     kill(first.pid(), Signal::Kill).map_err(Error::call("kill"))?;
     process::wait_without_reaping(first.pid()).map_err(Error::call("wait"))?;
     let alone = announce(pid, What::Written);
@@ -64,10 +64,10 @@ pub(crate) fn tracked_twice() -> Result<Verdict, Error> {
     Ok((refused && goes_on && [accessed, other, alone] == [Ok(()); 3]).into())
 }
 
-/// How often a second tracker tries: the first looks in between.
+/// Number of attempts of the second tracker, between which the first one reads.
 const TRIES: u32 = 100;
 
-/// A process that executes another program has other tables: the name of its tracker is that of these.
+/// A process that executes another program has new tables, and the name of its tracker refers to these.
 pub(crate) fn tracked_over_exec() -> Result<Verdict, Error> {
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     // SAFETY: the child uses a pipe.
@@ -108,7 +108,7 @@ pub(crate) fn killed_while_stopped() -> Result<Verdict, Error> {
     let checkpointer = unsafe { Fork::promised() }
         .spawn(|| {
             let stopped = Stopped::stop(pid);
-            // What a terminal or a user may send to all of them.
+            // A signal that a terminal or a user may send to all of them.
             let guard = stopped.as_ref().ok().and_then(Stopped::guard);
             let sent = guard.is_some_and(|guard| kill(guard, Signal::Usr1).is_ok());
             if sent && file::write(&writer, b".").is_ok() {
@@ -147,9 +147,10 @@ pub(crate) fn stopped_before() -> Result<Verdict, Error> {
     Ok((stays && runs).into())
 }
 
-/// A process that is traced is stopped in another way, and one that does not stop is not waited for.
+/// A traced process is stopped in another way, and the checkpointer does not wait for ever for one that does
+/// not stop.
 pub(crate) fn stopped_or_not() -> Result<Verdict, Error> {
-    // SAFETY: the child uses nothing of its parent's.
+    // SAFETY: the child uses nothing of its parent.
     let traced = unsafe { Fork::promised() }
         .spawn(|| match process::trace_me() {
             Ok(()) => loop {
@@ -172,7 +173,7 @@ pub(crate) fn stopped_or_not() -> Result<Verdict, Error> {
         process::yield_now();
     }
     drop(Stopped::stop(traced.pid())?);
-    // A thread of the kernel takes no signals.
+    // A kernel thread ignores signals.
     match Stopped::stop_within(KTHREADD, Duration::from_millis(100)) {
         Err(Error::Call(_, Errno::ETIMEDOUT)) => Ok(Verdict::Ok),
         Err(error) => Err(error),
@@ -180,5 +181,5 @@ pub(crate) fn stopped_or_not() -> Result<Verdict, Error> {
     }
 }
 
-/// The parent of the kernel's threads.
+/// kthreadd, the parent of all kernel threads.
 const KTHREADD: i32 = 2;

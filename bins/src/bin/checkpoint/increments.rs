@@ -1,4 +1,4 @@
-//! The memory of a process in a file: all of it, and then what was written.
+//! The memory of a process in a file: first all of it, then the pages that were written.
 
 use heapless::Vec;
 use tablewalk_dirty::{Blocks, DirtyError, Options, Run, Tracker};
@@ -12,22 +12,21 @@ use tablewalk_uapi::file::{self, OwnedFd};
 use tablewalk_uapi::process::read_memory;
 use tablewalk_walker::VirtualAddress;
 
-/// Mappings of a process at most.
+/// Maximum number of mappings of a process.
 const MAPPINGS: usize = 256;
-/// Bytes that are copied at a time.
+/// Number of bytes that are copied at a time.
 const CHUNK: usize = 32 << 10;
 
-/// A mapping that can be written.
+/// A writable mapping.
 #[derive(Clone, Copy)]
 struct Area {
     start: u64,
     end: u64,
-    /// What is not there is what the file holds, not zeros.
+    /// A missing page has the contents of the mapped file, not zeros.
     of_file: bool,
 }
 
-/// What stands before the bytes of some pages: where they are, and how many; whether they follow, or
-/// are zeros.
+/// The header of a record: address and number of pages, and whether their bytes follow or are zeros.
 #[derive(Clone, Copy)]
 struct Record {
     start: u64,
@@ -60,7 +59,7 @@ impl Record {
     }
 }
 
-/// What was saved of a process.
+/// The saved memory of a process.
 pub(crate) struct Checkpoint {
     pid: i32,
     file: OwnedFd,
@@ -76,7 +75,7 @@ impl Checkpoint {
         })
     }
 
-    /// The mappings of the process that can be read and written.
+    /// Returns the mappings of the process that are readable and writable.
     fn areas(&self) -> Result<Vec<Area, MAPPINGS>, Error> {
         let mut areas = Vec::new();
         let path = proc_path(self.pid, "maps").map_err(Error::call("/proc"))?;
@@ -99,7 +98,7 @@ impl Checkpoint {
         Ok(areas)
     }
 
-    /// Saves what was written since the last round, or all of it; how many bytes.
+    /// Saves the pages that were written since the last round, or all. Returns the number of bytes.
     pub(crate) fn round(&mut self, all: bool) -> Result<u64, Error> {
         let before = self.saved;
         let options = Options {
@@ -111,7 +110,7 @@ impl Checkpoint {
             let range = VirtualAddress(area.start)..VirtualAddress(area.end);
             let tracker = Tracker::new(self.pid, range, options);
             let mut result = Ok(());
-            // Without a mark, a page is told.
+            // A page without a mark is reported as written.
             let begun = if all { tracker.stop() } else { Ok(()) };
             let told = begun.and_then(|()| {
                 tracker.collect(|run| {
@@ -121,7 +120,7 @@ impl Checkpoint {
                 })
             });
             match told {
-                // The process has unmapped it, or it is of a kind that cannot be tracked.
+                // The process has unmapped it, or this kind of mapping cannot be tracked.
                 Err(DirtyError::Track {
                     errno: Errno::EINVAL,
                     ..
@@ -147,7 +146,7 @@ impl Checkpoint {
             let bytes = buffer.get_mut(..size).unwrap_or_default();
             match read_memory(self.pid, start, bytes) {
                 Ok(read) if read == size => self.append(start, size as u64, Some(bytes))?,
-                // The process has unmapped it: it is in none of its mappings then.
+                // The process has unmapped it, so it is in none of the mappings.
                 Ok(_) | Err(Errno::EFAULT) => return Ok(()),
                 Err(errno) => return Err(Error::Call("process_vm_readv", errno)),
             }
@@ -172,7 +171,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Rebuilds each mapping that there is now from the file, and compares it with what it holds.
+    /// Rebuilds each current mapping from the file, and compares it with the memory of the process.
     pub(crate) fn compare(&self) -> Result<bool, Error> {
         let (mut bytes, mut wrong) = (0, 0);
         for area in self.areas()? {
@@ -214,7 +213,7 @@ impl Checkpoint {
     }
 }
 
-/// Fills `image` with what the records say of `area`, the later the better.
+/// Fills `image` with the records of `area`; later records overwrite earlier ones.
 fn rebuild(file: &OwnedFd, area: &Area, image: &mut [u8]) -> Result<(), Error> {
     let mut offset = 0;
     let mut header = [0; Record::SIZE];

@@ -1,8 +1,8 @@
 //! `checkpoint`: an example of an incremental checkpointer.
 //!
-//! It saves what a process writes while that goes on: all of its memory first, and in each round what has
-//! been written since the one before. The last round is short, and the process is stopped for that one
-//! only. The memory is rebuilt from the increments, and compared with that of the process.
+//! It saves the memory of a process while the process runs: first all of it, and in each round the pages that
+//! were written since the previous round. The last round is short, and only for it the process is stopped.
+//! Then the memory is rebuilt from the increments and compared with that of the process.
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
@@ -50,7 +50,7 @@ Without PID, processes of its own that write, discard and move their memory.
   --interval MS  time between them (10)
 Prints KTAP. Needs a kernel with remap_page_table and its form TRACK, /proc, and root.";
 
-/// The word that makes it do nothing.
+/// The argument that makes it do nothing.
 const IDLE_WORD: &str = "--idle";
 const IDLE: &CStr = c"--idle";
 
@@ -127,7 +127,7 @@ fn parse(plan: &mut Plan, args: &mut Args) -> Result<(), ExitCode> {
                 let milliseconds = cli::number(args, HELP, argument, 1_000_000)?;
                 plan.interval = Duration::from_millis(milliseconds.into());
             }
-            // What a test executes.
+            // A test executes this.
             IDLE_WORD => loop {
                 signal::pause();
             },
@@ -157,7 +157,7 @@ impl Plan {
                 }
             })
             .map_err(Error::call("fork"))?;
-        // Only the child has one now, so that its end is seen.
+        // Only the child has this end of the pipe now, so the other end is closed when the child ends.
         drop(writer);
         if file::read(&reader, &mut [0]).map_err(Error::call("pipe"))? == 0 {
             return Err(Error::Call("subject", Errno::ECHILD));
@@ -170,7 +170,7 @@ impl Plan {
         let mut only = only_tracker(pid)?;
         let first = checkpoint.round(true)?;
         for _ in 1..self.rounds {
-            // Not woken before: there is no signal handler.
+            // Not interrupted, since there is no signal handler.
             let _ = time::sleep(self.interval);
             checkpoint.round(false)?;
             only.check().map_err(Error::call(TRACKED))?;
@@ -189,10 +189,10 @@ impl Plan {
     }
 }
 
-/// What was being done when another tracker was found.
+/// The error text if another tracker was found.
 const TRACKED: &str = "another pt or checkpoint may track the process";
 
-/// That the caller is the only one to track the process, as far as can be seen.
+/// Returns proof that the caller is the only tracker of the process, as far as `/proc` shows.
 fn only_tracker(pid: i32) -> Result<OnlyTracker, Error> {
     OnlyTracker::announce(pid, What::Written).map_err(|errno| match errno {
         Errno::EBUSY => Error::Call(TRACKED, errno),

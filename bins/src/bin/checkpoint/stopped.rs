@@ -1,4 +1,4 @@
-//! A process that is stopped for a while.
+//! Stops a process for a while.
 
 use core::time::Duration;
 
@@ -13,12 +13,12 @@ use tablewalk_uapi::process::{self, kill};
 use tablewalk_uapi::signal::{self, Signal};
 use tablewalk_uapi::{Errno, time};
 
-/// How long a process may take to stop: one that waits for a disk, or for a child that shares its memory,
-/// does not before that is there.
+/// The time that a process may take to stop: one that waits for a disk, or for a child that shares its
+/// memory, stops only after that.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A process that is stopped, and goes on when this is dropped or the caller ends, however it does. One that
-/// was stopped before stays so.
+/// A stopped process. It continues when this is dropped or when the caller ends for whatever reason, unless
+/// it had been stopped before.
 pub(crate) struct Stopped {
     pid: i32,
     /// Waits for the end of the caller. Killed when this is dropped.
@@ -31,7 +31,7 @@ impl Stopped {
         Self::stop_within(pid, PATIENCE)
     }
 
-    /// The same, with another patience.
+    /// The same, with another time limit.
     pub(crate) fn stop_within(pid: i32, patience: Duration) -> Result<Self, Error> {
         if is_stopped(pid)? {
             return Ok(Self { pid, guard: None });
@@ -46,7 +46,7 @@ impl Stopped {
             })
             .map_err(Error::call("fork"))?;
         drop(writer);
-        // Not before it is ready.
+        // Waits until the other process is ready.
         if file::read(&reader, &mut [0]).map_err(Error::call("pipe"))? == 0 {
             return Err(Error::Call("guard", Errno::ECHILD));
         }
@@ -58,7 +58,7 @@ impl Stopped {
         Ok(stopped)
     }
 
-    /// The process that waits for the end of the caller.
+    /// The code of the process that waits for the end of the caller.
     pub(crate) fn guard(&self) -> Option<i32> {
         self.guard.as_ref().map(Child::pid)
     }
@@ -67,15 +67,16 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         if self.guard.is_some() {
-            // One that is no more needs nothing.
+            // A process that has ended needs nothing.
             let _ = kill(self.pid, Signal::Continue);
         }
     }
 }
 
-/// Lets the process go on when the one of `parent` ends.
+/// Continues the process when process `parent` ends.
 fn guard(pid: i32, parent: &OwnedFd, ready: &OwnedFd) -> Result<(), Errno> {
-    // It outlives its parent, and what ends that: SIGCONT does nothing to one that runs.
+    // This process outlives its parent, and the signals that end the parent. SIGCONT has no effect on a
+    // running process.
     signal::block_all()?;
     process::set_parent_death_signal(Signal::Continue)?;
     process::set_thread_name(b"guard\0\0\0\0\0\0\0\0\0\0\0")?;
@@ -98,12 +99,12 @@ fn stop(pid: i32, patience: Duration) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether the process is stopped, as `/proc` says it.
+/// Returns whether `/proc` shows the process as stopped.
 pub(crate) fn is_stopped(pid: i32) -> Result<bool, Error> {
     let path = proc_path(pid, "status").map_err(Error::call("/proc"))?;
     let (mut stopped, mut ended) = (false, false);
     for_each_line(&path, &mut |line| {
-        // Of one that is traced, the stop is its tracer's to end.
+        // Only its tracer can continue a traced process.
         stopped |= line.starts_with(b"State:\tT") || line.starts_with(b"State:\tt");
         ended |= line.starts_with(b"State:\tZ") || line.starts_with(b"State:\tX");
         Ok(())

@@ -1,4 +1,4 @@
-//! A process to be saved: what it does with its memory.
+//! The memory accesses of a process that is saved.
 
 use core::time::Duration;
 
@@ -9,7 +9,7 @@ use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, Sharing, time};
 
-/// Memory of each kind, which is written, discarded, moved, and swapped out, until it is stopped.
+/// Writes, discards, moves and swaps out memory of each kind, until it is stopped.
 pub(crate) fn subject(swapped: bool, ready: &OwnedFd) -> Result<(), Errno> {
     const SIZE: usize = 4 << 20;
     let private = |size| Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private);
@@ -22,7 +22,7 @@ pub(crate) fn subject(swapped: bool, ready: &OwnedFd) -> Result<(), Errno> {
     let file = file::open(c"/proc/self/exe", O_RDONLY)?;
     let of_file = Mapping::file(&file, 0, 16 << 10, Protection::READ_WRITE, Sharing::Private)?;
     let _of_long_path = of_long_path()?;
-    // Some of it, so that the rest is absent.
+    // Only a part, so that the rest is absent.
     for mapping in [&base, &huge, &shared, &moving] {
         for offset in (0..mapping.size() / 2).step_by(4096) {
             write(mapping, offset, offset as u64);
@@ -52,7 +52,7 @@ pub(crate) fn subject(swapped: bool, ready: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// A mapping of a file whose path, in `/proc/PID/maps`, is longer than a line that is read at once.
+/// Maps a file whose line in `/proc/PID/maps` is longer than the read buffer.
 fn of_long_path() -> Result<Mapping, Errno> {
     const FOLDERS: usize = 5;
     let mut path = CString::<2048>::new();

@@ -1,4 +1,4 @@
-//! What an entry says, in a few columns or as members of an object.
+//! The attributes of an entry, in a few columns or as members of a JSON object.
 
 use core::fmt::{self, Write};
 
@@ -9,7 +9,7 @@ use tablewalk_walker::{
 
 use crate::json::Json;
 
-/// What an entry with a page may be, beside its permissions: letters and names.
+/// Flags of an entry with a page, besides its permissions: letters and names.
 pub(crate) const FLAGS: [(char, &str); 9] = [
     ('A', "accessed"),
     ('D', "dirty"),
@@ -22,12 +22,12 @@ pub(crate) const FLAGS: [(char, &str); 9] = [
     ('U', "uffd_wp"),
 ];
 
-/// What the bits of a marker mean (`include/linux/swapops.h`, `PTE_MARKER_*`): bit 1 is that of this series in
-/// Linux 6.1, and one of Linux itself from 6.6 on.
+/// The names of the bits of a marker (`include/linux/swapops.h`, `PTE_MARKER_*`): bit 1 is set by this series
+/// in Linux 6.1, and by Linux itself from 6.6 on.
 const MARKS_6_1: [&str; 2] = ["uffd_wp", "track"];
 const MARKS_6_12: [&str; 3] = ["uffd_wp", "poisoned", "guard"];
 
-/// An entry with everything that is needed to understand it.
+/// An entry, with everything that is needed to interpret it.
 #[derive(Clone, Copy)]
 pub(crate) struct Attributes<'a> {
     pub(crate) format: &'a Format,
@@ -50,13 +50,13 @@ impl Attributes<'_> {
             .absent(self.descriptor, &format.geometry, self.level)
     }
 
-    /// Of an entry that is valid.
+    /// Returns the permissions of a valid entry.
     #[inline(never)]
     pub(crate) const fn permissions(&self) -> Permissions {
         Permissions::new(self.descriptor, self.limits)
     }
 
-    /// Which of [`FLAGS`] it has: none if there is no page.
+    /// Iterates over its [`FLAGS`]: none if there is no page.
     pub(crate) fn flags(&self) -> impl Iterator<Item = (usize, (char, &'static str))> {
         let (linux, descriptor) = (&self.format.linux, self.descriptor);
         let valid = descriptor.is_valid();
@@ -78,8 +78,8 @@ impl Attributes<'_> {
         flags.filter(move |(index, _)| bits >> index & 1 != 0)
     }
 
-    /// The names of what a marker has, as far as there are any. Markers are the last type of swap entries
-    /// since Linux 6.6.
+    /// Iterates over the names of a marker's bits, as far as they have names. Markers are the last type of
+    /// swap entries since Linux 6.6.
     fn marked(&self, marks: u64) -> impl Iterator<Item = &'static str> {
         let names = match self.format.linux.swap.marker {
             Some(31) => &MARKS_6_12[..],
@@ -89,7 +89,7 @@ impl Attributes<'_> {
         names.filter_map(move |(bit, &name)| (marks >> bit & 1 != 0).then_some(name))
     }
 
-    /// What those may do whose tables these are: user space, or the kernel.
+    /// Returns the permissions of the owner of the tables: user space, or the kernel.
     pub(crate) fn access(&self) -> Access {
         let Permissions { el0, el1 } = self.permissions();
         if self.format.geometry.is_kernel() {
@@ -99,7 +99,8 @@ impl Attributes<'_> {
         }
     }
 
-    /// Whether user space, or the kernel if these are its tables, can write it, now or after a fault.
+    /// Returns whether the owner of the tables (user space, or the kernel) can write it, now or after a
+    /// fault.
     pub(crate) fn is_writable(&self) -> bool {
         let (linux, descriptor) = (&self.format.linux, self.descriptor);
         if self.format.geometry.is_kernel() {
@@ -109,7 +110,7 @@ impl Attributes<'_> {
         self.permissions().el0.write || user && linux.is_writable(descriptor)
     }
 
-    /// The first frame, if it has one.
+    /// Returns the first frame, if it has one.
     pub(crate) fn frame(&self) -> Option<FrameNumber> {
         let geometry = &self.format.geometry;
         if self.kind() == Kind::Table {
@@ -128,7 +129,7 @@ impl Attributes<'_> {
         }
     }
 
-    /// One word.
+    /// Returns its kind in one word.
     pub(crate) fn word(&self) -> &'static str {
         match self.kind() {
             Kind::Table => "table",
@@ -147,7 +148,7 @@ impl Attributes<'_> {
         }
     }
 
-    /// Members that say it all.
+    /// Writes all attributes as members.
     pub(crate) fn write(&self, json: &mut Json) {
         json.hex("descriptor", self.descriptor.0)
             .text("kind", self.word());
@@ -193,7 +194,7 @@ impl Attributes<'_> {
     }
 }
 
-/// `rw- AD-------`, and unless there is a precision what is unusual; of an entry that is not valid what
+/// `rw- AD-------`, and without a precision also unusual attributes; for an entry that is not valid, what
 /// Linux keeps there.
 impl fmt::Display for Attributes<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -49,35 +49,35 @@ G global, U write-protected by userfaultfd. After them what is unusual: the memo
 type if not Normal, the shareability if not ISH.
 Needs root; of a file it needs nothing.";
 
-/// Most addresses on one command line: there are at most 32 words on that of a kernel.
+/// Maximum number of addresses on one command line: the kernel passes at most 32 words to init.
 const ADDRESSES: usize = 32;
-/// Most words beside command and options.
+/// Maximum number of words besides command and options.
 const WORDS: usize = ADDRESSES + 1;
 
-/// What to do, and how.
+/// The parsed command line.
 pub(crate) struct Request {
     pub(crate) name: &'static str,
     pub(crate) command: Command,
     pub(crate) target: &'static str,
-    /// Those to translate.
+    /// The addresses to translate.
     pub(crate) addresses: Vec<VirtualAddress, ADDRESSES>,
     pub(crate) options: Options,
 }
 
-/// What to do with the target.
+/// A command.
 #[derive(Clone, Copy)]
 pub(crate) enum Command {
     Walk,
     Maps,
     Translate,
     Find(What),
-    /// With itself later, or with another one.
+    /// Compares the target with its later state, or with another target.
     Diff(Option<&'static str>),
-    /// Pages that are written, or accessed.
+    /// Shows pages that are written, or accessed.
     Heat(Tracked),
     Stat,
     Verify,
-    /// Into a file.
+    /// Saves the tables to a file.
     Save(&'static str),
 }
 
@@ -161,7 +161,7 @@ pub(crate) fn parse(mut args: Args) -> Result<Request, ExitCode> {
     Ok(request)
 }
 
-/// Takes an option of the command `name`; what is to be found, if it says that.
+/// Parses an option of the command `name`. Returns what to find, if the option says that.
 fn parse_option(
     args: &mut Args,
     name: &str,
@@ -170,7 +170,7 @@ fn parse_option(
 ) -> Result<Option<What>, ExitCode> {
     match (name, option) {
         (_, "--json") => options.json = true,
-        // Of translate, the addresses are the range.
+        // `translate` has addresses instead.
         (name, "--range") if name != "translate" => {
             let word = value(args, option)?;
             match parse_range(word) {
@@ -224,17 +224,17 @@ fn parse_option(
     Ok(None)
 }
 
-/// Says that the word behind `option` is not what it should be.
+/// Prints that the value of `option` is invalid.
 fn not(args: &Args, option: &str, word: &str, expected: &str) -> ExitCode {
     cli::refuse(args, format_args!("{option} {word}: not {expected}"))
 }
 
-/// The word behind `option`.
+/// Returns the value of `option`.
 fn value(args: &mut Args, option: &str) -> Result<&'static str, ExitCode> {
     cli::next(args, HELP)?.ok_or_else(|| cli::refuse(args, format_args!("{option} needs a value")))
 }
 
-/// First and last address of `START-END`.
+/// Returns the first and last address of `START-END`.
 fn parse_range(word: &str) -> Option<(VirtualAddress, VirtualAddress)> {
     let dash = word.bytes().position(|byte| byte == b'-')?;
     let (start, end) = word.split_at_checked(dash)?;

@@ -20,13 +20,13 @@ use crate::options::Options;
 use crate::save;
 use crate::subject::Subject;
 
-/// Address space for the tables of one process: none has more.
+/// Address space for the tables of one process.
 const ROOM: usize = 4 << 30;
 
-/// Time between two looks, unless it is given.
+/// The default interval between rounds.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shows what changes in a process from look to look.
+/// Shows the entries of a process that change from round to round.
 #[inline(never)]
 pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, Error> {
     if subject.live_pid().is_none() {
@@ -40,9 +40,9 @@ pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, E
     let start = ticks();
     let mut changed = 0;
     let mut round = 0;
-    // Once nobody sees more, there is nothing to look for.
+    // Ends when the output is lost.
     while options.count.is_none_or(|count| round < count) && !output_is_lost() {
-        // Not woken before: there is no signal handler.
+        // Not interrupted, since there is no signal handler.
         let _ = time::sleep(options.interval.unwrap_or(INTERVAL));
         changed += new.fill(subject, options)?;
         let milliseconds = (ticks() - start) / (frequency() / 1000).max(1);
@@ -60,7 +60,8 @@ pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, E
     Ok((ExitCode::SUCCESS, changed))
 }
 
-/// Shows how the tables of `other` differ from those of `subject`; 1 if they do, as diff(1).
+/// Shows how the tables of `other` differ from those of `subject`. The exit status is 1 if they do, as for
+/// diff(1).
 #[inline(never)]
 pub(crate) fn compare(
     subject: &mut Subject,
@@ -93,7 +94,7 @@ impl Memory {
         Ok(Self { room, filled: 0 })
     }
 
-    /// Copies all tables; how many were gone when they were to be read.
+    /// Copies all tables. Returns how many vanished before they could be read.
     fn fill(&mut self, subject: &mut Subject, options: &Options) -> Result<u64, Error> {
         let room = &mut self.room;
         let saved = save::write_all(subject, &[], options, &mut |offset, bytes| {
@@ -113,7 +114,7 @@ impl Memory {
     }
 }
 
-/// Shows the entries in which two dumps differ; how many there are.
+/// Shows the entries in which two dumps differ. Returns their number.
 fn show(old: &Dump<'_>, new: &Dump<'_>, options: &Options) -> u64 {
     let format = old.format();
     let key = |table: &SavedTable<'_>| (table.address, table.level);
@@ -121,7 +122,7 @@ fn show(old: &Dump<'_>, new: &Dump<'_>, options: &Options) -> u64 {
     let mut changes = 0;
     loop {
         let tables = (old.nth(left), new.nth(right));
-        // A table that only one of them has: the other has nothing there.
+        // Only one of them has the table: in the other, all its entries are 0.
         let (before, after) = match tables {
             (None, None) => return changes,
             (Some(before), Some(after)) if key(&before) == key(&after) => {
@@ -201,7 +202,7 @@ fn show_entry(
     }
 }
 
-/// An entry before or after.
+/// An entry before or after the change.
 struct Side<'a> {
     format: &'a Format,
     level: Level,

@@ -1,4 +1,4 @@
-//! What stops `pt`.
+//! Errors of `pt`.
 
 use core::fmt;
 
@@ -9,7 +9,7 @@ use tablewalk_uapi::Errno;
 use tablewalk_walker::VirtualAddress;
 use tablewalk_walker::dump::{DumpError, InvalidSlot, WriteError};
 
-/// An error, with what is needed to find its cause.
+/// An error, with the information to find its cause.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Error {
     /// Mapping tables.
@@ -24,27 +24,27 @@ pub(crate) enum Error {
     File(&'static str, Errno),
     /// A file of a process.
     Proc(i32, &'static str, Errno),
-    /// Memory for this purpose.
+    /// No memory for this purpose.
     Memory(&'static str, Errno),
     /// A dump has fewer slots than asked for.
     Slot(InvalidSlot),
-    /// A process of which there are no tables.
+    /// A process without user tables.
     NoTables(i32),
     /// A process that ended, or started another program, while its tables were copied.
     Ended(u32),
-    /// No way leads to tables; whether that is because the kernel has none.
+    /// No source of tables works; true if the kernel has none.
     NoSource(bool),
-    /// What only the call can do.
+    /// A command that needs the call.
     Call(&'static str),
-    /// A process that another program tracks.
+    /// Another program tracks the process.
     Tracked(i32),
-    /// A file that is longer than the dump in it, of so many bytes.
+    /// A file that is longer than its dump, which has this many bytes.
     Longer(&'static str, u64),
-    /// An address that tables of so many bits do not translate.
+    /// An address that exceeds the address bits of the tables.
     Address(VirtualAddress, u32),
     /// Two dumps that cannot be compared.
     Formats,
-    /// The command and the target do not go together.
+    /// The target or an option does not fit the command.
     Usage(&'static str),
 }
 
@@ -82,7 +82,7 @@ impl<S: Into<Error>> From<WriteError<S, Error>> for Error {
 }
 
 impl Error {
-    /// Whether it is that a process has no tables, or is gone.
+    /// Returns whether the process has no tables, or has ended.
     pub(crate) const fn is_gone(&self) -> bool {
         matches!(
             self,

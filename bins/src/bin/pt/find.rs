@@ -24,10 +24,10 @@ use crate::report::{self, vmas};
 use crate::subject::Subject;
 use crate::walk;
 
-/// Most runs in a search for aliases: 4 GiB of them.
+/// Maximum number of runs in a search for aliases: 4 GiB of memory.
 const RUNS: usize = (4 << 30) / size_of::<Mapped>();
 
-/// Pages next to each other in frames next to each other: first frame, first address, number.
+/// Consecutive pages in consecutive frames: first frame, first address, number of pages.
 type Mapped = [u64; 3];
 
 #[inline(never)]
@@ -40,7 +40,7 @@ pub(crate) fn run(subject: &mut Subject, what: What, options: &Options) -> Resul
     Ok((ExitCode::SUCCESS, changed?))
 }
 
-/// What maps `frame`, in every process.
+/// Shows the entries that map `frame`, in every process.
 #[inline(never)]
 pub(crate) fn everywhere(frame: FrameNumber, options: &Options) -> Result<ExitCode, Error> {
     let mut subject = Subject::open("self", options.way)?;
@@ -53,7 +53,7 @@ pub(crate) fn everywhere(frame: FrameNumber, options: &Options) -> Result<ExitCo
         match find_in(&mut subject, pid, frame, options) {
             Ok(of_this) => changed += of_this,
             Err(Error::Copy(CopyError::Unproved { .. })) => unproved += 1,
-            // What was shown of it is not to be relied on.
+            // The output about this process is not reliable.
             Err(error @ Error::Ended(_)) => eprintln!("pt: {error}"),
             Err(error) if error.is_gone() => {}
             Err(error) => {
@@ -68,7 +68,7 @@ pub(crate) fn everywhere(frame: FrameNumber, options: &Options) -> Result<ExitCo
     Ok(status)
 }
 
-/// What maps `frame` in process `pid`.
+/// Shows the entries that map `frame` in process `pid`.
 fn find_in(
     subject: &mut Subject,
     pid: i32,
@@ -105,7 +105,7 @@ fn for_each_run(
     Ok(changed)
 }
 
-/// Entries whose attributes say that they are what is wanted: all of a run have the same.
+/// Shows the runs with the attributes of `what`.
 fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64, Error> {
     let format = subject.format;
     let mut vmas = vmas(subject.maps()?).peekable();
@@ -135,8 +135,8 @@ fn find_runs(subject: &mut Subject, what: What, options: &Options) -> Result<u64
     })
 }
 
-/// Every table in `frame`, and every entry that leads to it; with the number of the process, if it is one of
-/// many.
+/// Shows every table in `frame`, and every entry that leads to it; with the process ID in a search through
+/// all processes.
 fn find_frame(
     subject: &mut Subject,
     frame: FrameNumber,
@@ -193,8 +193,8 @@ fn find_frame(
     Ok(changed)
 }
 
-/// Frames to which more than one entry leads. Pages that are special, as that of zeros, are left out, and
-/// so is the huge page of zeros where the kernel tells which that is.
+/// Shows frames that more than one entry maps. Skips special pages such as the zero page, and the huge zero
+/// page if the kernel reports its frame.
 fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> {
     let format = subject.format;
     let memory = |errno| Error::Memory("runs of frames", errno);
@@ -213,7 +213,7 @@ fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> 
     })?;
     let runs = runs.get_mut(..count).unwrap_or_default();
     sort(runs);
-    // Of another kernel, or another boot, nobody knows.
+    // Unknown for a dump of another kernel, or another boot.
     let flags = subject.live_pid().and_then(|_| FrameFlags::open().ok());
     let is_zeros = |frame| {
         flags
@@ -222,7 +222,7 @@ fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> 
     };
     let mut rest: &[Mapped] = runs;
     while let Some((&[frame, _, pages], _)) = rest.split_first() {
-        // As many as overlap one before them.
+        // The cluster ends at the first run that overlaps no earlier one.
         let mut end = frame + pages;
         let mut together = 0;
         for &[frame, _, pages] in rest {
@@ -241,7 +241,7 @@ fn find_aliases(subject: &mut Subject, options: &Options) -> Result<u64, Error> 
     Ok(changed)
 }
 
-/// Shows the pieces of `cluster`, sorted by frames, that are mapped more than once and not left out.
+/// Shows the parts of `cluster`, sorted by frame, that are mapped more than once and not skipped.
 fn show_cluster(
     format: &Format,
     cluster: &[Mapped],
@@ -250,7 +250,7 @@ fn show_cluster(
 ) {
     let covers = |&[frame, _, pages]: &Mapped, at: u64| frame <= at && at < frame + pages;
     let mut start = cluster.first().map_or(0, |&[frame, ..]| frame);
-    // From one border to the next, the same runs cover each frame.
+    // The same runs cover all frames between two adjacent borders.
     while let Some(end) = cluster
         .iter()
         .flat_map(|&[frame, _, pages]| [frame, frame + pages])

@@ -1,4 +1,4 @@
-//! `pt dirty` and `pt idle`: pages that are written, or accessed, from look to look.
+//! `pt dirty` and `pt idle`: pages that are written, or accessed, between rounds.
 
 use core::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::options::Options;
 use crate::report::{Name, Vma, vmas};
 use crate::subject::{MAPS_ROOM, Subject, read_maps_into};
 
-/// Time between two looks, unless it is given.
+/// The default interval between rounds.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shows which pages of a process are written, or accessed, from look to look.
+/// Shows which pages of a process are written, or accessed, in each round.
 #[inline(never)]
 pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<Ended, Error> {
     let Some(pid) = subject.live_pid() else {
@@ -38,9 +38,9 @@ pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<
     let start = ticks();
     let mut last = start;
     let mut round = 0;
-    // Once nobody sees more, there is nothing to look for.
+    // Ends when the output is lost.
     while options.count.is_none_or(|count| round < count) && !output_is_lost() {
-        // Not woken before: there is no signal handler.
+        // Not interrupted, since there is no signal handler.
         let _ = time::sleep(options.interval.unwrap_or(INTERVAL));
         round += 1;
         let now = ticks();
@@ -60,14 +60,14 @@ struct Heat {
     maps: &'static mut [u8],
 }
 
-/// What is seen in a look.
+/// The numbers of a round.
 #[derive(Clone, Copy, Default)]
 struct Seen {
-    /// In memory.
+    /// Pages in memory.
     pages: u64,
-    /// Written or accessed.
+    /// Pages that were written or accessed.
     hot: u64,
-    /// Perhaps written or accessed.
+    /// Pages that may have been written or accessed.
     uncertain: u64,
 }
 
@@ -109,7 +109,7 @@ impl Heat {
             let range = VirtualAddress(start)..VirtualAddress(end);
             match visit(&vma, &Tracker::new(self.pid, range, tracking)) {
                 Ok(()) => {}
-                // Of another kind, or gone.
+                // A mapping of another kind, or one that is gone.
                 Err(DirtyError::Track {
                     errno: Errno::EINVAL,
                     ..
@@ -120,7 +120,7 @@ impl Heat {
         Ok(())
     }
 
-    /// Shows what has happened since the look before.
+    /// Shows what has happened since the previous round.
     fn look(
         &mut self,
         round: u32,
@@ -138,7 +138,7 @@ impl Heat {
             let (start, end) = (range.start.0, range.end.0);
             all.hot += hot;
             all.uncertain += uncertain;
-            // A mapping that is gone has none.
+            // A mapping that is gone has no pages.
             all.pages += pagemap.count_present(start, end).unwrap_or(0);
             if hot + uncertain > 0 && !options.json {
                 let (pages, rate) = ((end - start) >> shift, rate(hot));
@@ -179,7 +179,7 @@ impl Heat {
     }
 }
 
-/// Shows what has happened to the pages of a tracker; how many are hot, or may be.
+/// Shows what has happened to the pages of a tracker. Returns how many are hot, or may be.
 fn collect(
     tracker: &Tracker,
     what: What,
@@ -210,11 +210,11 @@ fn collect(
     Ok(seen)
 }
 
-/// The kind of a run where no page is, nor was one that could have been written: the others that are
-/// neither `dirty` nor `accessed` may be either.
+/// The kind of a run without a page that could have been written. Runs of the other kinds, apart from `dirty`
+/// and `accessed`, may have been written or accessed.
 const ABSENT: &str = "absent";
 
-/// The kind of a run, by what is most certain of it.
+/// Returns the kind of a run: the most certain one.
 fn kind(what: What, reasons: Reasons) -> Option<&'static str> {
     let hot = match what {
         What::Written => reasons.is_written().then_some("dirty"),

@@ -1,18 +1,18 @@
-//! JSON lines. What the members mean stands in docs/json.md.
+//! JSON lines. docs/json.md describes the members.
 
 use core::fmt::{self, Display, Write};
 
 use tablewalk_rt::console::Stream;
 use tablewalk_walker::Level;
 
-/// The version of the schema: it grows when a member changes its meaning or goes away.
+/// The version of the schema: incremented when a member changes its meaning or is removed.
 pub(crate) const VERSION: u64 = 2;
 
-/// An object on a line of its own, which ends when this is dropped.
+/// An object on a separate line, which ends when this is dropped.
 pub(crate) struct Json(Stream);
 
 impl Json {
-    /// An object of type `kind`.
+    /// Begins an object of type `kind`.
     pub(crate) fn new(kind: &str) -> Self {
         let mut json = Self(Stream::stdout());
         json.raw(format_args!("{{\"type\":\"{kind}\""));
@@ -23,7 +23,7 @@ impl Json {
         self.raw(format_args!(",\"{name}\":{value}"))
     }
 
-    /// The number of the process, if there is one to tell.
+    /// Writes the process ID, if there is one.
     pub(crate) fn process(&mut self, pid: Option<i32>) -> &mut Self {
         match pid {
             Some(pid) => self.number("pid", pid.unsigned_abs().into()),
@@ -31,7 +31,7 @@ impl Json {
         }
     }
 
-    /// The lookup level, as a number.
+    /// Writes the lookup level, as a number.
     pub(crate) fn level(&mut self, level: Level) -> &mut Self {
         match u64::try_from(level.number()) {
             Ok(number) => self.number("level", number),
@@ -39,7 +39,7 @@ impl Json {
         }
     }
 
-    /// A number as a string in hexadecimal: a number of JSON need not hold 64 bits.
+    /// Writes a number as a hexadecimal string: not every JSON parser has numbers of 64 bits.
     pub(crate) fn hex(&mut self, name: &str, value: u64) -> &mut Self {
         self.raw(format_args!(",\"{name}\":\"{value:#x}\""))
     }
@@ -54,12 +54,12 @@ impl Json {
 
     fn display(&mut self, name: &str, value: &dyn Display) -> &mut Self {
         self.raw(format_args!(",\"{name}\":\""));
-        // What is lost is lost: see `Stream`.
+        // `Stream` remembers the error.
         let _ = write!(Escaped(&mut self.0), "{value}");
         self.raw(format_args!("\""))
     }
 
-    /// A list of names.
+    /// Writes a list of names.
     pub(crate) fn list(
         &mut self,
         name: &str,
@@ -74,7 +74,7 @@ impl Json {
         self.raw(format_args!("]"))
     }
 
-    /// Text that need not be UTF-8.
+    /// Writes text that need not be UTF-8.
     pub(crate) fn bytes(&mut self, name: &str, value: &[u8]) -> &mut Self {
         self.text(name, Lossy(value))
     }
@@ -91,7 +91,7 @@ impl Drop for Json {
     }
 }
 
-/// Writes what goes between the quotes of a string (RFC 8259, section 7).
+/// Writes the characters between the quotes of a string (RFC 8259, section 7).
 struct Escaped<'a>(&'a mut Stream);
 
 impl Write for Escaped<'_> {
@@ -111,7 +111,7 @@ impl Write for Escaped<'_> {
     }
 }
 
-/// Bytes as text, with U+FFFD for what is not UTF-8.
+/// Bytes as text, with U+FFFD for bytes that are not UTF-8.
 pub(crate) struct Lossy<'a>(pub(crate) &'a [u8]);
 
 impl Display for Lossy<'_> {

@@ -1,4 +1,4 @@
-//! `pt`: shows, translates, searches, compares and saves page tables, those of a process or of a file.
+//! `pt`: shows, translates, searches, compares and saves the page tables of a process or a file.
 
 #![no_std]
 #![cfg_attr(not(test), no_main)]
@@ -32,8 +32,8 @@ use crate::subject::{Source, Subject};
 
 tablewalk_rt::program!(main);
 
-/// How a command ended: the status to exit with, and the number of tables that changed while they were
-/// to be read.
+/// The result of a command: the exit status, and the number of tables that vanished before they could be
+/// read.
 type Ended = (ExitCode, u64);
 
 fn main(args: Args) -> ExitCode {
@@ -83,7 +83,7 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
     Ok(status)
 }
 
-/// Refuses what this source cannot do, before anything is printed.
+/// Refuses a command that this source does not support, before anything is printed.
 fn refuse(request: &Request, subject: &Subject) -> Result<(), Error> {
     let copied = matches!(subject.source, Source::Copied(_));
     match request.command {

@@ -1,4 +1,4 @@
-//! What was asked for beside command and target.
+//! The options of the command line.
 
 use core::time::Duration;
 
@@ -6,10 +6,10 @@ use tablewalk_walker::{Geometry, Level, TableSource, VirtualAddress, Walk};
 
 use crate::error::Error;
 
-/// A range that no user can give: its end would be 2^64.
+/// A range that cannot be given on the command line, since its end would be 2^64.
 const EVERYTHING: (VirtualAddress, VirtualAddress) = (VirtualAddress(0), VirtualAddress(u64::MAX));
 
-/// A way to the tables of a process.
+/// A source of the tables of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
     /// The system call.
@@ -20,24 +20,24 @@ pub(crate) enum Way {
     Kcore,
 }
 
-/// The options, as they were given or by default.
+/// The options, as given or by default.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     /// JSON lines instead of columns.
     pub(crate) json: bool,
-    /// The addresses to look at: first, and last.
+    /// The first and last address to show.
     pub(crate) range: (VirtualAddress, VirtualAddress),
-    /// The top byte of the addresses that the range was given with.
+    /// The top byte of the addresses of the given range.
     pub(crate) tag: u64,
-    /// The lowest level of tables to look at.
+    /// The lowest level of tables to show.
     pub(crate) level: Level,
     /// Runs of consecutive frames.
     pub(crate) frames: bool,
-    /// Time between two looks.
+    /// Time between two rounds.
     pub(crate) interval: Option<Duration>,
-    /// How many looks; for ever without.
+    /// The number of rounds; `None` is without limit.
     pub(crate) count: Option<u32>,
-    /// How to get at the tables of a process; without, the first way that works.
+    /// The source of tables; `None` is the first that works.
     pub(crate) way: Option<Way>,
 }
 
@@ -53,11 +53,11 @@ impl Options {
         way: None,
     };
 
-    /// The options for tables of this geometry, with the tags taken off the range.
+    /// Returns the options for tables of this geometry, without the tags in the range.
     ///
     /// # Errors
     ///
-    /// [`Error::Address`] if not all of the range is translated by these tables.
+    /// [`Error::Address`] if these tables do not translate all of the range.
     pub(crate) fn fit(mut self, geometry: &Geometry) -> Result<Self, Error> {
         if self.range != EVERYTHING {
             let (start, tag) = untag(geometry, self.range.0);
@@ -70,21 +70,21 @@ impl Options {
         Ok(self)
     }
 
-    /// A walk of the range.
+    /// Returns a walk of the range.
     pub(crate) fn walk<'s, S: TableSource>(&self, source: &'s mut S) -> Walk<'s, S> {
         Walk::new(source)
             .down_to(self.level)
             .within(self.range.0, self.range.1)
     }
 
-    /// Whether addresses from `start` to `last` are partly in the range.
+    /// Returns whether the addresses from `start` to `last` overlap the range.
     pub(crate) const fn includes(&self, start: u64, last: u64) -> bool {
         start <= self.range.1.0 && last >= self.range.0.0
     }
 }
 
-/// An address without its top byte, and that byte: a tag, which the hardware ignores in addresses of user
-/// space (Linux sets `TCR_EL1.TBI0`). Addresses of the kernel have none.
+/// Splits an address into the address without its top byte, and that byte: the tag, which hardware ignores in
+/// addresses of user space (Linux sets `TCR_EL1.TBI0`). Addresses of the kernel have no tag.
 pub(crate) fn untag(geometry: &Geometry, address: VirtualAddress) -> (VirtualAddress, u64) {
     let tag = if geometry.is_kernel() {
         0

@@ -1,4 +1,4 @@
-//! A line on standard error now and then while something takes long.
+//! Progress lines on standard error, for commands that take long.
 
 use core::fmt::Arguments;
 
@@ -6,7 +6,7 @@ use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::eprintln;
 use tablewalk_walker::VirtualAddress;
 
-/// Says once a second how far the work is, from the second second on.
+/// Prints the progress once a second, from the second second on.
 pub(crate) struct Progress {
     next: u64,
     calls: u32,
@@ -20,7 +20,7 @@ impl Progress {
         }
     }
 
-    /// The work is at `address`. Looks at the clock every 64 calls.
+    /// Records that the work is at `address`. Reads the clock every 64 calls.
     pub(crate) fn at(&mut self, address: VirtualAddress) {
         self.calls = self.calls.wrapping_add(1);
         if self.calls.is_multiple_of(64) {
@@ -28,7 +28,7 @@ impl Progress {
         }
     }
 
-    /// The work is at process `pid`.
+    /// Records that the work is at process `pid`.
     pub(crate) fn at_process(&mut self, pid: i32) {
         self.look(format_args!("process {}", pid.cast_unsigned()));
     }

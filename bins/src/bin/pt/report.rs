@@ -1,4 +1,4 @@
-//! The lines that all commands have: the first, and those about ranges of entries.
+//! Output that several commands share: the first line, the last, and lines about ranges of entries.
 
 use core::ascii;
 use core::fmt::{self, Write};
@@ -13,7 +13,7 @@ use crate::json::{Json, VERSION};
 use crate::options::Options;
 use crate::subject::{Source, Subject};
 
-/// Says whose tables these are, and of which shape.
+/// Prints the owner and the shape of the tables.
 pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
     let Format { geometry, mair, .. } = subject.format;
     let tag = options.tag;
@@ -51,7 +51,7 @@ pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
     }
 }
 
-/// Says that all was said, and how many tables were gone when they were to be read.
+/// Prints that the output is complete, and how many tables vanished before they could be read.
 pub(crate) fn end(options: &Options, changed: u64) {
     if options.json {
         Json::new("end").number("changed", changed);
@@ -60,7 +60,8 @@ pub(crate) fn end(options: &Options, changed: u64) {
     }
 }
 
-/// The same for all processes, and of how many no page was in memory to prove their tables by.
+/// The same for all processes, with the number of processes whose tables could not be verified because no
+/// page was in memory.
 pub(crate) fn end_of_all(options: &Options, changed: u64, unproved: u64) {
     if options.json {
         Json::new("end")
@@ -84,11 +85,11 @@ pub(crate) struct Vma<'a> {
     pub(crate) name: &'a [u8],
 }
 
-/// The mappings in `/proc/PID/maps`, in their order, which is that of addresses.
+/// Iterates over the mappings in `/proc/PID/maps`, in address order.
 pub(crate) fn vmas(maps: &[u8]) -> impl Iterator<Item = Vma<'_>> {
     maps.split(|&byte| byte == b'\n').filter_map(|line| {
         let (start, end) = parse_range(line)?;
-        // Range, permissions, offset, device, inode; then the path, which may have spaces.
+        // Range, permissions, offset, device, inode; then the path, which may contain spaces.
         let mut fields = line.splitn(6, |&byte| byte == b' ');
         let permissions = fields.nth(1).unwrap_or_default();
         Some(Vma {
@@ -100,7 +101,7 @@ pub(crate) fn vmas(maps: &[u8]) -> impl Iterator<Item = Vma<'_>> {
     })
 }
 
-/// A part of a run, and where it is.
+/// A part of a run, and its address range.
 struct Range<'a> {
     run: &'a Run,
     start: u64,
@@ -108,8 +109,8 @@ struct Range<'a> {
     vma: Option<&'a Vma<'a>>,
 }
 
-/// Lines for `run`: one for each mapping that it is in, since a run goes on where a mapping ends and the
-/// next one is the same to the tables. `vmas` are the mappings that end behind the runs before.
+/// Prints a line for each mapping that `run` overlaps, since a run continues across mappings whose entries
+/// are equal. `vmas` are the mappings that end after the previous runs.
 pub(crate) fn print_run<'a>(
     format: &Format,
     run: &Run,
@@ -140,7 +141,7 @@ pub(crate) fn el(format: &Format) -> u64 {
     format.geometry.is_kernel().into()
 }
 
-/// The columns above [`print_range`].
+/// Prints the column titles for [`print_range`].
 pub(crate) fn print_range_titles(format: &Format, options: &Options) {
     if !options.json {
         let frame = if options.frames { "FRAME      " } else { "" };
@@ -149,7 +150,7 @@ pub(crate) fn print_range_titles(format: &Format, options: &Options) {
     }
 }
 
-/// One line for a range of entries of equal attributes.
+/// Prints one line for a range of entries with equal attributes.
 fn print_range(format: &Format, range: &Range<'_>, options: &Options) {
     let geometry = &format.geometry;
     let run = range.run;
@@ -162,7 +163,7 @@ fn print_range(format: &Format, range: &Range<'_>, options: &Options) {
     let (start, end) = (range.start, range.end);
     let pages = (end - start) >> geometry.page_shift();
     let offset = (start - run.address.0) >> geometry.page_shift();
-    // That of the first page of the range, which may begin behind the run.
+    // The frame of the first page of the range, which may begin after the start of the run.
     let frame = attributes
         .frame()
         .filter(|_| options.frames)
@@ -195,9 +196,9 @@ fn print_range(format: &Format, range: &Range<'_>, options: &Options) {
     }
 }
 
-/// A space and the end of a name, of at most as many columns as the precision says; `no VMA` where there is
-/// none. The name of a file has any bytes: what is not printable ASCII is told as `\r` or `\x1b`, so that
-/// no name makes a line, or moves the cursor.
+/// A space and the end of a name, with at most as many columns as the precision; `no VMA` if there is no
+/// mapping. A file name may have any bytes: those that are not printable ASCII are escaped, as `\r` or
+/// `\x1b`, so that no name can begin a line or move the cursor.
 pub(crate) struct Name<'a>(pub(crate) Option<&'a [u8]>);
 
 impl fmt::Display for Name<'_> {
@@ -224,7 +225,7 @@ impl fmt::Display for Name<'_> {
     }
 }
 
-/// `byte` in printable ASCII. A quotation mark is printable, but not to the library.
+/// Escapes `byte` in printable ASCII. Quotation marks are kept, which the library would escape.
 fn escape(byte: u8) -> ascii::EscapeDefault {
     let mut escaped = ascii::escape_default(byte);
     if matches!(byte, b'\'' | b'"') {

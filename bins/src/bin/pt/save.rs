@@ -1,4 +1,4 @@
-//! `pt save`: all tables of a process, in a file.
+//! `pt save`: writes all tables of a process to a file.
 
 use core::fmt::Write;
 
@@ -28,9 +28,10 @@ pub(crate) fn run(
         other => return Err(error(other.err().unwrap_or(Errno::EEXIST))),
     }
     let maps = subject.maps()?;
-    // A part is never at the place of the whole, and what a killed run leaves is in nobody's way.
+    // The dump is written to a temporary file and renamed, so FILE is always complete, and the temporary file
+    // of a killed run does not block the next one.
     let too_long = error(Errno::ENAMETOOLONG);
-    // Its name is beside that of the whole, and does not grow with it: both may have 255 bytes.
+    // It is in the same folder, and its name does not contain that of FILE, which may have 255 bytes.
     let folder = name.rfind('/').and_then(|slash| name.get(..=slash));
     let mut part = PathBuffer::of(folder.unwrap_or_default()).map_err(error)?;
     write!(part, "pt-{}-{:x}.part", process::pid(), ticks()).map_err(|_| too_long)?;
@@ -43,7 +44,7 @@ pub(crate) fn run(
         Ok(saved)
     });
     let saved = saved.inspect_err(|_| {
-        // The first error is the one to tell.
+        // The first error is reported.
         let _ = file::remove(&part);
     })?;
     let Saved {
@@ -65,12 +66,12 @@ pub(crate) fn run(
 /// What was written.
 pub(crate) struct Saved {
     pub(crate) tables: u64,
-    /// Tables that were gone when they were to be read.
+    /// The number of tables that vanished before they could be read.
     pub(crate) changed: u64,
     pub(crate) bytes: u64,
 }
 
-/// What takes a piece, with its offset.
+/// A function that writes a piece at its offset.
 type Put<'a> = &'a mut dyn FnMut(u64, &[u8]) -> Result<(), Error>;
 
 /// Writes the dump in pieces, each with its offset; without the mappings if `text` is empty.
@@ -84,7 +85,7 @@ pub(crate) fn write_all(
     let put = &mut |offset, bytes: &[u8]| put(offset, bytes);
     let mut writer = DumpWriter::new(subject.format, subject.pid());
     let (tables, changed) = writer.tables(&mut options.walk(&mut subject.source), put)?;
-    // Half of a process that is gone is no dump.
+    // Half of the tables of a process that has ended is not a dump.
     subject.check()?;
     writer.text(text, put)?;
     let bytes = writer.finish(put)?;

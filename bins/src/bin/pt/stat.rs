@@ -1,4 +1,4 @@
-//! `pt stat`: numbers.
+//! `pt stat`: statistics.
 
 use core::fmt;
 
@@ -13,7 +13,7 @@ use crate::options::Options;
 use crate::progress::Progress;
 use crate::subject::Subject;
 
-/// What there is of one level.
+/// The numbers of one level.
 #[derive(Clone, Copy, Default)]
 struct LevelNumbers {
     tables: u64,
@@ -29,12 +29,12 @@ const ABSENT: [&str; 7] = [
     "noacc", "swap", "moving", "poison", "device", "marker", "other",
 ];
 
-/// Everything else is in pages.
+/// All other numbers are pages.
 #[derive(Default)]
 struct Numbers {
     levels: [LevelNumbers; Level::ALL.len()],
     mapped: u64,
-    /// By what EL0 may do: bit 0 read, 1 write, 2 execute.
+    /// By permissions at EL0: bit 0 read, 1 write, 2 execute.
     access: [u64; 8],
     /// By AttrIndx.
     memory: [u64; 8],
@@ -77,7 +77,7 @@ fn add(numbers: &mut [u64], index: usize, pages: u64) {
     }
 }
 
-/// The number by which [`Numbers::access`] counts `access`.
+/// Returns the index of `access` in [`Numbers::access`].
 fn index_of(access: Access) -> usize {
     usize::from(access.read) | usize::from(access.write) << 1 | usize::from(access.execute) << 2
 }
@@ -155,7 +155,7 @@ impl Numbers {
             self.tables() * geometry.page_size(),
             self.mapped * geometry.page_size(),
         );
-        // In hundredths of a per cent.
+        // In units of 0.01%.
         let share = (bytes * 10_000).checked_div(mapped).unwrap_or(0);
         println!(
             "tables {}, {}: {}.{:02} % of {} mapped",
@@ -178,7 +178,7 @@ impl Numbers {
         println!("");
     }
 
-    /// Calls `visit` with what pages are told apart by, what they are, and how many, where there are any.
+    /// Calls `visit` with each classification, class and number of pages that is not 0.
     fn for_each_pages(
         &self,
         format: &Format,

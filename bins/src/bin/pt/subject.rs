@@ -1,4 +1,4 @@
-//! Whose tables are looked at: a process, or a file.
+//! The target whose tables are shown: a process, the kernel, or a file.
 
 use core::fmt;
 
@@ -19,11 +19,11 @@ use tablewalk_walker::{
 use crate::error::Error;
 use crate::options::Way;
 
-/// One slot for each level: what a walk needs.
+/// One slot for each level, as a walk needs.
 const SLOTS: usize = Level::ALL.len();
-/// Tables mapped with one call: as many as there can be.
+/// Number of tables mapped with one call: the maximum.
 const BATCH_SLOTS: usize = 512;
-/// Address space for a file: none is larger.
+/// Address space for a file.
 const FILE_ROOM: usize = 8 << 30;
 /// Address space for `/proc/PID/maps`: 65,530 lines of some 100 bytes, and some with long paths.
 pub(crate) const MAPS_ROOM: usize = 64 << 20;
@@ -35,7 +35,7 @@ pub(crate) struct Subject {
     name: &'static str,
 }
 
-/// The tables of either.
+/// A source of tables.
 #[expect(
     clippy::large_enum_variant,
     reason = "there is one of them, or two, and no heap to put it on"
@@ -47,8 +47,8 @@ pub(crate) enum Source {
 }
 
 impl Subject {
-    /// Opens what `target` names: digits are a process, `self` is this one, `kernel` the kernel's own
-    /// tables, all else a file.
+    /// Opens what `target` names: digits are a process, `self` is this process, `kernel` the kernel's own
+    /// tables, anything else a file.
     pub(crate) fn open(target: &'static str, way: Option<Way>) -> Result<Self, Error> {
         let pid = match target {
             "self" => Some(process::pid()),
@@ -75,7 +75,7 @@ impl Subject {
         })
     }
 
-    /// The process, if it is one and no file.
+    /// Returns the process, unless it is a file or the kernel.
     pub(crate) const fn live_pid(&self) -> Option<i32> {
         match &self.source {
             Source::Live(pid, _) => Some(*pid),
@@ -84,7 +84,7 @@ impl Subject {
         }
     }
 
-    /// The process, which may have been one when the file was written.
+    /// Returns the process, or for a file the process that was saved.
     pub(crate) fn pid(&self) -> u32 {
         match &self.source {
             Source::Live(pid, _) => pid.cast_unsigned(),
@@ -93,7 +93,8 @@ impl Subject {
         }
     }
 
-    /// `/proc/PID/maps`, as it is or was. A process without is shown without names, after a warning.
+    /// Returns `/proc/PID/maps`, live or saved. If it cannot be read, prints a warning and continues without
+    /// names.
     pub(crate) fn maps(&self) -> Result<&'static [u8], Error> {
         match &self.source {
             Source::Saved(dump) => return Ok(dump.text()),
@@ -109,7 +110,7 @@ impl Subject {
         }
     }
 
-    /// Checks that copies were made of tables that the process still has: it has neither ended nor started
+    /// Checks that the process still has the tables that were copied: it has neither ended nor executed
     /// another program.
     pub(crate) fn check(&mut self) -> Result<(), Error> {
         if let Source::Copied(copied) = &mut self.source
@@ -133,14 +134,14 @@ impl fmt::Display for Subject {
 }
 
 impl Source {
-    /// The tables of a process.
+    /// Opens the tables of a process.
     pub(crate) fn of_process(pid: i32, way: Option<Way>) -> Result<Self, Error> {
         if way.is_none_or(|way| way == Way::Call) {
             match Live::with_batch(pid, SLOTS, BATCH_SLOTS) {
                 Err(LiveError::Info(Errno::ENOSYS)) if way.is_none() => {}
                 live => {
                     let live = live?;
-                    // Known before anything is printed.
+                    // Checked before anything is printed.
                     if matches!(remap::path(pid, 0), Err(Errno::ESRCH)) {
                         return Err(Error::NoTables(pid));
                     }
@@ -153,7 +154,7 @@ impl Source {
         Ok(Self::Copied(copied))
     }
 
-    /// The tables of the kernel.
+    /// Opens the tables of the kernel.
     fn of_kernel(way: Option<Way>) -> Result<Self, Error> {
         if way == Some(Way::Call) {
             return Err(Error::Usage(
@@ -165,7 +166,7 @@ impl Source {
         Ok(Self::Copied(copied))
     }
 
-    /// The way that was taken.
+    /// Returns the kind of source.
     pub(crate) const fn way(&self) -> Option<Way> {
         match self {
             Self::Live(..) => Some(Way::Call),
@@ -177,7 +178,7 @@ impl Source {
         }
     }
 
-    /// Its name, and what it promises. Tables of the kernel are freed without RCU.
+    /// Returns its name and its guarantee. The kernel frees its own tables without RCU.
     pub(crate) fn promise(&self) -> (&'static str, &'static str) {
         match self.way() {
             Some(Way::Call) => ("call", "live"),
@@ -188,7 +189,7 @@ impl Source {
         }
     }
 
-    /// Goes on with another process, the same way.
+    /// Switches to another process, with the same kind of source.
     pub(crate) fn retarget(&mut self, pid: i32) -> Result<(), Error> {
         match self {
             Self::Copied(copied) => Ok(copied.retarget(pid)?),
@@ -199,7 +200,7 @@ impl Source {
         }
     }
 
-    /// The descriptors that translate `address`.
+    /// Returns the descriptors that translate `address`.
     pub(crate) fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
         match self {
             Self::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
@@ -208,8 +209,8 @@ impl Source {
     }
 }
 
-/// Copies by the first way that works, of those that were asked for. Tells why the others do not if none
-/// does.
+/// Opens the first source of copies that works, of those that were requested. If none works, prints the
+/// reason for each.
 fn copied(way: Option<Way>) -> Result<Copied<Either>, Error> {
     let bpf = match way {
         None | Some(Way::Bpf) => Either::bpf().and_then(Copied::calibrated),
@@ -229,7 +230,7 @@ fn copied(way: Option<Way>) -> Result<Copied<Either>, Error> {
         })
 }
 
-/// The contents of `/proc/PID/maps`.
+/// Reads `/proc/PID/maps`.
 pub(crate) fn read_maps(pid: i32) -> Result<&'static [u8], Error> {
     let room = leak_zeroed(MAPS_ROOM).map_err(|errno| Error::Memory("maps", errno))?;
     read_maps_into(pid, room)
@@ -250,7 +251,7 @@ fn open_dump(name: &'static str) -> Result<Dump<'static>, Error> {
     let dump_error = |dump_error| Error::Dump(name, dump_error);
     let (header, _) = room.split_at_mut_checked(HEADER_SIZE).unwrap_or_default();
     let read = read_up_to(&fd, header).map_err(error)?;
-    // A header by itself says how long the whole is, unless it is none.
+    // Parsing the header alone returns the size of the dump, or that it is not a dump.
     let size = match Dump::from_bytes(header.get_mut(..read).unwrap_or_default()) {
         Err(DumpError::Length {
             expected: Some(size),
@@ -259,7 +260,7 @@ fn open_dump(name: &'static str) -> Result<Dump<'static>, Error> {
         Ok(_) => HEADER_SIZE as u64,
         Err(error) => return Err(dump_error(error)),
     };
-    // And one byte, which must not be there.
+    // One more byte than the dump has, to detect a longer file.
     let all = usize::try_from(size)
         .ok()
         .and_then(|size| size.checked_add(1));
@@ -276,7 +277,7 @@ pub(crate) fn c_path(name: &'static str) -> Result<PathBuffer, Error> {
     PathBuffer::of(name).map_err(|errno| Error::File(name, errno))
 }
 
-/// Reads to the end: the part of `room` that was filled. `EFBIG` if that is all of it.
+/// Reads to the end. Returns the part of `room` that was filled; `EFBIG` if that is all of it.
 fn read_all<'r>(fd: &OwnedFd, room: &'r mut [u8]) -> Result<&'r mut [u8], Errno> {
     let filled = read_up_to(fd, room)?;
     let filled = Some(filled).filter(|&filled| filled < room.len());
@@ -285,7 +286,7 @@ fn read_all<'r>(fd: &OwnedFd, room: &'r mut [u8]) -> Result<&'r mut [u8], Errno>
         .ok_or(Errno::EFBIG)
 }
 
-/// Reads until `room` is full, or to the end: how many bytes.
+/// Reads until `room` is full, or to the end. Returns the number of bytes.
 fn read_up_to(fd: &OwnedFd, room: &mut [u8]) -> Result<usize, Errno> {
     let mut filled = 0;
     loop {

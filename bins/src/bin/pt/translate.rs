@@ -29,7 +29,7 @@ pub(crate) fn run(
     Ok((ExitCode::SUCCESS, 0))
 }
 
-/// The limits are those of the whole path: they do not matter to what leads to a table.
+/// The limits are those of the whole path; table descriptors do not use them.
 fn attributes<'a>(format: &'a Format, step: &Step, limits: Limits) -> Attributes<'a> {
     Attributes {
         format,

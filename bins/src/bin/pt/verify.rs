@@ -1,4 +1,4 @@
-//! `pt verify`: every page beside what pagemap says of it.
+//! `pt verify`: compares every page with pagemap.
 
 use core::fmt;
 
@@ -16,21 +16,22 @@ use crate::progress::Progress;
 use crate::report::vmas;
 use crate::subject::{Source, Subject, read_maps};
 
-/// Entries of pagemap that are read at a time.
+/// Number of pagemap entries that are read at a time.
 const CHUNK: usize = 512;
-/// How often a page is looked at again before it counts as different: the process may run.
+/// Maximum number of times that a page is read again before it counts as different, since the process may
+/// run.
 const TRIES: usize = 3;
 
-/// Where a page is.
+/// The location of a page.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Nowhere,
     In(FrameNumber),
-    /// In memory that pagemap does not tell of: device memory, or a table that is mapped.
+    /// In memory that pagemap does not report: device memory, or a table that is mapped.
     Special(FrameNumber),
     /// Type and offset of a swap entry.
     Swap(u64, u64),
-    /// The same of a marker: no page, and none in swap.
+    /// A marker, with its type and offset: no page, and none in swap.
     Marker(u64, u64),
     /// Something else, with the type of a swap entry.
     Unknown(u64),
@@ -61,7 +62,7 @@ impl State {
         }
     }
 
-    /// Page number `page` of those that `descriptor` translates.
+    /// Returns the location of page number `page` of `descriptor`.
     fn of_entry(format: &Format, level: Level, descriptor: Descriptor, page: u64) -> Self {
         let (geometry, linux) = (&format.geometry, &format.linux);
         let valid = descriptor.kind(geometry, level) != Kind::Invalid;
@@ -92,11 +93,11 @@ impl State {
         }
     }
 
-    /// Whether this, which the tables say, is what pagemap has.
+    /// Returns whether this location from the tables agrees with pagemap.
     fn agrees(self, pagemap: Self) -> bool {
         match self {
             Self::Special(frame) => pagemap == Self::Nowhere || pagemap == Self::In(frame),
-            // To pagemap it is as if it were swapped.
+            // pagemap reports it as swapped.
             Self::Marker(kind, marks) => pagemap == Self::Swap(kind, marks),
             Self::Unknown(kind) => matches!(pagemap, Self::Swap(other, _) if other == kind),
             other => other == pagemap,
@@ -104,14 +105,14 @@ impl State {
     }
 }
 
-/// What was seen.
+/// The counts.
 #[derive(Default)]
 struct Tally {
     pages: u64,
     special: u64,
     swapped: u64,
     markers: u64,
-    /// Pages that agreed at a second look.
+    /// Pages that agreed at the second attempt.
     moved: u64,
     differences: u64,
     changed: u64,
@@ -189,19 +190,20 @@ impl Tally {
     }
 }
 
-/// A walk beside the pages of pagemap, in the order of addresses.
+/// A walk that runs in parallel with pagemap, in address order.
 struct Verifier<'a> {
     pid: i32,
     format: Format,
     pagemap: Pagemap,
     options: &'a Options,
     way: Option<Way>,
-    /// The same tables again, for a second look in the middle of the walk: made when it is needed.
+    /// A second source of the same tables, for reading a page again in the middle of the walk. Made when it
+    /// is needed.
     second: Option<Source>,
     walk: Walk<'a, Source>,
     /// The next entry of the walk.
     next: Option<Found>,
-    /// The address behind the last page that was compared.
+    /// The address after the last page that was compared.
     compared: u64,
     tally: Tally,
 }
@@ -245,7 +247,7 @@ impl Verifier<'_> {
         Ok(())
     }
 
-    /// What the walk has of `address`.
+    /// Returns the entry of the walk for `address`.
     fn expected(&mut self, address: u64) -> Result<State, Error> {
         self.skip_to(address)?;
         let geometry = self.format.geometry;
@@ -258,7 +260,7 @@ impl Verifier<'_> {
         })
     }
 
-    /// Goes to the first entry that ends behind `address`. Those that are passed without having been
+    /// Advances to the first entry that ends after `address`. Entries that are passed without having been
     /// compared are in no mapping.
     fn skip_to(&mut self, address: u64) -> Result<(), Error> {
         let geometry = self.format.geometry;
@@ -296,7 +298,7 @@ impl Verifier<'_> {
             if state.agrees(witness) {
                 break;
             }
-            // One of the two was read before the page came, went or moved.
+            // One of the two was read before the page was mapped, unmapped or moved.
             let path = self.path(address)?;
             state = match path.steps().last() {
                 Some(step) => {

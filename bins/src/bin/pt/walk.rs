@@ -11,7 +11,7 @@ use crate::options::Options;
 use crate::progress::Progress;
 use crate::subject::Subject;
 
-/// Leaves next to each other that lead to frames next to each other: one line.
+/// Consecutive leaves with consecutive frames: printed as one line.
 struct Group {
     first: Found,
     entries: u64,
@@ -40,7 +40,7 @@ pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Err
     Ok((ExitCode::SUCCESS, changed))
 }
 
-/// Columns before a table of `level`: two for each level below the root.
+/// Returns the indentation of a table of `level`: two columns for each level below the root.
 fn columns(geometry: &Geometry, level: Level) -> usize {
     2 * geometry.depth(level)
 }
@@ -70,7 +70,7 @@ fn print(format: &Format, visit: &Visit, group: &mut Option<Group>) {
     }
 }
 
-/// Whether `leaf` is the next of the group, at the next address in the next frame.
+/// Returns whether `leaf` continues the group, with the next address and the next frame.
 fn continues(geometry: &Geometry, group: &Group, leaf: &Found) -> bool {
     let first = &group.first;
     let size = group.entries * geometry.entry_size(first.level);
@@ -81,11 +81,12 @@ fn continues(geometry: &Geometry, group: &Group, leaf: &Found) -> bool {
         && first.level == leaf.level
         && first.address.0 + size == leaf.address.0
         && leaf.output_address(geometry).0 == output
-        // Output addresses of 52 bits have bits of their own: not joined where those differ.
+        // The upper bits of 52-bit output addresses are stored separately: leaves are not joined if these
+        // differ.
         && attributes(first) == attributes(leaf)
 }
 
-/// `[index] PMD frame 0x40a3b`: the place in the table above, level and frame.
+/// `[index] PMD frame 0x40a3b`: the index in the table above, level and frame.
 fn print_table(geometry: &Geometry, table: &TableVisit) {
     let columns = columns(geometry, table.level);
     let name = geometry.level_name(table.level);
@@ -128,7 +129,7 @@ pub(crate) fn attributes<'a>(format: &'a Format, found: &Found) -> Attributes<'a
     }
 }
 
-/// An object for what a walk came to; with the number of the process, if it is one of many.
+/// Writes an object for an item of a walk; with the process ID in a search through all processes.
 #[inline(never)]
 pub(crate) fn write(format: &Format, visit: &Visit, pid: Option<i32>) {
     let geometry = &format.geometry;

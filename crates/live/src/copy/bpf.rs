@@ -1,10 +1,10 @@
-//! The memory of the kernel by a BPF program.
+//! Reads kernel memory with a BPF program.
 //!
-//! `BPF_PROG_TEST_RUN` runs the program on this thread inside `rcu_read_lock()` (`net/bpf/test_run.c`).
-//! arm64 frees the tables of a process after a grace period of RCU (`mm/mmu_gather.c`), so a table whose
-//! descriptor was seen in that run is not freed before the run is over. Two places of Linux 6.1 do not
-//! wait for RCU but interrupt the other CPUs (khugepaged, and a process that finds no memory to note
-//! what it frees); the descriptor is looked at again after the copy for those.
+//! `BPF_PROG_TEST_RUN` runs the program on this thread inside `rcu_read_lock()` (`net/bpf/test_run.c`). arm64
+//! frees the tables of a process after a grace period of RCU (`mm/mmu_gather.c`), so a table whose descriptor
+//! was read in a run is not freed before the end of that run. Two code paths of Linux 6.1 interrupt the other
+//! CPUs instead of waiting for RCU (khugepaged, and a process that has no memory to record what it frees);
+//! because of these, the descriptor is checked again after the copy.
 
 #![expect(unsafe_code, reason = "memory that a BPF program writes")]
 
@@ -22,14 +22,14 @@ use super::program::{COPIED, Entry, MOST, Shared, Table, UNCHANGED, assemble};
 use super::vmcoreinfo::hexadecimal;
 use super::{CopyError, Kernel, LINKS, Link, OFFSETS, Wanted};
 
-/// Pages of copies for a walk, one for each level.
+/// Number of pages with copies for a walk, one for each level.
 const SLOTS: usize = 5;
-/// Most bytes of copies for one run.
+/// Maximum number of bytes that one run copies.
 const BATCH_BYTES: usize = 256 << 10;
 
-/// What runs the program: the kernel, or in tests a model of it.
+/// Runs the program: the kernel, or in tests a model of it.
 pub trait Processor {
-    /// Runs the program once; what it returns. `value` is the map's.
+    /// Runs the program once, and returns its result. `value` is the value of the map.
     ///
     /// # Errors
     ///
@@ -37,24 +37,25 @@ pub trait Processor {
     fn run(&mut self, value: &Mapping) -> Result<u32, Errno>;
 }
 
-/// The program in the kernel, which has the map, too.
+/// The program in the kernel, which keeps the map alive.
 #[derive(Debug)]
 pub struct Loaded(OwnedFd);
 
 impl Processor for Loaded {
     fn run(&mut self, _: &Mapping) -> Result<u32, Errno> {
-        // SAFETY: it writes to the map, of which there are no references but to atomic words, which are
-        // looked at between runs.
+        // SAFETY: it writes to the map, to which there are only references to atomic words, which are read
+        // between runs.
         unsafe { bpf::run_raw_tracepoint(&self.0) }
     }
 }
 
-/// A map with copies, and the program that writes them. A child does not inherit the map: it makes its own.
+/// A map with copies, and the program that writes them. A child does not inherit the map, and has to make a
+/// new one.
 ///
 /// # Invariants
 ///
-/// The mapping is one page of `Shared`, `SLOTS + batch` pages of copies, and one page that
-/// [`Kernel::read`] has for itself. The program writes to them inside `Bpf::run` only.
+/// The mapping is one page of `Shared`, `SLOTS + batch` pages of copies, and one page for [`Kernel::read`].
+/// The program writes to them only inside `Bpf::run`.
 #[derive(Debug)]
 pub struct Bpf<P = Loaded> {
     processor: P,
@@ -68,7 +69,7 @@ impl Bpf {
     ///
     /// # Errors
     ///
-    /// [`CopyError::Open`]: `EPERM` without `CAP_BPF` and `CAP_PERFMON`, `EINVAL` where the kernel is locked
+    /// [`CopyError::Open`]: `EPERM` without `CAP_BPF` and `CAP_PERFMON`, `EINVAL` if the kernel is locked
     /// down for confidentiality; `ENOSYS` in a kernel without `CONFIG_BPF_SYSCALL` or `CONFIG_BPF_EVENTS`.
     pub fn new(page_shift: u32) -> Result<Self, CopyError> {
         let open = |what| move |errno| CopyError::Open { what, errno };
@@ -77,7 +78,7 @@ impl Bpf {
         let map = create_map(size).map_err(open(BPF_MAP))?;
         let memory = Mapping::file(&map, 0, size, Protection::READ_WRITE, Sharing::Shared)
             .map_err(open(BPF_MAP))?;
-        // A child would change what this process reads.
+        // Otherwise a child could change the copies of this process.
         memory
             .advise(0..size, Advice::DontFork)
             .map_err(open(BPF_MAP))?;
@@ -86,7 +87,7 @@ impl Bpf {
             Errno::EINVAL if !has_raw_tracepoints() => open(BPF_PROGRAM)(Errno::ENOSYS),
             errno => open(BPF_PROGRAM)(errno),
         })?;
-        // The program has the map, and the mapping too.
+        // The program and the mapping keep the map alive.
         Ok(Self {
             processor: Loaded(program),
             memory,
@@ -108,7 +109,7 @@ fn create_map(size: usize) -> Result<OwnedFd, Errno> {
     })
 }
 
-/// Whether there are such programs, by one that does nothing.
+/// Returns whether the kernel supports such programs, by loading one that does nothing.
 fn has_raw_tracepoints() -> bool {
     let [set, exit] = [0xb7, 0x95].map(|code| Instruction {
         code,
@@ -119,23 +120,23 @@ fn has_raw_tracepoints() -> bool {
     bpf::load_raw_tracepoint(&[set, exit], &mut []).is_ok()
 }
 
-/// Most tables for one run.
+/// Returns the maximum number of tables for one run.
 fn batch(page_shift: u32) -> usize {
     (BATCH_BYTES >> page_shift).clamp(1, MOST)
 }
 
-/// Pages that the program writes to: copies, and the one of [`Kernel::read`].
+/// Returns the number of pages to which the program writes: copies, and the page of [`Kernel::read`].
 const fn pages(batch: usize) -> usize {
     SLOTS + batch + 1
 }
 
-/// Bytes of the map's value.
+/// Returns the size of the map's value in bytes.
 fn value_size(page_shift: u32) -> usize {
     (1 + pages(batch(page_shift))) << page_shift
 }
 
 impl<P: Processor> Bpf<P> {
-    /// The program on a processor of a test, in memory of its own.
+    /// Runs the program on the interpreter of a test, in the memory of the test.
     #[cfg(test)]
     pub(super) fn on(processor: P, page_shift: u32) -> Self {
         let size = value_size(page_shift);
@@ -157,22 +158,22 @@ impl<P: Processor> Bpf<P> {
         &self.processor
     }
 
-    /// What is shared with the program.
+    /// Returns the data that is shared with the program.
     const fn shared(&self) -> *mut Shared {
         self.memory.as_ptr().cast()
     }
 
     /// The address of the `task_struct` of the thread that ran the program last.
     fn task(&self) -> u64 {
-        // SAFETY: the first page of the mapping; nobody writes between runs.
+        // SAFETY: the first page of the mapping; it is not written between runs.
         unsafe { &*self.shared() }.task
     }
 
-    /// Runs the program for what was asked for; whether the chain held.
+    /// Runs the program for the prepared request. Returns whether the chain was unchanged.
     fn run(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, Errno> {
         let shared = self.shared();
-        // SAFETY: the first page of the mapping, which nobody else uses while this value is borrowed
-        // alone; any bits are a `Shared`.
+        // SAFETY: the first page of the mapping, which is not used otherwise while this value is borrowed
+        // exclusively; any bits are a valid `Shared`.
         let request = unsafe { &mut *shared };
         request.links = chain.len().min(LINKS) as u64;
         request.count = wanted.len().min(self.batch) as u64;
@@ -191,7 +192,7 @@ impl<P: Processor> Bpf<P> {
         Ok(self.processor.run(&self.memory)? == UNCHANGED)
     }
 
-    /// The words of a page that the program writes to.
+    /// Returns the words of a page to which the program writes.
     fn page(&self, page: usize) -> &[AtomicU64] {
         if page >= pages(self.batch) {
             return &[];
@@ -207,7 +208,7 @@ impl<P: Processor> Bpf<P> {
     }
 }
 
-/// For memory that nothing leads to.
+/// A link for memory to which no descriptor leads.
 const NOTHING: Entry = Entry {
     address: 0,
     descriptor: 0,
@@ -229,7 +230,7 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
         };
         self.run(&[], &[], 0).map_err(error)?;
         let task = self.task();
-        // As many pages as can be read: the struct may end before.
+        // As many pages as can be read, since the struct may end before.
         let mut filled = 0;
         let page_size = 1_u64 << self.page_shift;
         while filled < words.len() {
@@ -246,7 +247,7 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
     }
 
     /// The addresses of the task are in the linear map, whose beginning is a multiple of
-    /// `ARM64_MEMSTART_ALIGN`; the System RAM of `/proc/iomem` says which physical addresses there are.
+    /// `ARM64_MEMSTART_ALIGN`; the System RAM ranges of `/proc/iomem` are the physical addresses.
     fn offsets(&mut self, page_shift: u32) -> Result<Vec<u64, OFFSETS>, CopyError> {
         let error = |errno| CopyError::Open {
             what: BPF_PROGRAM,
@@ -265,14 +266,14 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
                 physical += align;
             }
         })?;
-        // Cut off, the right one might be missing.
+        // A list that is cut off might lack the right one.
         room.then_some(offsets).ok_or(CopyError::Calibration {
             what: "linear map",
             answers: OFFSETS + 1,
         })
     }
 
-    /// `/sys/kernel/vmcoreinfo` says where it is: physical address and size of an ELF note.
+    /// `/sys/kernel/vmcoreinfo` contains its location: physical address and size of an ELF note.
     fn vmcoreinfo(&mut self, offset: u64, text: &mut [u8]) -> Result<usize, CopyError> {
         const FILE: &str = "/sys/kernel/vmcoreinfo";
         let open = |errno| CopyError::Open { what: FILE, errno };
@@ -283,7 +284,7 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
             what: FILE,
             problem: "no address and size",
         })?;
-        // Behind the header of the note, and its name.
+        // After the header of the note, and its name.
         let (start, size) = (place.0 + NOTE_HEADER, place.1.saturating_sub(NOTE_HEADER));
         let size = text.len().min(usize::try_from(size).unwrap_or(usize::MAX));
         let parts = text.get_mut(..size).unwrap_or_default().chunks_mut(8);
@@ -305,7 +306,7 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
         let mut next = Some(address);
         for part in parts {
             let Some(address) = next else {
-                // Behind the last address.
+                // After the last address.
                 return Ok(false);
             };
             let bytes = 8 * part.len() as u64;
@@ -332,14 +333,14 @@ unsafe impl<P: Processor> Kernel for Bpf<P> {
             what: BPF_PROGRAM,
             errno,
         };
-        // Not to the page behind those of copies.
+        // Not to the page after the copies.
         let room = self.pages().saturating_sub(page).min(wanted.len());
         let wanted = wanted.get(..room).unwrap_or_default();
         self.run(chain, wanted, page).map_err(error)
     }
 
     fn is_copied(&self, number: usize) -> bool {
-        // SAFETY: nobody writes between runs.
+        // SAFETY: it is not written between runs.
         let shared = unsafe { &*self.shared() };
         shared.copied.get(number) == Some(&COPIED)
     }
@@ -370,7 +371,7 @@ fn place_of(line: &[u8]) -> Option<(u64, u64)> {
     Some((number()?, number()?))
 }
 
-/// Calls `visit` with the first byte and the one behind the last of each range of System RAM.
+/// Calls `visit` with the start and the end of each range of System RAM.
 fn for_each_ram(mut visit: impl FnMut(u64, u64)) -> Result<(), CopyError> {
     const FILE: &str = "/proc/iomem";
     let mut found = false;
@@ -382,14 +383,14 @@ fn for_each_ram(mut visit: impl FnMut(u64, u64)) -> Result<(), CopyError> {
         Ok(())
     });
     read.map_err(|errno| CopyError::Open { what: FILE, errno })?;
-    // Without CAP_SYS_ADMIN all addresses are zeros.
+    // Without CAP_SYS_ADMIN all addresses read as 0.
     found.then_some(()).ok_or(CopyError::Format {
         what: FILE,
         problem: "tells no addresses of System RAM (needs CAP_SYS_ADMIN)",
     })
 }
 
-/// The range of a line `40000000-7fffffff : System RAM`, not indented.
+/// Parses a line `40000000-7fffffff : System RAM` that is not indented.
 fn ram_of(line: &[u8]) -> Option<(u64, u64)> {
     let mut words = line
         .strip_suffix(b" : System RAM")?
@@ -406,8 +407,8 @@ mod tests {
 
     const PAGE_SHIFT: u32 = 12;
 
-    /// The program in the kernel that runs this test, whichever it is: every architecture has BPF. `None`,
-    /// after the reason was printed, where this process may not load it.
+    /// Loads the program into the kernel that runs this test; every architecture has BPF. If this process is
+    /// not permitted to, prints the reason and returns `None`.
     fn bpf() -> Option<Bpf> {
         Bpf::new(PAGE_SHIFT)
             .inspect_err(|error| std::eprintln!("skipped: {error}"))
@@ -456,7 +457,7 @@ mod tests {
             assert_eq!(word.load(Ordering::Relaxed), link.descriptor);
         }
         assert_eq!(bpf.copy(&[link, wrong], &all, SLOTS), Ok(false));
-        // There is no memory, and no such page for a copy.
+        // No memory at this address, and no such page for a copy.
         let nothing = Wanted {
             link: None,
             address: 8 << PAGE_SHIFT,

@@ -1,14 +1,14 @@
-//! Where a kernel keeps the tables of a process, found by trying.
+//! Finds by trial where a kernel keeps the tables of a process.
 //!
 //! The offsets of the fields of `task_struct`, `mm_struct`, `files_struct` and `struct file` differ between
-//! versions and configurations, and no kernel has to tell them. This process knows the right answer for
-//! itself: the frames of its pages, by pagemap. Each pointer in its own `task_struct` is taken for the
-//! `mm`, each word there for the PGD, and tables are walked from there; only the right one leads to the
-//! frame of a page of its own.
+//! versions and configurations, and kernels need not report them. This process can check a guess by its own
+//! pages, whose frames are in pagemap. Each pointer in its own `task_struct` is tried as the `mm`, and each
+//! word there as the PGD, and tables are walked from there; only the right guess leads to the frame of an own
+//! page.
 //!
-//! The way from a descriptor of `/proc/PID/mem` to the `mm` behind it is found in the same manner. It leads
-//! to the own `mm` from each descriptor of the own memory, to something else from files that are none, and
-//! to the `mm` of a child from a descriptor of that.
+//! The path from a file descriptor of `/proc/PID/mem` to its `mm` is found in the same manner. It must lead
+//! to the own `mm` from each descriptor of the own memory, to something else from other files, and to the
+//! `mm` of a child from a descriptor of the child's memory.
 
 use core::ops::Range;
 
@@ -20,23 +20,23 @@ use tablewalk_walker::{Descriptor, Geometry, Kind, Level, VirtualAddress};
 use super::own::{Child, OwnPage, Pagemap, open_proc, page_shift, va_bits};
 use super::{CopyError, Kernel};
 
-/// Words of a `task_struct` that are looked at.
+/// Number of words of a `task_struct` that are tried.
 const TASK_WORDS: usize = 1024;
-/// Words of an `mm_struct`: the PGD stood at 56, 104 and 136 bytes.
+/// Number of words of an `mm_struct` that are tried: the PGD was at 56, 104 and 136 bytes.
 const MM_WORDS: usize = 32;
-/// Words of a `files_struct`.
+/// Number of words of a `files_struct` that are tried.
 const FILES_WORDS: usize = 16;
 /// Words of a `struct file`: the pointer to the `mm_struct` stood at 24 to 200 bytes, and beyond 256 in 6.1 with
 /// locks for real time. In a smaller struct the last ones are those of another file.
 const FILE_WORDS: usize = 48;
 /// Words of a table that are read at a time for a proof.
 const CHUNK: usize = 128;
-/// Most ways from a task to an `mm` by a file that are kept.
+/// Maximum number of candidate paths from a task to an `mm` by a file.
 const WAYS: usize = 32;
 /// Words before the array of files in a `struct fdtable`: `max_fds`.
 const FDTABLE_FD: u64 = 8;
 
-/// Where things are in this kernel.
+/// Addresses and offsets in this kernel.
 #[derive(Clone, Debug)]
 pub struct Calibration {
     pub(super) map: LinearMap,
@@ -48,18 +48,18 @@ pub struct Calibration {
     pub(super) way: Way,
 }
 
-/// The addresses at which the kernel has all memory.
+/// The linear map: the addresses at which the kernel maps all memory.
 ///
-/// What is read while something is looked for is read here alone: behind it are devices too, which may
-/// take a load for an order.
+/// Guesses are read only inside this range: outside of it are also devices, for which a load may have side
+/// effects.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct LinearMap {
     addresses: Range<u64>,
-    /// An address minus the physical address behind it.
+    /// A virtual address minus its physical address.
     pub(super) offset: u64,
 }
 
-/// From the own `files_struct` to the `mm_struct` behind a descriptor of `/proc/PID/mem`.
+/// The path from the own `files_struct` to the `mm_struct` of a descriptor of `/proc/PID/mem`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Way {
     /// Address of the pointer to the `fdtable`, in the `files_struct`.
@@ -68,7 +68,7 @@ pub(super) struct Way {
     pub(super) mm: u64,
 }
 
-/// The `mm_struct` of this process, the way to its PGD, and the linear map that both were read by.
+/// The `mm_struct` of this process, the offset of its PGD, and the linear map by which both were read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct OwnMm {
     pub(super) mm: u64,
@@ -80,13 +80,12 @@ pub(super) struct OwnMm {
 pub(super) type Known = (u64, u64);
 
 impl Calibration {
-    /// Finds out everything, by reading the memory of the kernel some thousand times. Makes a child, which
-    /// has ended when this returns.
+    /// Calibrates, by reading kernel memory some thousand times. Creates a child, which has ended when this
+    /// returns.
     ///
     /// # Errors
     ///
-    /// [`CopyError::Calibration`] if something was not found, or has more than one answer; those of
-    /// reading.
+    /// [`CopyError::Calibration`] if something was not found, or more than once; errors of reading.
     pub fn new<K: Kernel>(kernel: &mut K) -> Result<Self, CopyError> {
         let page_shift = page_shift()?;
         let (bits, high) = va_bits(page_shift).ok_or(CopyError::Calibration {
@@ -99,11 +98,11 @@ impl Calibration {
             errno,
         })?;
         let mut known = Vec::<Known, 2>::new();
-        // The file is closed again: it leads to the own `mm` and would be taken for one of memory.
+        // The file is closed again: it leads to the own `mm`, like a file of memory.
         let pagemap = Pagemap::open(process::pid(), page_shift)?;
         for page in [Some(&low), high.as_ref()].into_iter().flatten() {
             if let Some(frame) = pagemap.frame(page.address)? {
-                // There are two at most.
+                // There are at most two.
                 let _room = known.push((page.address, frame));
             }
         }
@@ -135,13 +134,13 @@ impl Calibration {
         })
     }
 
-    /// The shape of the tables.
+    /// Returns the shape of the tables.
     #[must_use]
     pub const fn geometry(&self) -> &Geometry {
         &self.geometry
     }
 
-    /// To read by what was found.
+    /// Returns a reader of the linear map that was found.
     pub(super) const fn search<'s, K>(&'s self, kernel: &'s mut K) -> Search<'s, K> {
         Search {
             kernel,
@@ -151,10 +150,10 @@ impl Calibration {
     }
 }
 
-/// The shape of tables with pages of `1 << page_shift` bytes and addresses of `bits` bits.
+/// Returns the shape of tables with pages of `1 << page_shift` bytes and addresses of `bits` bits.
 fn geometry(page_shift: u32, bits: u32) -> Result<Geometry, CopyError> {
-    // Output addresses of 52 bits come with such addresses (FEAT_LPA2) but for 64K pages, whose
-    // descriptors have room for them, and zeros there in a kernel that has not.
+    // 52-bit output addresses come together with such virtual addresses (FEAT_LPA2), except with 64K pages:
+    // their descriptors have room for 52 bits, which are zeros in a kernel with 48.
     let oa_bits = if bits == 52 || page_shift == 16 {
         52
     } else {
@@ -164,8 +163,9 @@ fn geometry(page_shift: u32, bits: u32) -> Result<Geometry, CopyError> {
 }
 
 impl LinearMap {
-    /// Where a kernel of that shape has it (`arch/arm64/include/asm/memory.h`, `PAGE_OFFSET` to `PAGE_END`):
-    /// from its lowest address to the middle of what it has with the fewest bits that it can do with.
+    /// Returns the linear map of a kernel of this shape (`arch/arm64/include/asm/memory.h`, `PAGE_OFFSET` to
+    /// `PAGE_END`): from its lowest address to the middle of the upper half for the smallest number of bits
+    /// that the kernel may run with.
     pub(super) const fn new(geometry: &Geometry) -> Self {
         let bits = geometry.va_bits();
         let fewest = match (bits, geometry.page_shift()) {
@@ -179,7 +179,7 @@ impl LinearMap {
         }
     }
 
-    /// Whether there can be `words` words of memory at `address`.
+    /// Returns whether `words` words at `address` are inside the map.
     const fn has(&self, address: u64, words: usize) -> bool {
         let bytes = 8 * words as u64;
         address >= self.addresses.start
@@ -187,7 +187,7 @@ impl LinearMap {
             && address <= self.addresses.end - bytes
     }
 
-    /// The address of what is at a physical address, if it is in the map.
+    /// Returns the virtual address of a physical address, if it is in the map.
     pub(super) const fn address(&self, physical: u64) -> Option<u64> {
         let address = physical.wrapping_add(self.offset);
         if self.has(address, 1) {
@@ -198,10 +198,10 @@ impl LinearMap {
     }
 }
 
-/// What is called with a page, and says whether to go on.
+/// A function that is called with a page, and returns whether to continue.
 type Visitor<'v, S> = dyn FnMut(&mut S, VirtualAddress) -> Result<bool, CopyError> + 'v;
 
-/// Reads the linear map, and nothing else.
+/// Reads only the linear map.
 pub(super) struct Search<'s, K> {
     pub(super) kernel: &'s mut K,
     pub(super) map: &'s LinearMap,
@@ -209,18 +209,18 @@ pub(super) struct Search<'s, K> {
 }
 
 impl<K: Kernel> Search<'_, K> {
-    /// Whether there was something at `address` to be read.
+    /// Reads words at `address`. Returns whether there was memory.
     fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError> {
         Ok(self.map.has(address, words.len()) && self.kernel.read(address, words)?)
     }
 
-    /// The word at `address`.
+    /// Returns the word at `address`.
     pub(super) fn word(&mut self, address: u64) -> Result<Option<u64>, CopyError> {
         let mut word = [0];
         Ok(self.read(address, &mut word)?.then_some(word[0]))
     }
 
-    /// Whether something can be at the address that `word` would be.
+    /// Returns whether `word` may be a pointer into the linear map.
     fn is_pointer(&self, word: u64) -> bool {
         self.map.has(word, 1)
     }
@@ -256,7 +256,7 @@ impl<K: Kernel> Search<'_, K> {
         only(&answers, "mm_struct of this process")
     }
 
-    /// Whether there may be a root table at `root`: its entries for all known pages lead to tables.
+    /// Returns whether `root` may be a root table: its entries for all known pages lead to tables.
     fn is_root(&mut self, root: u64, known: &[Known]) -> Result<bool, CopyError> {
         let level = self.geometry.root_level();
         for &(address, _) in known {
@@ -270,7 +270,7 @@ impl<K: Kernel> Search<'_, K> {
         Ok(true)
     }
 
-    /// Whether a walk from `root` finds the frame of each known page.
+    /// Returns whether a walk from `root` finds the frame of each known page.
     fn leads_to(&mut self, root: u64, offset: u64, known: &[Known]) -> Result<bool, CopyError> {
         for &(address, frame) in known {
             if self.frame_by(root, offset, VirtualAddress(address))? != Some(frame) {
@@ -280,7 +280,7 @@ impl<K: Kernel> Search<'_, K> {
         Ok(!known.is_empty())
     }
 
-    /// The frame of the page at `address`, by tables whose root is at `root`.
+    /// Returns the frame of the page at `address`, by tables whose root is at `root`.
     pub(super) fn frame(
         &mut self,
         root: u64,
@@ -319,8 +319,8 @@ impl<K: Kernel> Search<'_, K> {
         }
     }
 
-    /// Calls `visit` with the address of each page below the root table at `root`, until it says that this is
-    /// enough. What has changed meanwhile only makes a page the less.
+    /// Calls `visit` with the address of each page below the root table at `root`, until it returns to stop.
+    /// Concurrent changes only make some pages be missed.
     pub(super) fn for_each_page(
         &mut self,
         root: u64,
@@ -330,7 +330,7 @@ impl<K: Kernel> Search<'_, K> {
         self.visit_below(place, visit).map(drop)
     }
 
-    /// The same for the table of a level, at an address, that translates addresses from the third on.
+    /// The same for a table: its level, its address, and the first address that it translates.
     fn visit_below(
         &mut self,
         (level, table, start): (Level, u64, VirtualAddress),
@@ -364,11 +364,11 @@ impl<K: Kernel> Search<'_, K> {
         Ok(true)
     }
 
-    /// The one way from `task` by descriptors of memory to the `mm` behind them: to that of this process,
-    /// and to that of a child. `page` is one of this process.
+    /// Returns the only path from `task` by file descriptors of memory to their `mm`: that of this process,
+    /// and that of a child. `page` is a page of this process.
     fn find_way(&mut self, task: &[u64], own: &OwnMm, page: &OwnPage) -> Result<Way, CopyError> {
         let ways = {
-            // What is beside a file of memory is none.
+            // These files are not files of memory.
             let open = |name| open_proc(process::pid(), name);
             let [a, b, c, d, e] = [
                 open("mem")?,
@@ -382,17 +382,17 @@ impl<K: Kernel> Search<'_, K> {
             self.ways(task, own.mm, &memory, &others)?
         };
         let child = Child::new()?;
-        // What the child has is in another frame now.
+        // The page of the child has another frame now.
         page.write();
         let file = open_proc(child.pid(), "mem")?;
         let ways = self.follow_all(&ways, file.number())?;
-        // Not before: this file leads to its `mm` too.
+        // Only now, since this file leads to its `mm` too.
         let pagemap = Pagemap::open(child.pid(), self.geometry.page_shift())?;
         let frame = pagemap.frame(page.address)?.unwrap_or(0);
         self.only_way(&ways, own.pgd, (page.address, frame))
     }
 
-    /// The ways by which each descriptor of `memory` leads to `mm`, and none of `others`.
+    /// Returns the paths by which each descriptor of `memory` leads to `mm`, and none of `others` does.
     pub(super) fn ways(
         &mut self,
         task: &[u64],
@@ -429,7 +429,7 @@ impl<K: Kernel> Search<'_, K> {
         Ok(ways)
     }
 
-    /// How many of the descriptors lead to `mm`.
+    /// Returns how many of the descriptors lead to `mm`.
     fn count(&mut self, way: Way, numbers: &[i32], mm: u64) -> Result<usize, CopyError> {
         let mut count = 0;
         for &number in numbers {
@@ -438,7 +438,7 @@ impl<K: Kernel> Search<'_, K> {
         Ok(count)
     }
 
-    /// The `mm` behind a descriptor, by each way that leads to one.
+    /// Returns the `mm` of a descriptor, by each path that leads to one.
     pub(super) fn follow_all(
         &mut self,
         ways: &[Way],
@@ -447,14 +447,14 @@ impl<K: Kernel> Search<'_, K> {
         let mut found = Vec::new();
         for &way in ways {
             if let Some(mm) = self.follow(way, number)? {
-                // No more than there are ways.
+                // There are at most as many as paths.
                 let _room = found.push((way, mm));
             }
         }
         Ok(found)
     }
 
-    /// The one whose `mm` has a page in its frame.
+    /// Returns the only path whose `mm` maps the page to its frame.
     pub(super) fn only_way(
         &mut self,
         ways: &[(Way, u64)],
@@ -466,14 +466,14 @@ impl<K: Kernel> Search<'_, K> {
             if let Some(root) = self.word(mm.wrapping_add(pgd))?
                 && self.frame(root, VirtualAddress(address))? == Some(frame)
             {
-                // No more than there are ways.
+                // There are at most as many as paths.
                 let _room = answers.push(way);
             }
         }
         only(&answers, WAY)
     }
 
-    /// The `struct file` of a descriptor, if there is an `fdtable` at `fdtable`.
+    /// Returns the `struct file` of a descriptor, if there is an `fdtable` at `fdtable`.
     fn file(&mut self, fdtable: u64, number: i32) -> Result<Option<u64>, CopyError> {
         let Some(array) = self.word(fdtable.wrapping_add(FDTABLE_FD))? else {
             return Ok(None);
@@ -483,7 +483,7 @@ impl<K: Kernel> Search<'_, K> {
         Ok(file.filter(|&file| self.is_pointer(file)))
     }
 
-    /// The `mm_struct` behind a descriptor; 0 if it has none. `None` if the way leads nowhere.
+    /// Returns the `mm_struct` of a descriptor; 0 if it has none. `None` if the path leads nowhere.
     pub(super) fn follow(&mut self, way: Way, number: i32) -> Result<Option<u64>, CopyError> {
         let Some(fdtable) = self.word(way.fdtable)? else {
             return Ok(None);
@@ -498,7 +498,7 @@ impl<K: Kernel> Search<'_, K> {
 
 const WAY: &str = "way from a descriptor to an mm_struct";
 
-/// The only answer.
+/// Returns the only element.
 fn only<T: Copy>(answers: &[T], what: &'static str) -> Result<T, CopyError> {
     match *answers {
         [answer] => Ok(answer),

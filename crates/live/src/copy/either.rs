@@ -1,4 +1,4 @@
-//! Either way to the memory of a kernel, chosen at run time.
+//! Either source of kernel memory, chosen at run time.
 
 #![expect(unsafe_code, reason = "passes on what both promise")]
 
@@ -23,7 +23,7 @@ pub enum Either {
 }
 
 impl Either {
-    /// BPF, with the page size of this kernel.
+    /// Opens BPF, with the page size of this kernel.
     ///
     /// # Errors
     ///
@@ -32,7 +32,7 @@ impl Either {
         Bpf::new(page_shift()?).map(Self::Bpf)
     }
 
-    /// `/proc/kcore`, with the page size of this kernel.
+    /// Opens `/proc/kcore`, with the page size of this kernel.
     ///
     /// # Errors
     ///

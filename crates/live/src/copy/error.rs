@@ -1,11 +1,11 @@
-//! What can go wrong when tables are copied.
+//! Errors of copying tables.
 
 use core::fmt;
 
 use tablewalk_uapi::Errno;
 use tablewalk_walker::{GeometryError, Level, VirtualAddress};
 
-/// Why there is no copy, with the numbers needed to find out.
+/// The reason why a table cannot be copied, with the numbers to find the cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CopyError {
     /// A file, a map or a program could not be opened or made.
@@ -15,35 +15,35 @@ pub enum CopyError {
         /// The error of the system call.
         errno: Errno,
     },
-    /// A file does not say what it should.
+    /// A file has unexpected contents.
     Format {
         /// Which file.
         what: &'static str,
-        /// What it lacks, or has too much of.
+        /// What is missing, or too much.
         problem: &'static str,
     },
-    /// Memory of the kernel could not be read.
+    /// Kernel memory could not be read.
     Read {
         /// Its address.
         address: u64,
         /// The error of the system call.
         errno: Errno,
     },
-    /// The page size and the bits of an address are none that the walker knows.
+    /// The walker does not support this page size with this number of address bits.
     Geometry(GeometryError),
-    /// What is to be found by trying was not found, or more than once.
+    /// A search of the calibration has no result, or more than one.
     Calibration {
         /// What was looked for.
         what: &'static str,
-        /// How many answers there were.
+        /// The number of results.
         answers: usize,
     },
-    /// The process has no page in memory by which its tables could be proved.
+    /// The process has no page in memory by which its tables could be verified.
     Unproved {
         /// The process.
         pid: i32,
     },
-    /// The tables that were found do not map what pagemap says.
+    /// The tables that were found do not agree with pagemap.
     Refuted {
         /// The process.
         pid: i32,
@@ -61,7 +61,7 @@ pub enum CopyError {
     },
     /// There is no such slot.
     Slot {
-        /// The slot asked for.
+        /// The requested slot.
         slot: usize,
         /// How many there are.
         slots: usize,
@@ -71,7 +71,7 @@ pub enum CopyError {
 }
 
 impl CopyError {
-    /// Whether the kernel was configured without what would be needed, or is too old for it.
+    /// Returns whether the kernel was configured without the required feature, or is too old for it.
     #[must_use]
     pub fn is_missing(&self) -> bool {
         match *self {

@@ -1,5 +1,5 @@
-//! A kernel of a few pages, for tests of what copies: memory that changes at the worst moment, and a
-//! processor that runs the BPF program on it, one instruction after the other.
+//! A kernel of a few pages, for tests of copying: memory that changes at the worst moment, and an interpreter
+//! that runs the BPF program on it, one instruction after the other.
 
 #![expect(unsafe_code, reason = "the program's loads and stores, at addresses")]
 
@@ -17,46 +17,46 @@ use super::bpf::Processor;
 use super::program::{MOST, assemble};
 use super::{Bpf, Kcore, Kernel, ReadAt};
 
-/// An address of the linear map minus the physical address behind it.
+/// An address of the linear map minus its physical address.
 pub(super) const OFFSET: u64 = 0xffff_ff80_0000_0000 - 0x4000_0000;
 /// Words of a page.
 const WORDS: usize = 512;
 /// Pages that the program may write to: one for each level, a batch, and one for reads.
 const PAGES: usize = 5 + MOST + 1;
 
-/// The place of a word in its page.
+/// Returns the index of a word in its page.
 fn index(address: u64) -> usize {
     usize::try_from(address % 4096 / 8).unwrap()
 }
 
-/// Memory of which words are read one after the other, and that is written to in between.
+/// Memory that is read word by word, and can change in between.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pages: BTreeMap<u64, [u64; WORDS]>,
-    /// Before so many more words are read, these are written.
+    /// The number of reads after which these words are written.
     event: Option<(usize, Vec<(u64, u64)>)>,
-    /// Where a read does harm.
+    /// An address that must not be read.
     pub(super) devices: Option<Range<u64>>,
 }
 
 impl Memory {
-    /// Writes the word at `address`, whose page is there from then on.
+    /// Writes the word at `address`. Its page exists from then on.
     pub(super) fn write(&mut self, address: u64, word: u64) {
         let page = self.pages.entry(address & !0xfff).or_insert([0; WORDS]);
         page[index(address)] = word;
     }
 
-    /// Has `writes` happen before the word of that number, counted from now on, is read.
+    /// Makes `writes` happen before the read with this number, counted from now on.
     pub(super) fn change_before(&mut self, word: usize, writes: &[(u64, u64)]) {
         self.event = Some((word, writes.to_vec()));
     }
 
-    /// Whether the change is still to come.
+    /// Returns whether the change is still pending.
     pub(super) const fn is_changing(&self) -> bool {
         self.event.is_some()
     }
 
-    /// One load. `None` where there is no memory.
+    /// Loads a word. `None` if there is no memory.
     pub(super) fn read(&mut self, address: u64) -> Option<u64> {
         let devices = self.devices.as_ref();
         let is_device = devices.is_some_and(|devices| devices.contains(&address));
@@ -83,19 +83,19 @@ pub(super) struct Machine {
     pub(super) memory: Memory,
     /// What `bpf_get_current_task` returns.
     task: u64,
-    /// How often the program was run, and how many words were read.
+    /// The number of runs, and of words read.
     pub(super) runs: usize,
     pub(super) words: usize,
 }
 
-/// Where a program may load from and store to: addresses of this process.
+/// The memory that a program may load from and store to: addresses of this process.
 struct Room<'r> {
     value: &'r Mapping,
     stack: &'r mut [u64; 64],
 }
 
 impl Room<'_> {
-    /// The `bytes` from `address` on, which the verifier would let a program use.
+    /// Returns the `bytes` from `address` on, if the verifier would let a program use them.
     fn at(&mut self, address: u64, bytes: u64) -> *mut u64 {
         let stack = self.stack.as_mut_ptr();
         let value = self.value.as_ptr();
@@ -131,9 +131,9 @@ impl Machine {
         }
     }
 
-    /// `bpf_probe_read_kernel(to, size, from)`: word by word; on a fault all are 0.
+    /// `bpf_probe_read_kernel(to, size, from)`: word by word; after a fault all are 0.
     fn probe_read(&mut self, room: &mut Room<'_>, to: u64, size: u64, from: u64) -> u64 {
-        // What the verifier insists on.
+        // The verifier requires this.
         room.at(to, size);
         for offset in (0..size).step_by(8) {
             self.words += 1;
@@ -226,7 +226,7 @@ impl Processor for Machine {
     }
 }
 
-/// A way to copy from such a kernel.
+/// A way to copy from the fake kernel.
 pub(super) trait Fake: Kernel {
     fn new(memory: Memory) -> Self;
 
@@ -257,27 +257,27 @@ impl Fake for Kcore<Core> {
     }
 }
 
-/// A `/proc/kcore` of such memory: notes, the kernel's text, addresses without memory behind them, and two
-/// parts of the linear map with a hole between.
+/// A `/proc/kcore` of the fake memory: notes, the kernel's text, addresses without memory, and two parts of
+/// the linear map with a hole between them.
 pub(super) struct Core {
     pub(super) memory: RefCell<Memory>,
     headers: Vec<u8>,
 }
 
-/// Physical addresses of the kernel's image, whose first part is memory again once the kernel has started,
-/// and addresses of it.
+/// Physical and virtual addresses of the kernel's image, whose first part is freed after the kernel has
+/// started.
 pub(super) const IMAGE: u64 = 0x4080_0000;
 const IMAGE_ADDRESS: u64 = 0xffff_ffc0_0800_0000;
 const IMAGE_SIZE: u64 = 0x10_0000;
 
-/// Address, physical address, size and place in the file of each segment.
+/// Address, physical address, size and file offset of each segment.
 const SEGMENTS: [[u64; 4]; 4] = [
     [IMAGE_ADDRESS, IMAGE, IMAGE_SIZE, 0x1_0000_0000],
     [0xffff_ffc0_1000_0000, u64::MAX, 0x1000_0000, 0x2_0000_0000],
     [OFFSET + 0x4000_0000, 0x4000_0000, 0x100_0000, 0x3_0000_0000],
     [OFFSET + 0x4800_0000, 0x4800_0000, 0x100_0000, 0x4_0000_0000],
 ];
-/// Where the notes are, and the words of the task.
+/// The file offsets of the notes, and of the words of the task.
 const NOTES: u64 = 0x1000;
 pub(super) const TASK: [u64; 4] = {
     let mm = OFFSET + 0x4030_0000;
@@ -293,7 +293,7 @@ impl Core {
         put(32, &64_u64.to_le_bytes());
         put(54, &56_u16.to_le_bytes());
         put(56, &5_u16.to_le_bytes());
-        // A note of the same kind and another name, then the task's.
+        // A note of the same kind with another name, then the note of the task.
         let mut notes = Vec::new();
         for (name, kind, contents) in [
             (&b"LINUX\0\0\0"[..], 4, &[1_u64][..]),
@@ -343,7 +343,7 @@ impl ReadAt for Core {
         assert!(bytes.len() as u64 <= start + size - offset);
         let address = address + (offset - start);
         for (place, bytes) in (address..).step_by(8).zip(bytes.chunks_exact_mut(8)) {
-            // What is not there, or was given back by the kernel's text, reads as zeros.
+            // Memory that does not exist, or that the kernel's text has freed, reads as zeros.
             let word = self.memory.borrow_mut().read(place).unwrap_or(0);
             bytes.copy_from_slice(&word.to_le_bytes());
         }

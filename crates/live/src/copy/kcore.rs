@@ -1,9 +1,9 @@
-//! The memory of the kernel by `/proc/kcore`.
+//! Reads kernel memory through `/proc/kcore`.
 //!
 //! An ELF core file (`fs/proc/kcore.c`): each PT_LOAD segment is a part of the kernel's address space, with
-//! the physical address behind it where there is one. Frames are read through the linear map, never
-//! through the segment of the kernel's text, which shows freed memory as zeros. An aligned word is read
-//! with one load. What is offline, poisoned or not mapped reads as zeros, without an error.
+//! the physical address behind it where there is one. Frames are read through the linear map, never through
+//! the segment of the kernel's text, which shows freed memory as zeros. An aligned word is read with one
+//! load. Memory that is offline, poisoned or not mapped reads as zeros, without an error.
 
 #![expect(unsafe_code, reason = "memory that read(2) writes")]
 
@@ -18,18 +18,18 @@ use super::error::KCORE;
 use super::program::MOST;
 use super::{CopyError, IGNORED, Kernel, Link, OFFSETS, Wanted};
 
-/// Most segments that are looked at: one for each range of memory, and a few of the kernel's own.
+/// Maximum number of segments: one for each range of memory, and a few of the kernel itself.
 const SEGMENTS: usize = 512;
-/// Pages of copies for a walk, one for each level.
+/// Number of pages with copies for a walk, one for each level.
 const SLOTS: usize = 5;
-/// Most tables for one [`Kernel::copy`].
+/// Maximum number of tables for one [`Kernel::copy`].
 const BATCH: usize = 16;
 
 const PT_LOAD: u32 = 1;
 const PT_NOTE: u32 = 4;
-/// The note with the `task_struct` of whoever opened the file (`include/uapi/linux/elf.h`).
+/// The note with the `task_struct` of the thread that opened the file (`include/uapi/linux/elf.h`).
 const NT_TASKSTRUCT: u32 = 4;
-/// Bytes of `Elf64_Ehdr` and `Elf64_Phdr`.
+/// Sizes of `Elf64_Ehdr` and `Elf64_Phdr` in bytes.
 const HEADER: usize = 64;
 const PROGRAM_HEADER: usize = 56;
 
@@ -44,7 +44,7 @@ struct Segment {
 
 /// A file that is read at an offset.
 pub trait ReadAt {
-    /// Reads up to as many bytes as `bytes` has; how many.
+    /// Reads up to `bytes.len()` bytes. Returns how many.
     ///
     /// # Errors
     ///
@@ -62,7 +62,7 @@ impl ReadAt for OwnedFd {
 ///
 /// # Invariants
 ///
-/// The mapping is of `pages` pages, which only [`Kernel::copy`] writes to.
+/// The mapping has `pages` pages, to which only [`Kernel::copy`] writes.
 #[derive(Debug)]
 pub struct Kcore<F = OwnedFd> {
     file: F,
@@ -79,7 +79,7 @@ impl Kcore {
     ///
     /// # Errors
     ///
-    /// [`CopyError::Open`]: `EPERM` without `CAP_SYS_RAWIO`, or where the kernel is locked down for
+    /// [`CopyError::Open`]: `EPERM` without `CAP_SYS_RAWIO`, or if the kernel is locked down for
     /// confidentiality; `ENOENT` in a kernel without `CONFIG_PROC_KCORE`. [`CopyError::Format`].
     pub fn new(page_shift: u32) -> Result<Self, CopyError> {
         let open = |errno| CopyError::Open { what: KCORE, errno };
@@ -147,8 +147,8 @@ impl<F: ReadAt> Kcore<F> {
         Ok(())
     }
 
-    /// Where in the file the bytes from `address` on are, and how many of them. The kernel's text comes first
-    /// and has addresses of its own; were some also those of memory, later segments would win.
+    /// Returns the file offset of the bytes from `address` on, and how many there are. The segment of the
+    /// kernel's text is first and has separate addresses; if segments overlapped, later ones would win.
     fn find(&self, address: u64) -> Option<(u64, u64)> {
         let segment = self
             .segments
@@ -159,7 +159,7 @@ impl<F: ReadAt> Kcore<F> {
         Some((segment.offset + distance, segment.size - distance))
     }
 
-    /// Whether all bytes were there.
+    /// Reads bytes. Returns whether all were present.
     fn read_bytes(&self, offset: u64, bytes: &mut [u8]) -> Result<bool, CopyError> {
         let mut done = 0;
         while done < bytes.len() {
@@ -190,8 +190,8 @@ impl<F: ReadAt> Kcore<F> {
         Ok(true)
     }
 
-    /// Where the contents of the note of this kind are in the file, and how many bytes; `name` is the length
-    /// of its name.
+    /// Returns file offset and size of the contents of the note of this kind; `name` is the length of its
+    /// name.
     fn note(&self, kind: u32, name: usize) -> Result<(u64, usize), CopyError> {
         let problem = |problem| CopyError::Format {
             what: KCORE,
@@ -224,7 +224,7 @@ impl<F: ReadAt> Kcore<F> {
         Ok(there && (word[0] ^ link.descriptor) & !IGNORED == 0)
     }
 
-    /// Copies what is wanted to page `page`; whether there was something.
+    /// Copies the requested memory to page `page`. Returns whether there was memory.
     fn copy_page(&mut self, wanted: Wanted, page: usize) -> Result<bool, CopyError> {
         let size = usize::try_from(wanted.bytes).unwrap_or(usize::MAX);
         let Some((offset, left)) = self.find(wanted.address) else {
@@ -234,12 +234,12 @@ impl<F: ReadAt> Kcore<F> {
             return Ok(false);
         }
         let start = self.memory.as_ptr().wrapping_add(page << self.page_shift);
-        // SAFETY: in a page of the mapping; views of it borrow this value, which is borrowed alone.
+        // SAFETY: in a page of the mapping; views of it borrow this value, which is borrowed exclusively.
         let bytes = unsafe { core::slice::from_raw_parts_mut(start, size) };
         self.read_bytes(offset, bytes)
     }
 
-    /// Copies table `number` to page `page`; whether its link held before and after.
+    /// Copies table `number` to page `page`. Returns whether its link was the same before and after.
     fn copy_table(&mut self, wanted: Wanted, page: usize) -> Result<bool, CopyError> {
         if let Some(link) = wanted.link
             && !self.holds(link)?
@@ -268,7 +268,7 @@ fn short(bytes: &[u8], at: usize) -> u16 {
     field.map_or(0, |field| u16::from_le_bytes(*field))
 }
 
-// SAFETY: the words are those of the mapping, which stays where it is.
+// SAFETY: the words are in the mapping, which is not moved.
 unsafe impl<F: ReadAt> Kernel for Kcore<F> {
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
         // Its name is CORE; others are of a kind of the same number too.
@@ -286,7 +286,7 @@ unsafe impl<F: ReadAt> Kernel for Kcore<F> {
         Ok(if read { text.len() } else { 0 })
     }
 
-    /// Those of segments with physical addresses, the linear map's before that of the kernel's text.
+    /// The differences in segments with physical addresses: the linear map before the kernel's text.
     fn offsets(&mut self, _: u32) -> Result<Vec<u64, OFFSETS>, CopyError> {
         let mut offsets = Vec::<u64, OFFSETS>::new();
         for segment in self.segments.iter().rev() {
@@ -320,7 +320,7 @@ unsafe impl<F: ReadAt> Kernel for Kcore<F> {
             let copied = self.copy_table(wanted, page + number)?;
             self.copied |= u64::from(copied) << number;
         }
-        // Once more, from the last to the first: what is above a table is freed after it.
+        // Checked again, from the last to the first, since a table is freed before its parents.
         for &link in chain.iter().rev() {
             if !self.holds(link)? {
                 self.copied = 0;
@@ -347,8 +347,8 @@ unsafe impl<F: ReadAt> Kernel for Kcore<F> {
             return &[];
         }
         let start = self.memory.as_ptr().wrapping_add(page << self.page_shift);
-        // SAFETY: a page of the mapping, readable as long as it lives. It is written in `copy`, which
-        // borrows this value alone.
+        // SAFETY: a page of the mapping, readable as long as it lives. Only `copy` writes to it, which
+        // borrows this value exclusively.
         unsafe { core::slice::from_raw_parts(start.cast(), 1 << (self.page_shift - 3)) }
     }
 }

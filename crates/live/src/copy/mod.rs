@@ -1,18 +1,18 @@
-//! Tables as copies, from a kernel that nobody patched.
+//! Copies of tables, from a kernel without this series.
 //!
-//! Two ways lead to the memory of such a kernel: a program of BPF ([`Bpf`]) and `/proc/kcore`
-//! ([`Kcore`]). Both copy; neither knows where the tables of a process are. [`Calibration`] finds that
-//! out with pages of this process, whose frames pagemap tells, and proves it before it is used.
-//! [`Copied`] is a source for the walker on top of both.
+//! There are two ways to read the memory of such a kernel: a BPF program ([`Bpf`]) and `/proc/kcore`
+//! ([`Kcore`]). Both copy; neither knows where the tables of a process are. [`Calibration`] finds them with
+//! pages of this process, whose frames are in pagemap, and verifies the result before it is used. [`Copied`]
+//! is a source for the walker on top of both.
 //!
-//! # What a copy is worth
+//! # How reliable a copy is
 //!
-//! A table is copied together with the descriptors that lead to it: those have to hold what they held
-//! before and after. BPF does all of that in one run, in which no table is freed (see [`Bpf`]);
-//! `/proc/kcore` reads them one after the other, and a table that was freed and taken again for the same
-//! place in between is not noticed.
+//! A table is copied together with the descriptors that lead to it, which must have the same value before and
+//! after. BPF does all of that in one run, during which no table is freed (see [`Bpf`]); `/proc/kcore` reads
+//! them one after the other, and does not notice a table that was freed and allocated again for the same
+//! address in between.
 //!
-//! Copies do not change, so what would believe that they are true now does not compile:
+//! Copies do not change, so code that needs current tables does not compile with them:
 //!
 //! ```compile_fail,E0277
 //! use tablewalk_live::copy::{Copied, Either};
@@ -69,10 +69,10 @@ pub use self::kcore::{Kcore, ReadAt};
 pub use self::source::Copied;
 pub use self::target::Target;
 
-/// Most differences between addresses of the linear map and physical ones that are tried.
+/// Maximum number of differences between linear-map and physical addresses that are tried.
 pub const OFFSETS: usize = 1024;
 
-/// Descriptors on the way to a table: one for each level above it.
+/// Number of descriptors on the path to a table: one for each level above it.
 pub(crate) const LINKS: usize = 4;
 
 /// A descriptor that leads to a table, and where it was read.
@@ -80,22 +80,22 @@ pub(crate) const LINKS: usize = 4;
 pub struct Link {
     /// Address of the entry in the kernel's linear map.
     pub entry: u64,
-    /// What it held.
+    /// Its value.
     pub descriptor: u64,
 }
 
 /// A table to be copied.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Wanted {
-    /// The descriptor that leads to it; `None` for a root, or for memory that is no table.
+    /// The descriptor that leads to it; `None` for a root, or for memory that is not a table.
     pub link: Option<Link>,
     /// Its address in the kernel's linear map.
     pub address: u64,
-    /// How many bytes of it: a multiple of eight, and no more than a page.
+    /// The number of bytes to copy: a multiple of eight, at most a page.
     pub bytes: u64,
 }
 
-/// A way to read the memory of the kernel.
+/// A way to read kernel memory.
 ///
 /// A copy goes to one of [`Kernel::pages`] pages of this process and stays there until the next one.
 ///
@@ -104,15 +104,15 @@ pub struct Wanted {
 /// The words of a page stay where they are, and can be read there, as long as the value lives; moving it
 /// does not move them.
 pub unsafe trait Kernel {
-    /// Copies the beginning of the `task_struct` of this thread; how many words.
+    /// Copies the beginning of the `task_struct` of this thread. Returns the number of words.
     ///
     /// # Errors
     ///
     /// [`CopyError`].
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError>;
 
-    /// Differences between an address of the linear map and the physical address behind it, one of which
-    /// is right.
+    /// Returns candidates for the difference between an address of the linear map and its physical address,
+    /// one of which is right.
     ///
     /// # Errors
     ///
@@ -120,15 +120,15 @@ pub unsafe trait Kernel {
     fn offsets(&mut self, page_shift: u32) -> Result<Vec<u64, OFFSETS>, CopyError>;
 
     /// Copies the text of VMCOREINFO (`Documentation/admin-guide/kdump/vmcoreinfo.rst`), by a linear map
-    /// whose addresses are `offset` above the physical ones; how many bytes.
+    /// whose addresses are `offset` above the physical ones. Returns the number of bytes.
     ///
     /// # Errors
     ///
     /// [`CopyError`]: a kernel without `CONFIG_KEXEC_CORE` or `CONFIG_PROC_KCORE` has none.
     fn vmcoreinfo(&mut self, offset: u64, text: &mut [u8]) -> Result<usize, CopyError>;
 
-    /// Reads words from `address` on, a multiple of eight. `false` if there is no memory to be read. Changes
-    /// no page that [`Kernel::copy`] can name.
+    /// Reads words from `address` on, a multiple of eight. Returns `false` if there is no readable memory.
+    /// Does not change the pages of [`Kernel::copy`].
     ///
     /// # Errors
     ///
@@ -136,27 +136,27 @@ pub unsafe trait Kernel {
     fn read(&mut self, address: u64, words: &mut [u64]) -> Result<bool, CopyError>;
 
     /// Copies tables to the pages from `page` on, up to [`Kernel::batch`] of them, if the descriptors of
-    /// `chain`, which lead to the table that their links are in, still hold what they held. Returns
-    /// whether they do; [`Kernel::is_copied`] says the same of the link of each.
+    /// `chain`, which lead to the table with their links, still have the same values. Returns whether they
+    /// do; [`Kernel::is_copied`] returns the same for the link of each table.
     ///
     /// # Errors
     ///
     /// [`CopyError`].
     fn copy(&mut self, chain: &[Link], wanted: &[Wanted], page: usize) -> Result<bool, CopyError>;
 
-    /// Whether table `number` of the last [`Kernel::copy`] was copied while its link held.
+    /// Returns whether table `number` of the last [`Kernel::copy`] was copied while its link did not change.
     fn is_copied(&self, number: usize) -> bool;
 
-    /// Pages for copies.
+    /// Returns the number of pages for copies.
     fn pages(&self) -> usize;
 
-    /// Most tables for one [`Kernel::copy`].
+    /// Returns the maximum number of tables for one [`Kernel::copy`].
     fn batch(&self) -> usize;
 
-    /// The words of page `page`; none if there is no such page.
+    /// Returns the words of page `page`; none if there is no such page.
     fn words(&self, page: usize) -> &[AtomicU64];
 }
 
-/// The access flag of a table descriptor says nothing about where it leads, and where hardware manages it
-/// (`FEAT_HAFT`) it comes and goes.
+/// The access flag of a table descriptor does not matter for where it leads, and changes if hardware manages
+/// it (`FEAT_HAFT`).
 pub(crate) const IGNORED: u64 = 1 << 10;

@@ -1,5 +1,4 @@
-//! What this process knows of its own memory: the size of a page and of an address, and the frames that
-//! pagemap tells.
+//! Facts about the memory of this process: page size, address size, and the frames in pagemap.
 
 #![expect(unsafe_code, reason = "writes to pages of its own, and forks")]
 
@@ -12,7 +11,7 @@ use tablewalk_uapi::{Errno, Mapping, process};
 
 use super::CopyError;
 
-/// log2 of the page size. Up to five system calls.
+/// Returns log2 of the page size. Up to five system calls.
 ///
 /// # Errors
 ///
@@ -24,8 +23,7 @@ pub(super) fn page_shift() -> Result<u32, CopyError> {
     })
 }
 
-/// A page of this process at a place that tells one number of address bits from another, which is
-/// written and has a frame.
+/// A page of this process with a frame, at an address that distinguishes numbers of address bits.
 #[derive(Debug)]
 pub(super) struct OwnPage {
     pub(super) address: u64,
@@ -33,7 +31,7 @@ pub(super) struct OwnPage {
 }
 
 impl OwnPage {
-    /// Maps and writes a page: where the kernel likes, or at `address`.
+    /// Maps and writes a page, at an address of the kernel's choice or at `address`.
     pub(super) fn new(address: Option<u64>, page_shift: u32) -> Result<Self, Errno> {
         let size = 1 << page_shift;
         let mapping = match address {
@@ -48,14 +46,14 @@ impl OwnPage {
         Ok(page)
     }
 
-    /// Writes it. If it is a child's too, that keeps the frame, and this process gets another.
+    /// Writes it. If a child shares it, the child keeps the frame, and this process gets another one.
     pub(super) fn write(&self) {
-        // SAFETY: a page that nobody else uses.
+        // SAFETY: a page that is not used otherwise.
         unsafe { self.mapping.as_ptr().write_volatile(1) };
     }
 }
 
-/// A child that waits, with pages of its own, until this is dropped or its parent ends.
+/// A child with separate pages that waits until this is dropped or its parent ends.
 #[derive(Debug)]
 pub(super) struct Child(i32);
 
@@ -85,13 +83,13 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         let _ = process::kill(self.0, Signal::Kill);
-        // Somebody else may have waited for it, or nobody needs to.
+        // Other code may have reaped it, or it is reaped automatically.
         let _ = process::wait(self.0);
     }
 }
 
-/// How many bits the addresses of this process have, which may be fewer than the kernel was configured for:
-/// the highest half in which something can be mapped. With a page there, if that place was free.
+/// Returns the number of address bits of this process, which may be fewer than the kernel was configured for:
+/// the highest half in which a page can be mapped. Also returns that page, if the address was free.
 pub(super) fn va_bits(page_shift: u32) -> Option<(u32, Option<OwnPage>)> {
     [52, 48, 47, 42, 39, 36].into_iter().find_map(|bits| {
         // In the middle of the upper half: neither the stack nor mmap's base.
@@ -119,11 +117,11 @@ impl Pagemap {
         }
     }
 
-    /// The frame of the page at `address`; `None` if it is not in memory.
+    /// Returns the frame of the page at `address`; `None` if it is not in memory.
     ///
     /// # Errors
     ///
-    /// [`CopyError::Process`] also where pagemap shows no frames, which needs `CAP_SYS_ADMIN`.
+    /// [`CopyError::Process`], also if pagemap shows no frames, which needs `CAP_SYS_ADMIN`.
     pub(super) fn frame(&self, address: u64) -> Result<Option<u64>, CopyError> {
         let error = of_process(self.pid, "pagemap");
         let entry = match self.pages.entry(address) {
@@ -145,7 +143,8 @@ pub(super) fn open_proc(pid: i32, name: &'static str) -> Result<OwnedFd, CopyErr
     file::open(&path, O_RDONLY).map_err(error)
 }
 
-/// What an error of `/proc/PID/NAME` means. No such file: no such process, if this one has such a file.
+/// Interprets an error of `/proc/PID/NAME`: ENOENT means that there is no such process, if this process has
+/// such a file.
 fn of_process(pid: i32, file: &'static str) -> impl Fn(Errno) -> CopyError {
     move |errno| CopyError::Process {
         pid,
@@ -157,7 +156,7 @@ fn of_process(pid: i32, file: &'static str) -> impl Fn(Errno) -> CopyError {
     }
 }
 
-/// Whether this process has a file of that name, and so all that there are.
+/// Returns whether this process has a file of that name, and so every process has.
 fn has_own(name: &str) -> bool {
     let path = proc_path(process::pid(), name);
     path.and_then(|path| file::open(&path, O_RDONLY)).is_ok()

@@ -1,9 +1,8 @@
-//! The BPF program that copies tables, and what it shares with this process.
+//! The BPF program that copies tables, and the data that it shares with this process.
 //!
-//! The map is one value: a page of requests and answers, and behind it the pages for copies. In each run
-//! the program checks the descriptors of the chain, and then, for each table that is wanted, checks the
-//! descriptor that leads to it, copies the table, and checks the descriptor again; at last the chain once
-//! more.
+//! The map is one value: a page of requests and results, followed by the pages for copies. In each run the
+//! program checks the descriptors of the chain, and then, for each requested table, checks the descriptor
+//! that leads to it, copies the table, and checks the descriptor again; at the end it checks the chain again.
 
 use core::mem::offset_of;
 
@@ -11,7 +10,7 @@ use tablewalk_uapi::bpf::Instruction;
 
 use super::{IGNORED, LINKS};
 
-/// Most tables for one run.
+/// Maximum number of tables for one run.
 pub(super) const MOST: usize = 64;
 
 /// The first page of the map.
@@ -20,23 +19,23 @@ pub(super) const MOST: usize = 64;
 pub(super) struct Shared {
     /// Out: the address of the `task_struct` of the thread that ran the program.
     pub(super) task: u64,
-    /// What loads are ordered by.
+    /// The target of atomic additions, which order loads.
     pub(super) fence: u64,
-    /// In: how many elements of `chain` count.
+    /// In: the number of valid elements of `chain`.
     pub(super) links: u64,
-    /// In: how many elements of `tables` count.
+    /// In: the number of valid elements of `tables`.
     pub(super) count: u64,
     /// In: the page for the first copy.
     pub(super) page: u64,
-    /// In: entries above the tables.
+    /// In: the entries above the tables.
     pub(super) chain: [Entry; LINKS],
     /// In: the tables.
     pub(super) tables: [Table; MOST],
-    /// Out: [`COPIED`] if the table of that number was copied.
+    /// Out: [`COPIED`] if the table with this index was copied.
     pub(super) copied: [u64; MOST],
 }
 
-/// An entry of a table, and what it has to hold.
+/// An entry of a table, and its expected value.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
@@ -44,19 +43,19 @@ pub(super) struct Entry {
     pub(super) descriptor: u64,
 }
 
-/// A table; its entry is at 0 if nothing leads to it.
+/// A table; the address of its entry is 0 if no entry leads to it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Table {
     pub(super) entry: Entry,
     pub(super) address: u64,
-    /// How much of it: no more than a page.
+    /// The number of bytes: at most a page.
     pub(super) bytes: u64,
 }
 
-/// What the program writes for a table that was copied, its link being what it was.
+/// The program writes this for a table that was copied and whose link did not change.
 pub(super) const COPIED: u64 = 1;
-/// What it returns if the chain is what it was.
+/// The return value if the chain did not change.
 pub(super) const UNCHANGED: u32 = 1;
 
 /// Instructions of the program.
@@ -69,20 +68,21 @@ const R2: u8 = 2;
 const R3: u8 = 3;
 /// The map's value.
 const SHARED: u8 = 6;
-/// Which link or table.
+/// The index of the link or table.
 const NUMBER: u8 = 7;
-/// How many.
+/// The number of elements.
 const COUNT: u8 = 8;
-/// The element of that number.
+/// A pointer to the current element.
 const ELEMENT: u8 = 9;
 const STACK: u8 = 10;
-/// Where the program reads a descriptor to, below the top of its stack.
+/// The stack offset of the buffer for a descriptor.
 const WORD: i16 = -8;
 
 // Helpers: `include/uapi/linux/bpf.h`, `___BPF_FUNC_MAPPER`.
 const GET_CURRENT_TASK: i32 = 35;
 const PROBE_READ_KERNEL: i32 = 113;
-/// `BPF_PSEUDO_MAP_VALUE`: the immediate of a wide load is the descriptor of a map, whose value is meant.
+/// `BPF_PSEUDO_MAP_VALUE`: the immediate of a wide load is the file descriptor of a map, and the address of
+/// its value is loaded.
 const MAP_VALUE: u8 = 2;
 
 /// Where a jump goes.
@@ -102,27 +102,27 @@ enum Label {
 
 const LABELS: usize = 10;
 
-/// Most jumps.
+/// Maximum number of jumps.
 const JUMPS: usize = 24;
 
-/// Writes a program, when this is compiled; jumps name labels, which are resolved at the end.
+/// Assembles a program at compile time; jumps refer to labels, which are resolved at the end.
 struct Assembler {
     code: [Instruction; LENGTH],
     length: usize,
-    /// Where they are, and where they go.
+    /// The positions and labels of jumps.
     jumps: [(usize, Label); JUMPS],
     jump_count: usize,
     labels: [usize; LABELS],
 }
 
-/// The program, and where in it constants stand that are known when it is loaded.
+/// The program, and the positions of constants that are known when it is loaded.
 struct Program {
     code: [Instruction; LENGTH],
-    /// The descriptor of the map.
+    /// The file descriptor of the map.
     map: usize,
     /// Bytes of a page.
     sizes: [usize; 2],
-    /// Pages that may be written.
+    /// The number of writable pages.
     pages: usize,
 }
 
@@ -147,7 +147,7 @@ impl Assembler {
         }
     }
 
-    /// Returns the place of the instruction.
+    /// Appends an instruction, and returns its index.
     const fn put(&mut self, code: u8, to: u8, from: u8, offset: i16, immediate: i32) -> usize {
         let place = self.length;
         self.code[place] = Instruction {
@@ -246,8 +246,8 @@ impl Assembler {
         self.jump_to(label, 0x3d, register, other, 0);
     }
 
-    /// Loads before are done before those behind: an addition to memory that returns what was there is a full
-    /// barrier (`Documentation/atomic_t.txt`). Destroys r1.
+    /// Orders earlier loads before later ones: an atomic addition that returns the old value is a full
+    /// barrier (`Documentation/atomic_t.txt`). Overwrites r1.
     const fn fence(&mut self) {
         let at = offset16(offset_of!(Shared, fence));
         self.set(R1, 0);
@@ -255,7 +255,7 @@ impl Assembler {
         self.put(0xdb, SHARED, R1, at, 0x01);
     }
 
-    /// Goes to `changed` unless the entry at `offset` of [`ELEMENT`] holds its descriptor.
+    /// Jumps to `changed` unless the entry at `offset` of [`ELEMENT`] holds its descriptor.
     const fn check(&mut self, offset: i16, changed: Label) {
         self.fence();
         self.copy(R1, STACK);
@@ -285,8 +285,8 @@ impl Assembler {
         self.add(ELEMENT, R1);
     }
 
-    /// Goes to `unchanged` if each link of the chain holds its descriptor, to [`Label::Failed`] otherwise.
-    /// Numbers are known to the verifier, which follows every turn of the loop.
+    /// Jumps to `unchanged` if each link of the chain holds its descriptor, otherwise to [`Label::Failed`].
+    /// The verifier knows the values, since it follows every iteration of the loop.
     const fn check_chain(&mut self, turn: Label, unchanged: Label) {
         self.load(COUNT, SHARED, offset16(offset_of!(Shared, links)));
         self.set(NUMBER, 0);
@@ -330,8 +330,8 @@ const fn offset16(offset: usize) -> i16 {
     offset
 }
 
-/// The program for a map with descriptor `map`, of pages of `1 << page_shift` bytes of which `pages` may be
-/// written behind the first.
+/// Returns the program for a map with file descriptor `map`, of pages of `1 << page_shift` bytes, of which
+/// `pages` after the first are writable.
 pub(super) fn assemble(map: i32, page_shift: u32, pages: usize) -> [Instruction; LENGTH] {
     const PROGRAM: Program = program();
     let mut code = PROGRAM.code;
@@ -345,7 +345,7 @@ pub(super) fn assemble(map: i32, page_shift: u32, pages: usize) -> [Instruction;
     code
 }
 
-/// What is the same for all kernels.
+/// The part that is the same for all kernels.
 const fn program() -> Program {
     const TABLES: i16 = offset16(offset_of!(Shared, tables));
     let mut a = Assembler::new();

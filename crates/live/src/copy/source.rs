@@ -20,14 +20,14 @@ use crate::format::linux_of_this_kernel;
 
 /// One slot for each level.
 const SLOTS: usize = 5;
-/// Pages of a process that are looked at before its tables are believed.
+/// Number of pages of a process that are compared before its tables are accepted.
 const PROOFS: usize = 16;
 
 /// Copies of the tables of one process, or of the kernel.
 ///
-/// A table is copied when it is mapped, and does not change afterwards. [`TableSource::map`] and
-/// [`TableSource::map_batch`] look at the descriptors that lead to it, before and after, and find no
-/// table where these have changed.
+/// A table is copied when it is mapped, and the copy does not change. [`TableSource::map`] and
+/// [`TableSource::map_batch`] check the descriptors that lead to it, before and after, and return no table if
+/// these have changed.
 #[derive(Debug)]
 pub struct Copied<K> {
     kernel: K,
@@ -37,9 +37,9 @@ pub struct Copied<K> {
     format: Format,
     /// Address of the PGD in the linear map.
     root: u64,
-    /// The tables on the way down, by level: where they were when they were copied.
+    /// The tables on the current path, by level, with their addresses when they were copied.
     path: [Option<Node>; SLOTS],
-    /// What is in the batch slots.
+    /// The contents of the batch slots.
     batch: Vec<Batched, MOST>,
 }
 
@@ -50,26 +50,26 @@ struct Node {
     start: VirtualAddress,
     /// Its address in the linear map.
     address: u64,
-    /// What led to it.
+    /// The descriptor that led to it.
     link: Option<Link>,
-    /// The page with its copy; `None` after that was used for something else.
+    /// The page with its copy; `None` after that page was reused.
     page: Option<usize>,
 }
 
 impl<K: Kernel> Copied<K> {
-    /// The tables of process `pid`, which are proved: a page of it is where pagemap has it.
+    /// Opens the tables of process `pid`, and verifies them: pages of the process must be at the frames in
+    /// pagemap.
     ///
     /// # Errors
     ///
-    /// [`CopyError`]: [`CopyError::Unproved`] or [`CopyError::Refuted`] if there is no proof.
+    /// [`CopyError`]: [`CopyError::Unproved`] or [`CopyError::Refuted`] if they cannot be verified.
     pub fn new(kernel: K, pid: i32) -> Result<Self, CopyError> {
         let mut copied = Self::calibrated(kernel)?;
         copied.retarget(pid)?;
         Ok(copied)
     }
 
-    /// Finds out what is needed to copy tables; there are none until [`Copied::retarget`] or
-    /// [`Copied::retarget_to_kernel`].
+    /// Calibrates; there are no tables until [`Copied::retarget`] or [`Copied::retarget_to_kernel`].
     ///
     /// # Errors
     ///
@@ -95,7 +95,7 @@ impl<K: Kernel> Copied<K> {
         }
     }
 
-    /// Goes on with another process. On an error what was there before stays.
+    /// Switches to another process. On an error the previous target stays.
     ///
     /// # Errors
     ///
@@ -112,13 +112,13 @@ impl<K: Kernel> Copied<K> {
         Ok(())
     }
 
-    /// Goes on with the kernel's own tables, which translate the upper half of all addresses. They are
-    /// proved by an address of the linear map, which leads to the frame that it was found in. On an error
-    /// what was there before stays.
+    /// Switches to the kernel's own tables, which translate the upper half of the address space. They are
+    /// verified with an address of the linear map, whose frame is known. On an error the previous target
+    /// stays.
     ///
     /// # Errors
     ///
-    /// As [`Copied::new`]; [`CopyError::Format`] if the kernel does not tell where its root table is.
+    /// As [`Copied::new`]; [`CopyError::Format`] if the kernel does not report the address of its root table.
     pub fn retarget_to_kernel(&mut self) -> Result<(), CopyError> {
         let map = &self.calibration.map;
         let geometry = self.calibration.geometry().of_kernel();
@@ -132,8 +132,8 @@ impl<K: Kernel> Copied<K> {
         };
         let mut root = first;
         if search.frame(root, address)? != Some(frame) {
-            // Of 52 bits with 64K pages, on a CPU without: the highest 48 bits of addresses have the last
-            // 64 of 1024 entries (`TTBR1_BADDR_4852_OFFSET`).
+            // A 64K kernel for 52 bits on a CPU with 48: these addresses use the last 64 of 1024 entries
+            // (`TTBR1_BADDR_4852_OFFSET`).
             root = first + (1024 - 64) * 8;
             if geometry.page_shift() != 16 || search.frame(root, address)? != Some(frame) {
                 return Err(CopyError::Calibration {
@@ -149,13 +149,13 @@ impl<K: Kernel> Copied<K> {
         Ok(())
     }
 
-    /// The way to the memory of the kernel.
+    /// Returns the source of kernel memory.
     #[must_use]
     pub const fn kernel(&self) -> &K {
         &self.kernel
     }
 
-    /// The process; `None` for the kernel.
+    /// Returns the process; `None` for the kernel.
     #[must_use]
     pub const fn pid(&self) -> Option<i32> {
         match &self.target {
@@ -164,7 +164,7 @@ impl<K: Kernel> Copied<K> {
         }
     }
 
-    /// Whether the process still has these tables: it has neither ended nor started another program.
+    /// Returns whether the process still has these tables: it has neither ended nor executed another program.
     ///
     /// # Errors
     ///
@@ -176,8 +176,7 @@ impl<K: Kernel> Copied<K> {
         }
     }
 
-    /// Holds pages of the process against pagemap, until [`PROOFS`] are where that has them. None may be
-    /// elsewhere.
+    /// Compares pages of the process with pagemap, until [`PROOFS`] agree. None may differ.
     pub(super) fn prove(
         &mut self,
         pid: i32,
@@ -220,7 +219,7 @@ impl<K: Kernel> Copied<K> {
         self.batch.clear();
     }
 
-    /// The descriptors that lead to `id`, and the table. `None` if there is no such table.
+    /// Returns the descriptors that lead to `id`, and the table. `None` if there is no such table.
     fn find(&mut self, id: TableId) -> Result<Option<(Vec<Link, LINKS>, Wanted)>, CopyError> {
         let geometry = self.format.geometry;
         let mut chain = Vec::new();
@@ -252,7 +251,7 @@ impl<K: Kernel> Copied<K> {
         Ok(Some((chain, wanted)))
     }
 
-    /// The entry for `address` of the table of `level` that is at `table`: from its copy, if there is one.
+    /// Returns the entry for `address` in the table of `level` at `table`, from its copy if there is one.
     fn link(
         &mut self,
         level: Level,
@@ -274,7 +273,7 @@ impl<K: Kernel> Copied<K> {
         }))
     }
 
-    /// The address of the table that a descriptor of `level` leads to.
+    /// Returns the address of the table to which a descriptor of `level` leads.
     fn next(&self, link: Link, level: Level) -> Option<u64> {
         let geometry = &self.format.geometry;
         let descriptor = Descriptor(link.descriptor);
@@ -289,7 +288,7 @@ impl<K: Kernel> Copied<K> {
         *self.path.get(level.index())?
     }
 
-    /// Takes note of a copy; what was in its page before is gone.
+    /// Records a copy, which replaces the previous one in its page.
     fn note(&mut self, id: TableId, wanted: Wanted, page: usize) {
         for node in self.path.iter_mut().flatten() {
             node.page = node.page.filter(|&before| before != page);
@@ -327,7 +326,8 @@ impl<K: Kernel> Copied<K> {
         Ok(Some(frame))
     }
 
-    /// Entries of the table of `level` above, from `start` up to `last`, that lead to tables.
+    /// Returns the entries of `parent`, a table of level `above`, from `start` up to `last`, that lead to
+    /// tables.
     fn wanted(
         &mut self,
         parent: Node,
@@ -371,13 +371,14 @@ impl<K: Kernel> Copied<K> {
     }
 }
 
-/// Bytes of a table of `level`: a root may be less than a page, and something else lies behind it.
+/// Returns the size of a table of `level` in bytes: a root may be smaller than a page, followed by other
+/// data.
 const fn table_bytes(geometry: &Geometry, level: Level) -> u64 {
     8 * geometry.entries(level) as u64
 }
 
-/// Whether tables lead from an address to the frame that pagemap has there, before and after; tried twice if
-/// not. `None` if that has none, or another one each time.
+/// Returns whether the tables lead from an address to its frame in pagemap, which is read before and after;
+/// tries twice. `None` if pagemap has no frame, or a different one each time.
 fn is_where<K: Kernel>(
     search: &mut Search<'_, K>,
     pagemap: &mut dyn FnMut(VirtualAddress) -> Result<Option<u64>, CopyError>,
@@ -387,7 +388,7 @@ fn is_where<K: Kernel>(
     let mut answer = None;
     for _try in 0..2 {
         let Some(frame) = pagemap(address)? else {
-            // Memory of a device, or a page that has gone.
+            // Memory of a device, or a page that was unmapped.
             return Ok(None);
         };
         if search.frame(root, address)? == Some(frame) {
@@ -401,12 +402,12 @@ fn is_where<K: Kernel>(
 }
 
 /// What Linux writes to `MAIR_EL1` (`arch/arm64/mm/proc.S`): Normal, Normal tagged, Normal non-cacheable,
-/// Device-nGnRnE, Device-nGnRE. User space cannot ask.
+/// Device-nGnRnE, Device-nGnRE. User space cannot read the register.
 const MAIR: u64 = 0x04_00_44_ff_ff;
 
 /// Copying a table is one system call by BPF, and some ten by `/proc/kcore`; reading it is none.
-// SAFETY: the words of a slot are those of a page of the kernel's value, which stays where it is and is
-// written by `map` and `map_batch` alone.
+// SAFETY: the words of a slot are in a page of the `Kernel`, which is not moved, and is written only by `map`
+// and `map_batch`.
 unsafe impl<K: Kernel> TableSource for Copied<K> {
     type Error = CopyError;
 
@@ -425,12 +426,12 @@ unsafe impl<K: Kernel> TableSource for Copied<K> {
         if id.level < self.format.geometry.root_level() {
             return Err(CopyError::Level(id.level));
         }
-        // Copies of a batch are good for the table that they were found in, as it was then.
+        // Copies of a batch are valid only for the parent table as it was at that time.
         self.batch.clear();
         if let Some(frame) = self.copy(slot, id)? {
             return Ok(Some(frame));
         }
-        // By what the tables above hold now, and not when they were copied.
+        // By the current values in the tables above, not by their copies.
         self.forget();
         self.copy(slot, id)
     }
@@ -479,7 +480,7 @@ unsafe impl<K: Kernel> TableSource for Copied<K> {
         if !self.kernel.copy(&chain, &wanted, SLOTS + slot)? {
             return Ok(0);
         }
-        // Up to the first that has changed, which is then mapped by itself.
+        // Up to the first table that has changed, which is then mapped separately.
         for (number, batched) in batched.into_iter().enumerate() {
             if !self.kernel.is_copied(number) || self.batch.push(batched).is_err() {
                 return Ok(number);

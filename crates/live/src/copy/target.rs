@@ -1,7 +1,7 @@
 //! A process whose tables are copied.
 //!
-//! The kernel checks at the open of `/proc/PID/mem` that the caller may look at the process, and the open
-//! file keeps its `mm_struct`, and with that its PGD, until it is closed, whatever the process does.
+//! When `/proc/PID/mem` is opened, the kernel checks that the caller may access the process. The open file
+//! keeps the `mm_struct`, and so the PGD, until it is closed, whatever the process does.
 
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::OwnedFd;
@@ -10,7 +10,7 @@ use super::calibration::Calibration;
 use super::own::open_proc;
 use super::{CopyError, Kernel};
 
-/// The tables of a process at the time when it was opened.
+/// The tables that a process had when it was opened.
 #[derive(Debug)]
 pub struct Target {
     pid: i32,
@@ -19,7 +19,7 @@ pub struct Target {
     tables: Tables,
 }
 
-/// Where the tables of a process are, in the linear map.
+/// The address of the tables of a process, in the linear map.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Tables {
     mm: u64,
@@ -27,12 +27,12 @@ struct Tables {
 }
 
 impl Target {
-    /// Opens process `pid`, as it is called here.
+    /// Opens process `pid`, a number in the own PID namespace.
     ///
     /// # Errors
     ///
     /// [`CopyError::Process`]: `ESRCH` if there is no such process or it has no user tables, `EACCES` or
-    /// `EPERM` if the caller may not look at it. [`CopyError::Calibration`] if the way does not lead to
+    /// `EPERM` if the caller may not access it. [`CopyError::Calibration`] if the path does not lead to
     /// tables.
     pub fn open<K: Kernel>(
         kernel: &mut K,
@@ -59,12 +59,12 @@ impl Target {
         self.tables.root
     }
 
-    /// Whether the process still has the tables that it had when it was opened: it has not ended, and not
-    /// started another program.
+    /// Returns whether the process still has the tables that it had when it was opened: it has neither ended
+    /// nor executed another program.
     ///
     /// # Errors
     ///
-    /// Those of reading.
+    /// Errors of reading.
     pub fn is_current<K: Kernel>(
         &self,
         kernel: &mut K,
@@ -83,7 +83,7 @@ impl Target {
     }
 }
 
-/// What is behind descriptor `number` of the memory of process `pid`.
+/// Returns the `mm` and PGD of file descriptor `number` for the memory of process `pid`.
 fn tables<K: Kernel>(
     kernel: &mut K,
     calibration: &Calibration,

@@ -1,17 +1,17 @@
-//! What a kernel tells its crash dumps: `Documentation/admin-guide/kdump/vmcoreinfo.rst`.
+//! VMCOREINFO, which a kernel provides for crash dumps: `Documentation/admin-guide/kdump/vmcoreinfo.rst`.
 
 use tablewalk_proc::lines::parse_number;
 
 use super::{CopyError, Kernel};
 
-/// Most bytes of it that are read.
+/// Maximum number of bytes that are read.
 const TEXT: usize = 4096;
 
-/// The physical address of the kernel's own root table, `swapper_pg_dir`.
+/// Returns the physical address of the kernel's own root table, `swapper_pg_dir`.
 ///
 /// # Errors
 ///
-/// [`CopyError::Format`] if it is not told, and those of reading.
+/// [`CopyError::Format`] if it is missing, and errors of reading.
 pub(super) fn kernel_root<K: Kernel>(kernel: &mut K, offset: u64) -> Result<u64, CopyError> {
     let mut text = [0; TEXT];
     let size = kernel.vmcoreinfo(offset, &mut text)?;
@@ -28,7 +28,7 @@ pub(super) fn kernel_root<K: Kernel>(kernel: &mut K, offset: u64) -> Result<u64,
     }
 }
 
-/// The hexadecimal number behind `key`, which begins a line.
+/// Returns the hexadecimal number after `key`, at the beginning of a line.
 fn number_of(text: &[u8], key: &[u8]) -> Option<u64> {
     let value = text
         .split(|&byte| byte == b'\n')
@@ -36,7 +36,7 @@ fn number_of(text: &[u8], key: &[u8]) -> Option<u64> {
     hexadecimal(value)
 }
 
-/// The number that all of `text` is, in hexadecimal with or without `0x`.
+/// Parses all of `text` as a hexadecimal number, with or without `0x`.
 pub(super) fn hexadecimal(text: &[u8]) -> Option<u64> {
     match text.strip_prefix(b"0x").unwrap_or(text) {
         [] => None,
