@@ -128,12 +128,13 @@ fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
     scan(true).map_err(Error::call("KSM"))?;
     let at = |number: usize| memory.address() + (number * page) as u64;
     let (mut lent, mut changed) = (0_u64, 0_u64);
-    for _ in 0..context.rounds {
-        // Equal pages; KSM merges them after it has seen them twice.
+    for round in 0..context.rounds {
+        // Equal pages; KSM merges them after it has seen them twice, at any time from at once to never
+        // before they are lent.
         for number in 0..PAGES {
             write(&memory, number * page, 7);
         }
-        sleep(Duration::from_millis(3)).map_err(Error::call("nanosleep"))?;
+        sleep(Duration::from_millis(u64::from(round % 4))).map_err(Error::call("nanosleep"))?;
         let mut before = [None; PAGES];
         for (number, before) in before.iter_mut().enumerate() {
             // SAFETY: nobody moves the entries; the pages are adopted below.
