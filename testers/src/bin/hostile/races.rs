@@ -3,6 +3,7 @@
 #![expect(unsafe_code, reason = "forks")]
 
 use core::ffi::CStr;
+use core::hint::spin_loop;
 use core::mem::ManuallyDrop;
 use core::time::Duration;
 
@@ -115,6 +116,8 @@ fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
 /// KSM finds a page by its index before LEND; it must not change the entry after LEND.
 fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
     const PAGES: usize = 16;
+    // Some milliseconds.
+    const MOST: u32 = 5_000_000;
     let page = 1 << context.info.page_shift;
     let memory = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, Sharing::Private)
         .map_err(Error::call("mmap"))?;
@@ -127,19 +130,24 @@ fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
     }
     scan(true).map_err(Error::call("KSM"))?;
     let at = |number: usize| memory.address() + (number * page) as u64;
-    let (mut lent, mut changed) = (0_u64, 0_u64);
-    for round in 0..context.rounds {
-        // Equal pages; KSM merges them after it has seen them twice, at any time from at once to never
-        // before they are lent.
-        for number in 0..PAGES {
-            write(&memory, number * page, 7);
-        }
-        sleep(Duration::from_millis(u64::from(round % 4))).map_err(Error::call("nanosleep"))?;
+    let (mut lent, mut merged, mut changed) = (0_u64, 0_u64, 0_u64);
+    let mut spins = 1000;
+    for _ in 0..context.rounds {
         let mut before = [None; PAGES];
         for (number, before) in before.iter_mut().enumerate() {
+            // Equal pages. KSM merges one soon after it was written. LEND comes later after each page
+            // that it got, and sooner after one that had been merged: while KSM merges.
+            write(&memory, number * page, 7);
+            for _ in 0..spins {
+                spin_loop();
+            }
             // SAFETY: nobody moves the entries; the pages are adopted below.
             if unsafe { remap::lend(0, at(number), 1) }.map_err(Error::call("LEND"))? == 1 {
                 *before = Some(path(0, at(number)).map_err(Error::call("PATH"))?.desc);
+                spins = (spins + spins / 4).min(MOST);
+            } else {
+                merged += 1;
+                spins -= spins / 3;
             }
         }
         sleep(Duration::from_millis(1)).map_err(Error::call("nanosleep"))?;
@@ -152,8 +160,10 @@ fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
         unsafe { remap::adopt(0, at(0), PAGES as u64) }.map_err(Error::call("ADOPT"))?;
     }
     scan(false).map_err(Error::call("KSM"))?;
-    println!("# {lent} pages lent, {changed} entries changed meanwhile");
-    Ok((lent > 0 && changed == 0).into())
+    println!(
+        "# {lent} pages lent, {merged} were merged before, {changed} entries changed meanwhile"
+    );
+    Ok((lent > 0 && merged > 0 && changed == 0).into())
 }
 
 /// Starts KSM without pauses, or stops it.
@@ -162,6 +172,7 @@ fn scan(on: bool) -> Result<(), Errno> {
         let file = file::open(path, O_WRONLY)?;
         file::write(&file, value).map(drop)
     };
+    set(c"/sys/kernel/mm/ksm/pages_to_scan", b"100")?;
     set(c"/sys/kernel/mm/ksm/sleep_millisecs", b"0")?;
     set(c"/sys/kernel/mm/ksm/run", if on { b"1" } else { b"2" })
 }
