@@ -177,13 +177,12 @@ impl<P: Policy> Pager<P> {
     }
 
     /// Handles a change of the region.
-    fn note(&self, layout: &Layout, change: &Change) {
+    pub(crate) fn note(&self, layout: &Layout, change: &Change) {
         add(&self.counters.events, 1);
         match change {
             Change::Removed(range) => {
                 layout.pages_in(range, &mut |pages| {
-                    // No page with contents from before this call of the policy is installed there.
-                    self.came.claim_all(pages.clone());
+                    self.space.discards().note(pages.clone());
                     self.policy.discarded(pages);
                 });
             }
@@ -194,7 +193,3 @@ impl<P: Policy> Pager<P> {
         }
     }
 }
-
-#[cfg(test)]
-#[cfg(not(loom))]
-mod tests;

@@ -54,8 +54,6 @@ pub(crate) struct Layout {
     is_incomplete: bool,
     /// Whether a part was ever moved.
     was_moved: bool,
-    /// The number of ranges that were discarded.
-    discards: u64,
     /// Old places of moved pieces whose unmapping is still to be reported, the latest last.
     owed: Vec<Range<u64>, PIECES>,
 }
@@ -86,7 +84,6 @@ impl Layout {
             pieces: Vec::new(),
             is_incomplete: false,
             was_moved: false,
-            discards: 0,
             owed: Vec::new(),
         };
         layout.push(Piece {
@@ -124,17 +121,6 @@ impl Layout {
     /// Whether a part was ever moved.
     pub(crate) const fn was_moved(&self) -> bool {
         self.was_moved
-    }
-
-    /// The number of ranges that were discarded. If it changes after the policy was asked for the contents of
-    /// a page, the policy is asked again.
-    pub(crate) const fn discards(&self) -> u64 {
-        self.discards
-    }
-
-    /// Counts a range that was discarded.
-    pub(crate) const fn discarded(&mut self) {
-        self.discards += 1;
     }
 
     /// Calls `each` with the pages that are mapped in `range`, in one or more parts.

@@ -62,10 +62,9 @@
 //!
 //! - `munmap`, `mremap` or `mmap` over a part of it while a worker resolves a fault of that part by moving
 //!   entries. An entry that is installed at an unmapped address is lost, with its page. The kernel's own
-//!   ioctls check for that, but a worker that moves entries cannot know of it in time. For the same reason a
-//!   page that is touched while another thread discards it may keep its old contents. Pages must not be taken
-//!   back during `mremap` either ([`Pager::take_back`], [`Policy::victims`]): a page that was moved to the
-//!   address of another one is taken for that one until a handler has read the event.
+//!   ioctls check for that, but a worker that moves entries cannot know of it in time. Pages must not be
+//!   taken back during `mremap` either ([`Pager::take_back`], [`Policy::victims`]): a page that was moved to
+//!   the address of another one is taken for that one until a handler has read the event.
 //! - `madvise(MADV_HUGEPAGE)`: an entry that is installed while the kernel collapses its neighbours into a
 //!   huge page is lost, with its page. The pager sets `MADV_NOHUGEPAGE` for the region, with which
 //!   `MADV_COLLAPSE` fails.
@@ -78,11 +77,11 @@
 #[cfg(any(test, loom))]
 extern crate std;
 
-mod came;
 #[cfg(not(loom))]
 mod check_shared;
 mod child;
 mod counts;
+mod discards;
 mod error;
 mod events;
 mod handled;
@@ -95,6 +94,7 @@ mod models;
 mod moving;
 mod mutex;
 mod owner;
+mod pages;
 mod policy;
 mod pool;
 mod readers;
@@ -120,14 +120,15 @@ use tablewalk_uapi::userfault::{
 use tablewalk_uapi::{Errno, Mapping};
 use tablewalk_walker::{Format, Level, VirtualAddress};
 
-use crate::came::Came;
 pub use crate::child::Child;
 use crate::counts::Counters;
 pub use crate::counts::Counts;
+use crate::discards::Discards;
 pub use crate::error::PagerError;
 use crate::events::Userfault;
 use crate::layout::Layout;
 use crate::owner::Owner;
+use crate::pages::PageSet;
 pub use crate::policy::{Clock, Neighbours, Policy, Refusal, Sequential};
 use crate::pool::Ring;
 use crate::readers::Readers;
@@ -179,8 +180,13 @@ pub struct Pager<P> {
     /// The number of handlers that should end.
     stop: Stops,
     owner: Owner,
-    /// The pages that are present, or were: no entry is installed for them.
-    came: Came,
+    /// The pages that were mapped, by an entry of ours or by the kernel, and not taken back since: no entry
+    /// is installed for them, and one thread can add a page.
+    ///
+    /// An entry that reads 0 may still be in use: while the kernel unmaps a page, the entry is 0 until the
+    /// TLBs are flushed, and the kernel then writes it again. An entry installed in between would be lost,
+    /// with its page.
+    came: PageSet,
     ring: Ring,
     /// Between the check that a page is missing and the store of its entry, no thread may
     ///
@@ -260,7 +266,14 @@ impl<P: Policy> Pager<P> {
         // Before the memory is kept for good.
         let stop = Stops::new().map_err(PagerError::call("pipe"))?;
         let owner = Owner::new(1 << page_shift).map_err(PagerError::call("MADV_WIPEONFORK"))?;
-        let came = Came::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
+        let came =
+            PageSet::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
+        let discards = match options.delivery {
+            Delivery::Threads if policy.hears_of_discards() => {
+                Discards::heard(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?
+            }
+            _ => Discards::unheard(),
+        };
         let uffd = watch(&memory, offset..offset + region, features)?;
         if options.delivery == Delivery::Signals {
             // There is no event of a fork, and missing pages would be zeros in a child.
@@ -285,6 +298,7 @@ impl<P: Policy> Pager<P> {
                 uffd,
                 options.delivery,
                 Layout::new(start, region as u64, page_shift),
+                discards,
                 page_shift,
             ),
             stop,

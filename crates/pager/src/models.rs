@@ -3,6 +3,7 @@
 //! Each model is small and runs the real code. `MUTANTS` are errors that the code makes if the variable of
 //! that name selects them: a model must find its own mutants.
 
+mod discards;
 mod handler;
 mod mutex;
 mod readers;
@@ -58,6 +59,8 @@ const HANDLER: [&str; 3] = [
 ];
 const READERS: &str = "readers::two_handlers_beside_a_fork";
 const MUTEX: &str = "mutex::two_threads";
+const DISCARDS: &str = "discards::a_worker_beside_a_discard";
+const OLD: &str = "the old contents came back";
 
 /// The mutants, each with the model that finds it and the expected message.
 const MUTANTS: &[(&str, &str, &str)] = &[
@@ -93,6 +96,10 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ),
     ("readers: the last free one works", READERS, DEADLOCK),
     ("readers: no longer free when done", READERS, DEADLOCK),
+    ("discards: installed while messages are read", DISCARDS, OLD),
+    ("discards: old contents are installed", DISCARDS, OLD),
+    ("discards: relaxed count", DISCARDS, OLD),
+    ("discards: relaxed look at the count", DISCARDS, OLD),
     ("stop: one ends all", HANDLER[2], DEADLOCK),
     ("stop: no second look", HANDLER[2], DEADLOCK),
 ];

@@ -5,9 +5,10 @@ use core::ops::Range;
 use tablewalk_live::LiveError;
 use tablewalk_walker::{Descriptor, EntryMut, Format, Linux, PublishOwed, TableMut};
 
-use crate::came::Came;
 use crate::counts::add;
+use crate::discards::Discards;
 use crate::kernel;
+use crate::pages::PageSet;
 use crate::space::fill;
 use crate::worker::Tables;
 use crate::{LEAF, Pager, Policy, offset_of};
@@ -16,7 +17,7 @@ use crate::{LEAF, Pager, Policy, offset_of};
 pub(crate) struct Places<'t> {
     pages: Range<usize>,
     entries: TableMut<'t>,
-    came: &'t Came,
+    came: &'t PageSet,
 }
 
 impl<'t> Places<'t> {
@@ -25,7 +26,7 @@ impl<'t> Places<'t> {
         table: TableMut<'t>,
         index: usize,
         pages: Range<usize>,
-        came: &'t Came,
+        came: &'t PageSet,
     ) -> Self {
         Self {
             came,
@@ -38,7 +39,7 @@ impl<'t> Places<'t> {
     #[inline]
     pub(crate) fn next_empty(&mut self) -> Option<(usize, EntryMut<'t>)> {
         while let Some((entry, rest)) = self.entries.split_first() {
-            if entry.is_empty() && !self.came.has(self.pages.start) {
+            if entry.is_empty() && !self.came.contains(self.pages.start) {
                 return Some((self.pages.start, entry));
             }
             self.entries = rest;
@@ -64,22 +65,22 @@ impl<'t> Places<'t> {
             let Some((entry, rest)) = left.split_first() else {
                 break;
             };
-            count += usize::from(entry.is_empty() && !self.came.has(page));
+            count += usize::from(entry.is_empty() && !self.came.contains(page));
             left = rest;
         }
         count
     }
 
     /// Maps the zero page at all empty entries. Returns how many.
-    pub(crate) fn share(mut self, zeros: Descriptor) -> u64 {
+    pub(crate) fn share(mut self, zeros: Descriptor, discards: &Discards) -> u64 {
         let mut moved = Moved::default();
         while let Some((page, entry)) = self.next_empty() {
-            if !self.came.claim(page) {
-                continue;
-            }
-            // SAFETY: Linux maps the same frame with the same entry for a read of private anonymous memory,
-            // and counts neither references nor mappings of it.
-            moved.note(unsafe { entry.put(zeros) });
+            // Zeros are never old.
+            discards.install(discards.seen(), page, || {
+                // SAFETY: Linux maps the same frame with the same entry for a read of private anonymous
+                // memory, and counts neither references nor mappings of it.
+                self.came.insert(page) && moved.note(unsafe { entry.put(zeros) })
+            });
             self.skip();
         }
         moved.publish()
@@ -148,7 +149,7 @@ impl Moved {
 
     /// Like [`Moved::move_slots`], for the slots from `slot` on, whose entries are `donors`. Skips a page
     /// that the policy refuses; the policy is asked again if a thread waits for that page.
-    fn move_part<P: Policy>(
+    pub(crate) fn move_part<P: Policy>(
         &mut self,
         pager: &Pager<P>,
         own: OwnPage,
@@ -161,6 +162,7 @@ impl Moved {
         while let Some((donor, rest)) = donors.split_first()
             && let Some((page, place)) = places.next_empty()
         {
+            let seen = pager.space.discards().seen();
             if !pager.policy.zeros() && own.is(donor.load()) {
                 // SAFETY: the slot is claimed, and its page is there.
                 let bytes = unsafe { pager.slot_bytes(slot) };
@@ -173,9 +175,12 @@ impl Moved {
             // before it has a page again, or is unmapped.
             let taken = unsafe { donor.take_lent(pager.slot_address(slot), |found| own.is(found)) };
             if let Some((descriptor, _flushed_before_reuse)) = taken {
-                // SAFETY: the contents are complete. Pool and region are private anonymous memory with
-                // the same protection: `Pager::protect` ends moves before it changes the region's.
-                if pager.came.claim(page) && part.note(unsafe { place.put(descriptor) }) {
+                let is_installed = pager.space.discards().install(seen, page, || {
+                    // SAFETY: the contents are complete. Pool and region are private anonymous memory with
+                    // the same protection: `Pager::protect` ends moves before it changes the region's.
+                    pager.came.insert(page) && part.note(unsafe { place.put(descriptor) })
+                });
+                if is_installed {
                     places.skip();
                 } else {
                     add(&pager.counters.races, 1);
@@ -200,18 +205,23 @@ impl Drop for Moved {
 
 /// The bits of an entry for a page that only this process has: Linux lets only such a page be written.
 #[derive(Clone, Copy)]
-struct OwnPage {
+pub(crate) struct OwnPage {
     mask: u64,
     value: u64,
 }
 
 impl OwnPage {
-    const fn new(linux: &Linux) -> Self {
+    pub(crate) const fn new(linux: &Linux) -> Self {
         let value = Descriptor::VALID | linux.write;
         Self {
             mask: value | linux.special,
             value,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn value(self) -> u64 {
+        self.value
     }
 
     #[inline]

@@ -77,7 +77,9 @@ pub trait Policy: Sync {
     /// A child that was forked before gets its missing pages from the same policy: what is recorded here also
     /// changes the pages that the child gets later.
     ///
-    /// Called before `madvise` returns, while other handlers wait. Not called with signals.
+    /// `madvise` may return before this is called, but no page with contents that were written before is
+    /// installed in between. Called with the region locked: other handlers wait. If a page is taken back
+    /// while it is discarded, this is called once more, after [`Policy::taken_back`]. Not called with signals.
     fn discarded(&self, pages: Range<usize>) {
         let _ = pages;
     }

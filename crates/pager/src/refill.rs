@@ -240,17 +240,17 @@ impl<P: Policy> Pager<P> {
 
 /// Pages that the kernel has taken. The policy is called for each, even if it panics at one. Then their slots
 /// count as filled.
-struct Taken<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> {
-    pager: &'t Pager<P>,
-    refill: &'t Refill<'t>,
-    format: &'t Format,
+pub(crate) struct Taken<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> {
+    pub(crate) pager: &'t Pager<P>,
+    pub(crate) refill: &'t Refill<'t>,
+    pub(crate) format: &'t Format,
     /// The first page of the range, and its address.
-    first: usize,
-    from: u64,
-    filled: u64,
+    pub(crate) first: usize,
+    pub(crate) from: u64,
+    pub(crate) filled: u64,
     /// The pages for which the policy was called.
-    count: u64,
-    slots: I,
+    pub(crate) count: u64,
+    pub(crate) slots: I,
 }
 
 impl<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> Taken<'t, P, I> {
@@ -263,11 +263,16 @@ impl<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> Taken<'t, P
             };
             self.count += 1;
             let page = self.first + offset_of(offset >> pager.page_shift);
-            pager.came.taken_back(page);
+            pager.came.remove(page);
             // SAFETY: the slot is this worker's until `filled`, and has a page.
             let bytes = unsafe { pager.slot_bytes(slot) };
             let dirty = self.format.linux.is_dirty(Descriptor(place.desc));
             pager.policy.taken_back(page, bytes, dirty);
+            // It was taken between the message and the end of the discard. The policy hears of the discard
+            // last, from here or from the handler that has read the message. Nobody makes the page meanwhile.
+            if pager.space.discards().made(page) {
+                pager.policy.discarded(page..page + 1);
+            }
             if pager.policy.zeros() {
                 bytes.fill(0);
             }

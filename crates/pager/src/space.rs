@@ -8,6 +8,7 @@ use tablewalk_uapi::userfault::UFFD_PAGEFAULT_FLAG_WRITE;
 use tablewalk_uapi::{Errno, Mapping, process};
 
 use crate::Delivery;
+use crate::discards::Discards;
 use crate::events::{Event, Messages, Userfault, Waking};
 use crate::layout::{Layout, Place};
 use crate::mutex::{Mutex, MutexGuard};
@@ -56,6 +57,7 @@ pub(crate) struct Space {
     page_shift: u32,
     delivery: Delivery,
     layout: Mutex<Layout>,
+    discards: Discards,
 }
 
 impl Space {
@@ -64,6 +66,7 @@ impl Space {
         uffd: Userfault,
         delivery: Delivery,
         layout: Layout,
+        discards: Discards,
         page_shift: u32,
     ) -> Self {
         Self {
@@ -71,11 +74,16 @@ impl Space {
             page_shift,
             delivery,
             layout: Mutex::new(layout),
+            discards,
         }
     }
 
     pub(crate) const fn uffd(&self) -> &Userfault {
         &self.uffd
+    }
+
+    pub(crate) const fn discards(&self) -> &Discards {
+        &self.discards
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, Layout> {
@@ -100,6 +108,7 @@ impl Space {
         batch: &mut Batch<'_>,
         changed: &mut dyn FnMut(&Layout, &Change),
     ) -> Result<(), Errno> {
+        let _installs = self.discards.reading();
         let mut layout = self.lock();
         let events = loop {
             match self.uffd.events(messages) {
@@ -134,7 +143,7 @@ impl Space {
     ) -> Result<Provided, Errno> {
         let layout = self.lock();
         let length = 1 << self.page_shift;
-        let (place, discards) = (layout.find(fault.address), layout.discards());
+        let (place, seen) = (layout.find(fault.address), self.discards.seen());
         let page = match place {
             Place::Page(page) if !policy.zeros() => page,
             Place::New if let Some(unknown) = parent.and_then(Self::unknown_in_child) => {
@@ -145,8 +154,12 @@ impl Space {
             }
             Place::Page(_) | Place::New => {
                 // SAFETY: a page that holds zeros, as the policy says, or mremap(2).
-                return self
-                    .make(|| unsafe { self.uffd.zeropage(fault.address, length, Waking::Wake) });
+                let made = self
+                    .make(|| unsafe { self.uffd.zeropage(fault.address, length, Waking::Wake) })?;
+                if let (Place::Page(page), Provided::Page) = (place, made) {
+                    self.discards.made(page);
+                }
+                return Ok(made);
             }
             Place::Lost => return self.refuse(fault.address, parent.is_some()),
         };
@@ -156,13 +169,20 @@ impl Space {
             unsafe { core::slice::from_raw_parts_mut(scratch.as_ptr(), 1 << self.page_shift) };
         let filled = fill(policy, page, bytes);
         let layout = self.lock();
-        if layout.find(fault.address) != place || layout.discards() != discards {
+        if layout.find(fault.address) != place || self.discards.seen() != seen {
             // Another page belongs there now, or may.
             return Ok(Provided::Again);
         }
         match filled {
-            // SAFETY: a page of the region, which holds what the policy says.
-            Ok(()) => self.make(|| unsafe { self.uffd.copy(fault.address, bytes, Waking::Wake) }),
+            Ok(()) => {
+                // SAFETY: a page of the region, which holds what the policy says.
+                let made =
+                    self.make(|| unsafe { self.uffd.copy(fault.address, bytes, Waking::Wake) })?;
+                if made == Provided::Page {
+                    self.discards.made(page);
+                }
+                Ok(made)
+            }
             Err(Refusal::Again) => Ok(again()),
             Err(Refusal::Never) => self.refuse(fault.address, parent.is_some()),
         }
@@ -399,6 +419,7 @@ impl<'s> Batch<'s> {
             let _room = self.told.push(Told::Change(change.clone()));
         }
         // Last: it may panic.
+        let _counted = matches!(change, Change::Removed(_)).then(|| self.space.discards.count());
         changed(layout, &change);
     }
 
@@ -435,7 +456,9 @@ impl<'s> Batch<'s> {
                         page_shift,
                         ..
                     } = *self.space;
-                    each(Space::new(uffd, delivery, layout.for_child(), page_shift));
+                    let layout = layout.for_child();
+                    let discards = Discards::unheard();
+                    each(Space::new(uffd, delivery, layout, discards, page_shift));
                 }
                 Told::Change(change) => change.apply(&mut layout),
             }
@@ -460,7 +483,7 @@ impl Change {
     fn apply(&self, layout: &mut Layout) {
         match self {
             // The pages are missing again, where they are.
-            Self::Removed(_) => layout.discarded(),
+            Self::Removed(_) => {}
             Self::Moved { from, to, length } => layout.moved(*from, *to, *length),
             Self::Unmapped(range) => layout.unmapped(range),
         }

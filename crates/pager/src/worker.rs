@@ -250,7 +250,7 @@ impl<P: Policy> Worker<'_, P> {
             return Some(mapped);
         }
         // Mapped before, no table, or no frame: only a frame can be obtained.
-        if pager.came.has(page) || pager.ring.available() != 0 {
+        if pager.came.contains(page) || pager.ring.available() != 0 {
             return None;
         }
         add(&pager.counters.dry, 1);
@@ -274,7 +274,7 @@ impl<P: Policy> Worker<'_, P> {
             Places::new(table, index + pages.start - page, pages, &pager.came)
         };
         if pager.policy.shared_zeros() && !write && movable.zeros != Descriptor::ZERO {
-            let count = places(wanted.clone()).share(movable.zeros);
+            let count = places(wanted.clone()).share(movable.zeros, pager.space.discards());
             add(&pager.counters.shared, count);
             let there = table.entry(index).is_some_and(|entry| !entry.is_empty());
             self.note_found(page, there, count);
@@ -346,7 +346,7 @@ impl<P: Policy> Worker<'_, P> {
         let _lock = pager.moves().then_some(lock);
         if let Some(page) = pager.page_at(fault.address) {
             // From now on the entry is the kernel's.
-            let _first = pager.came.claim(page);
+            let _first = pager.came.insert(page);
         }
         let done = pager
             .space

@@ -102,10 +102,6 @@ fn discarded(_: &mut Moved) -> Result<Verdict, Error> {
         let second = pager.as_ptr().wrapping_add(pager.page_size()).cast();
         // SAFETY: nobody relies on the contents of the page.
         let _kept = unsafe { madvise(second, pager.page_size(), Advice::DontNeed) };
-        // madvise returns when the other handler has read the message, which is before that knows what to do.
-        while !pair.is_discarded.load(Ordering::SeqCst) {
-            process::yield_now();
-        }
         pair.reach(DISCARDED);
         pair.wait(DONE);
         note(1);
