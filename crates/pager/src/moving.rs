@@ -9,9 +9,10 @@ use crate::counts::add;
 use crate::discards::Discards;
 use crate::kernel;
 use crate::pages::PageSet;
+use crate::region::{LEAF, offset_of};
 use crate::space::fill;
-use crate::worker::Tables;
-use crate::{LEAF, Pager, Policy, offset_of};
+use crate::tables::Tables;
+use crate::{Pager, Policy};
 
 /// Entries of the region and their pages, in the order in which they get frames.
 pub(crate) struct Places<'t> {

@@ -11,7 +11,8 @@ use tablewalk_walker::{Descriptor, Format};
 use crate::counts::add;
 use crate::kernel;
 use crate::pool::Refill;
-use crate::{Pager, PagerError, Policy, offset_of};
+use crate::region::offset_of;
+use crate::{Pager, PagerError, Policy};
 
 /// While a fault waits: maximum number of pages that could not be taken back, before new frames are
 /// allocated.
@@ -210,7 +211,7 @@ impl<P: Policy> Pager<P> {
         self.flush_slots(format, &room)?;
         let mut places = [ExposePgtblTable::default(); TAKE_AT_ONCE];
         let (places, _) = places.split_at_mut(offset_of(room.end - room.start).min(TAKE_AT_ONCE));
-        let from = self.page_address(pages.start).0..self.page_address(pages.end).0;
+        let from = self.region.address(pages.start).0..self.region.address(pages.end).0;
         let to = self.slot_address(room.start).0;
         // SAFETY: the policy gives the pages away. The slots are this worker's, and flushed.
         let (filled, next) = match unsafe { kernel::take(from.clone(), to, places) } {

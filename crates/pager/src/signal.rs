@@ -63,7 +63,7 @@ impl<P: Policy> Worker<'_, P> {
     /// Resolves one fault. Returns whether to repeat the access.
     fn resolve_fault(&mut self, address: u64, write: bool) -> bool {
         let pager = self.pager;
-        if pager.page_at(address).is_none() {
+        if pager.region.page_at(address).is_none() {
             return false;
         }
         add(&pager.counters.faults, 1);

@@ -6,19 +6,17 @@ use core::sync::atomic::Ordering;
 use tablewalk_live::LiveMut;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::{Errno, Mapping};
-use tablewalk_walker::{Cache, Descriptor, Format, VirtualAddress};
+use tablewalk_walker::{Descriptor, Format, VirtualAddress};
 
 use crate::counts::add;
 use crate::kernel;
 use crate::moving::{Moved, Places};
 use crate::pool::WORKERS;
+use crate::region::LEAF;
 use crate::space::{Fault, Provided};
 use crate::sync::mutant;
-use crate::{LEAF, Pager, PagerError, Policy};
-
-/// Number of leaf tables that stay mapped, of the region and of the pool: 32 MiB each with 4K pages.
-pub(crate) const LEAVES: usize = 16;
-pub(crate) type Tables = Cache<LiveMut, LEAVES, 4>;
+use crate::tables::{LEAVES, Tables, tables};
+use crate::{Pager, PagerError, Policy};
 
 /// Maximum number of runs of pages that wait to be adopted, and the number of pages after which a run is
 /// adopted.
@@ -110,7 +108,7 @@ fn run_of<'r, P: Policy>(
     pending: &'r mut [Pending; PENDING],
     pages: &Range<usize>,
 ) -> Option<&'r mut Pending> {
-    let start = pager.page_address(pages.start).0;
+    let start = pager.region.address(pages.start).0;
     let end = start + ((pages.len() as u64) << pager.page_shift);
     let span = pager.page_shift + pager.page_shift - 3;
     let table = start >> span;
@@ -183,12 +181,6 @@ impl<P: Policy> Pager<P> {
     }
 }
 
-fn tables() -> Result<Tables, PagerError> {
-    let live = LiveMut::new(0, Tables::SLOTS)?;
-    // The source was made with the slots that the cache asks for.
-    Cache::new(live).map_err(|_| PagerError::Call("cache", Errno::ENOMEM))
-}
-
 /// Linux maps this page where memory is read that was never written.
 fn entry_of_zeros(page: &Mapping) -> Result<Descriptor, PagerError> {
     // SAFETY: a page of a mapping.
@@ -219,12 +211,12 @@ impl<P: Policy> Worker<'_, P> {
         let Some(movable) = &mut self.movable else {
             return Ok(());
         };
-        let firsts = |pages: usize| (0..pages).step_by(pager.table_pages()).take(LEAVES);
+        let firsts = |pages: usize| (0..pages).step_by(pager.region.table_pages()).take(LEAVES);
         for slot in firsts(pager.options.frames) {
             movable.pool.table_mut(pager.slot_address(slot as u64))?;
         }
         for page in firsts(pager.options.pages) {
-            movable.region.table_mut(pager.page_address(page))?;
+            movable.region.table_mut(pager.region.address(page))?;
         }
         Ok(())
     }
@@ -233,10 +225,10 @@ impl<P: Policy> Worker<'_, P> {
     pub(crate) fn resolve(&mut self, fault: Fault) -> Result<Resolved, PagerError> {
         let pager = self.pager;
         if pager.moves()
-            && let Some(page) = pager.page_at(fault.address)
+            && let Some(page) = pager.region.page_at(fault.address)
             && let Some(mapped) = self.move_or_refill(page, fault.write)
         {
-            let address = |page| pager.page_address(page).0;
+            let address = |page| pager.region.address(page).0;
             return Ok(Resolved::Mapped(address(mapped.start)..address(mapped.end)));
         }
         self.have_provided(fault)
@@ -265,11 +257,11 @@ impl<P: Policy> Worker<'_, P> {
         let wanted = self.around(page);
         // Checked again under the lock: a writer may have ended moves.
         let movable = self.movable.as_mut().filter(|_| pager.moves())?;
-        let table = pager.not_fatal(movable.region.table_mut(pager.page_address(page)))??;
+        let table = pager.not_fatal(movable.region.table_mut(pager.region.address(page)))??;
         let index = movable
             .format
             .geometry
-            .index(LEAF, pager.page_address(page));
+            .index(LEAF, pager.region.address(page));
         let places = |pages: Range<usize>| {
             Places::new(table, index + pages.start - page, pages, &pager.came)
         };
@@ -322,7 +314,7 @@ impl<P: Policy> Worker<'_, P> {
         if made != 0 {
             self.in_vain = InVain::default();
         } else if there {
-            self.in_vain.note(self.pager.page_address(page).0);
+            self.in_vain.note(self.pager.region.address(page).0);
         }
     }
 
@@ -330,7 +322,7 @@ impl<P: Policy> Worker<'_, P> {
     fn around(&self, page: usize) -> Range<usize> {
         let pager = self.pager;
         // The region begins where a table does, unless somebody moved it.
-        let table = pager.table_pages();
+        let table = pager.region.table_pages();
         let first = page - page % table;
         let wanted = pager.policy.around(page);
         let start = wanted.start.max(first).min(page);
@@ -344,7 +336,7 @@ impl<P: Policy> Worker<'_, P> {
         let lock = pager.map_lock.write();
         // When moves and takes have ended, the policy may wait without blocking others.
         let _lock = pager.moves().then_some(lock);
-        if let Some(page) = pager.page_at(fault.address) {
+        if let Some(page) = pager.region.page_at(fault.address) {
             // From now on the entry is the kernel's.
             let _first = pager.came.insert(page);
         }

@@ -71,7 +71,7 @@ fn pager(policy: Discarding) -> &'static Pager<Discarding> {
 
 /// As a handler that reads the message.
 fn discard(pager: &Pager<Discarding>, page: usize) {
-    let range = pager.page_address(page).0..pager.page_address(page + 1).0;
+    let range = pager.region.address(page).0..pager.region.address(page + 1).0;
     let discards = pager.space.discards();
     let _installs = discards.reading();
     let layout = pager.space.lock();
@@ -115,9 +115,9 @@ fn take_back(pager: &Pager<Discarding>) {
         linux: Linux::V6_1,
         mair: 0,
     };
-    let from = pager.page_address(0).0;
+    let from = pager.region.address(0).0;
     let place = ExposePgtblTable {
-        addr: pager.page_address(PAGE).0,
+        addr: pager.region.address(PAGE).0,
         desc: 0,
     };
     drop(Taken {
