@@ -233,7 +233,6 @@ impl Demo {
     /// A round in which pages are moved.
     fn move_round(&mut self, policy: Marks, print: bool) -> Result<Tally, Error> {
         let frames = self.frames.len();
-        let mark = |page| if self.zeros { 0 } else { mark(page) };
         let options = Options {
             pages: self.pages,
             frames,
@@ -264,23 +263,8 @@ impl Demo {
         })?;
         let mut differences = 0;
         for page in 0..pages {
-            let address = pager.address() + page as u64 * page_size;
-            let found = frame(address)?;
-            let ours = found.is_some_and(|frame| self.frames.binary_search(&frame).is_ok());
-            let written = paging::read(&pager, page, 0) == value(page);
-            let kept = paging::read(&pager, page, MARK_OFFSET) == mark(page);
-            if print || !(ours && written && kept) {
-                let from = if ours {
-                    "of the pool"
-                } else {
-                    "of somebody else"
-                };
-                println!(
-                    "page at {address:#x}: frame {:#x} {from}, moved",
-                    found.unwrap_or(0)
-                );
-            }
-            differences += usize::from(!(ours && written && kept));
+            let found = frame(pager.address() + page as u64 * page_size)?;
+            differences += usize::from(!self.is_right(&pager, page, found, print));
         }
         let counts = pager.counts();
         let mut left = 0;
@@ -298,6 +282,28 @@ impl Demo {
             entries: usize::try_from(counts.moved).unwrap_or(0),
             differences,
         })
+    }
+
+    /// Returns whether a page has a frame of the pool, and the right contents.
+    fn is_right(&self, pager: &Pager<Marks>, page: usize, found: Option<u64>, print: bool) -> bool {
+        let mark = if self.zeros { 0 } else { mark(page) };
+        let ours = found.is_some_and(|frame| self.frames.binary_search(&frame).is_ok());
+        let written = paging::read(pager, page, 0) == value(page);
+        let kept = paging::read(pager, page, MARK_OFFSET) == mark;
+        let right = ours && written && kept;
+        if print || !right {
+            let from = if ours {
+                "of the pool"
+            } else {
+                "of somebody else"
+            };
+            let address = pager.address() + (page * self.page_size) as u64;
+            println!(
+                "page at {address:#x}: frame {:#x} {from}, moved",
+                found.unwrap_or(0)
+            );
+        }
+        right
     }
 
     /// A round in which second entries are written.

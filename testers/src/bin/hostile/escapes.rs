@@ -309,7 +309,6 @@ fn userfault(context: &mut Context) -> Result<Verdict, Error> {
 }
 
 fn core_dump(context: &mut Context) -> Result<Verdict, Error> {
-    const LARGE: u64 = 64 << 20;
     const SIGABRT: u8 = 6;
     let info = context.info;
     let pattern = file::open(c"/proc/sys/kernel/core_pattern", O_RDWR)
@@ -324,30 +323,11 @@ fn core_dump(context: &mut Context) -> Result<Verdict, Error> {
     // SAFETY: the child asks for entries, or maps a table of its own; it drops nothing.
     let status = unsafe { Fork::promised() }
         .spawn(|| {
-            let mut limit = [LARGE, LARGE];
-            let arguments = [
-                0,
-                constants::RLIMIT_CORE.into(),
-                address_of(&mut limit),
-                0,
-                0,
-                0,
-            ];
             // SAFETY: no table is mapped there.
             unsafe { beside.set_word(0, 1) };
-            let ready = call(constants::__NR_prlimit64, arguments).and_then(|_| page.map(0, 0, 0));
-            if ready.is_ok() {
-                let _ = call(
-                    constants::__NR_kill,
-                    [
-                        process::pid().cast_unsigned().into(),
-                        SIGABRT.into(),
-                        0,
-                        0,
-                        0,
-                        0,
-                    ],
-                );
+            if permit_core_dump().and_then(|()| page.map(0, 0, 0)).is_ok() {
+                let pid = process::pid().cast_unsigned().into();
+                let _ = call(constants::__NR_kill, [pid, SIGABRT.into(), 0, 0, 0, 0]);
             }
             ExitCode::FAILURE
         })
@@ -375,6 +355,14 @@ fn core_dump(context: &mut Context) -> Result<Verdict, Error> {
         ),
     ])
     .map_err(Error::call("expect"))
+}
+
+/// Lets the caller leave a core dump of up to 64 MiB.
+fn permit_core_dump() -> Result<(), Errno> {
+    let mut limit = [64_u64 << 20; 2];
+    let core = constants::RLIMIT_CORE.into();
+    let arguments = [0, core, address_of(&mut limit), 0, 0, 0];
+    call(constants::__NR_prlimit64, arguments).map(drop)
 }
 
 /// Returns the size of the mapping at `address` in the core dump: `p_filesz` of its program header (`struct

@@ -299,21 +299,10 @@ impl Stress<'_> {
                 if mode == Mode::Racing {
                     count.fetch_add(1, Ordering::Relaxed);
                     shadow.fetch_add(1, Ordering::Relaxed);
-                    continue;
+                } else if let Some(lock) = locks.get(page % locks.len()) {
+                    let right = counters.increment(page, count, shadow, lock);
+                    wrong.fetch_add(u64::from(!right), Ordering::Relaxed);
                 }
-                let Some(lock) = locks.get(page % locks.len()) else {
-                    continue;
-                };
-                while lock.swap(1, Ordering::Acquire) != 0 {
-                    process::yield_now();
-                }
-                let found = count.load(Ordering::Relaxed);
-                if found != shadow.load(Ordering::Relaxed) || counters.mark(page) != page as u64 {
-                    wrong.fetch_add(1, Ordering::Relaxed);
-                }
-                count.store(found + 1, Ordering::Relaxed);
-                shadow.store(found + 1, Ordering::Relaxed);
-                lock.store(0, Ordering::Release);
             }
         })?;
         // All pages, present or not.
@@ -374,5 +363,25 @@ impl Counters<'_, '_> {
     fn mark(&self, page: usize) -> u64 {
         self.word(page, 1)
             .map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+
+    /// Increments a counter and its shadow under their lock. Returns whether they were equal, and the page
+    /// the right one.
+    fn increment(
+        &self,
+        page: usize,
+        count: &AtomicU64,
+        shadow: &AtomicU64,
+        lock: &AtomicU64,
+    ) -> bool {
+        while lock.swap(1, Ordering::Acquire) != 0 {
+            process::yield_now();
+        }
+        let found = count.load(Ordering::Relaxed);
+        let right = found == shadow.load(Ordering::Relaxed) && self.mark(page) == page as u64;
+        count.store(found + 1, Ordering::Relaxed);
+        shadow.store(found + 1, Ordering::Relaxed);
+        lock.store(0, Ordering::Release);
+        right
     }
 }
