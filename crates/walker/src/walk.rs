@@ -5,8 +5,7 @@ use core::iter::FusedIterator;
 
 use heapless::Vec;
 
-use crate::runs::Rules;
-use crate::table::TableRun;
+use crate::rules::{Rules, TableRun};
 use crate::{
     Descriptor, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress, Table, TableId,
     TableSource, VirtualAddress,
