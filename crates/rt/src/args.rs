@@ -46,6 +46,14 @@ impl Args {
         self.program_name
     }
 
+    /// Returns the remaining arguments as C strings.
+    pub fn c_strs(&self) -> impl Iterator<Item = &'static CStr> + use<> {
+        // SAFETY: the caller of `from_stack` guarantees C strings that nobody changes.
+        self.rest
+            .iter()
+            .map(|word| unsafe { CStr::from_ptr(*word) })
+    }
+
     /// Returns the environment, each variable as `NAME=value`.
     #[must_use]
     pub const fn environment(&self) -> Environment {

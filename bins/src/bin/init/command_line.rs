@@ -1,37 +1,60 @@
 //! Parses the words for init on the kernel command line.
 
+use core::ffi::CStr;
 use core::fmt;
 use core::time::Duration;
 
-use heapless::Vec;
+use heapless::{CString, Vec};
 use tablewalk_rt::Args;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file;
 
 use crate::ending::End;
-use crate::path;
+use crate::path::{self, LONGEST};
 
 /// The programs that run if the command line names none.
-const DEFAULT_RUNS: &[&[&str]] = &[
-    &["walktest"],
-    &["pt", "maps", "self"],
-    &["pt", "verify", "self"],
-    &["uffd"],
-    &["uffd", "--alias"],
-    &["uffd", "--quiet", "--pages", "1000", "--rounds", "10"],
+const DEFAULT_RUNS: &[&[&CStr]] = &[
+    &[c"walktest"],
+    &[c"pt", c"maps", c"self"],
+    &[c"pt", c"verify", c"self"],
+    &[c"uffd"],
+    &[c"uffd", c"--alias"],
+    &[c"uffd", c"--quiet", c"--pages", c"1000", c"--rounds", c"10"],
     &[
-        "uffd", "--alias", "--quiet", "--pages", "1000", "--rounds", "10",
+        c"uffd",
+        c"--alias",
+        c"--quiet",
+        c"--pages",
+        c"1000",
+        c"--rounds",
+        c"10",
     ],
-    &["contract"],
+    &[c"contract"],
 ];
 
 /// Maximum number of programs, and of words of one program. The kernel passes at most 32 words
 /// (`CONFIG_INIT_ENV_ARG_LIMIT`), and panics if there are more.
 const RUNS: usize = 16;
-pub(crate) const WORDS: usize = 16;
+const WORDS: usize = 16;
 
-/// A program and its arguments.
-pub(crate) type Run<'a> = Vec<&'a str, WORDS>;
+/// A program to run.
+#[derive(Default)]
+pub(crate) struct Run {
+    pub(crate) path: CString<LONGEST>,
+    /// Its name and its arguments.
+    pub(crate) words: Vec<&'static CStr, WORDS>,
+}
+
+/// The words that start it.
+impl fmt::Display for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, word) in self.words.iter().enumerate() {
+            let space = if index == 0 { "" } else { " " };
+            write!(f, "{space}{}", word.to_str().unwrap_or("?"))?;
+        }
+        Ok(())
+    }
+}
 
 /// The parsed command line.
 pub(crate) struct CommandLine<'a> {
@@ -40,7 +63,7 @@ pub(crate) struct CommandLine<'a> {
     pub(crate) end: Option<End>,
     pub(crate) led: Option<&'a str>,
     pub(crate) timeout: Option<Duration>,
-    pub(crate) runs: Vec<Run<'a>, RUNS>,
+    pub(crate) runs: Vec<Run, RUNS>,
 }
 
 /// An error in the command line.
@@ -89,7 +112,7 @@ impl fmt::Display for CommandLineError<'_> {
             Self::TooLong(word) => write!(
                 f,
                 "`{word}` has more than {} bytes",
-                path::LONGEST - 1 - "/bin/".len()
+                LONGEST - 1 - "/bin/".len()
             ),
             Self::EmptyProgram => write!(f, "no program before or after +"),
             Self::Program(name, errno) => write!(f, "no program `{name}` in /bin: {errno}"),
@@ -138,36 +161,30 @@ impl<'a> CommandLine<'a> {
                 return Err(CommandLineError::Early(word));
             }
         }
-        let mut run = Run::new();
+        let mut run = Run::default();
         let mut separated = false;
-        for (position, word) in (1..).zip(args) {
-            let word = word.map_err(|_| CommandLineError::NotUtf8(position))?;
+        for (position, c_str) in (1..).zip(args.c_strs()) {
+            let word = c_str
+                .to_str()
+                .map_err(|_| CommandLineError::NotUtf8(position))?;
             if word == "+" {
                 self.push(core::mem::take(&mut run))?;
                 separated = true;
-            } else if run.is_empty() && self.runs.is_empty() && word.starts_with('-') {
+            } else if run.words.is_empty() && self.runs.is_empty() && word.starts_with('-') {
                 self.set(word)?;
             } else {
-                match run.first() {
-                    None => check_program(word)?,
-                    Some(program) if is_option(word) => {
-                        return Err(CommandLineError::Late(word, program));
-                    }
-                    Some(_) => {}
-                }
-                path::join(&["/bin/", word]).ok_or(CommandLineError::TooLong(word))?;
-                run.push(word)
-                    .map_err(|_| CommandLineError::TooMany("words of a program", WORDS))?;
+                run.add(c_str, word)?;
             }
         }
-        if separated || !run.is_empty() {
+        if separated || !run.words.is_empty() {
             return self.push(run);
         }
         for words in DEFAULT_RUNS {
-            words
-                .first()
-                .map_or(Ok(()), |program| check_program(program))?;
-            self.push(words.iter().copied().collect())?;
+            let mut run = Run::default();
+            for word in *words {
+                run.add(word, word.to_str().unwrap_or_default())?;
+            }
+            self.push(run)?;
         }
         Ok(())
     }
@@ -203,8 +220,8 @@ impl<'a> CommandLine<'a> {
     }
 
     /// Adds a program with its arguments.
-    fn push(&mut self, run: Run<'a>) -> Result<(), CommandLineError<'a>> {
-        if run.is_empty() {
+    fn push(&mut self, run: Run) -> Result<(), CommandLineError<'a>> {
+        if run.words.is_empty() {
             return Err(CommandLineError::EmptyProgram);
         }
         self.runs
@@ -213,11 +230,36 @@ impl<'a> CommandLine<'a> {
     }
 }
 
-/// Checks that the program exists.
-fn check_program(name: &str) -> Result<(), CommandLineError<'_>> {
+impl Run {
+    /// Adds a word, first that of the program, which must exist. `word` is the same as `c_str`.
+    fn add(
+        &mut self,
+        c_str: &'static CStr,
+        word: &'static str,
+    ) -> Result<(), CommandLineError<'static>> {
+        if word.len() >= LONGEST - "/bin/".len() {
+            return Err(CommandLineError::TooLong(word));
+        }
+        match self.words.first() {
+            None => self.path = path_of(word)?,
+            Some(program) if is_option(word) => {
+                let program = program.to_str().unwrap_or_default();
+                return Err(CommandLineError::Late(word, program));
+            }
+            Some(_) => {}
+        }
+        self.words
+            .push(c_str)
+            .map_err(|_| CommandLineError::TooMany("words of a program", WORDS))
+    }
+}
+
+/// Returns the path of a program, which exists.
+fn path_of(name: &str) -> Result<CString<LONGEST>, CommandLineError<'_>> {
     if name.is_empty() {
         return Err(CommandLineError::EmptyProgram);
     }
     let path = path::join(&["/bin/", name]).ok_or(CommandLineError::TooLong(name))?;
-    file::check_executable(&path).map_err(|errno| CommandLineError::Program(name, errno))
+    file::check_executable(&path).map_err(|errno| CommandLineError::Program(name, errno))?;
+    Ok(path)
 }

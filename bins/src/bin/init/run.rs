@@ -2,11 +2,8 @@
 
 #![expect(unsafe_code, reason = "forks")]
 
-use core::ffi::CStr;
-use core::fmt;
 use core::time::Duration;
 
-use heapless::{CString, Vec};
 use tablewalk_rt::ktap::{Suite, Verdict};
 use tablewalk_rt::process::{Fork, execute as execve};
 use tablewalk_rt::{ExitCode, eprintln, println};
@@ -17,26 +14,13 @@ use tablewalk_uapi::process::{self, Status, pidfd_open};
 use tablewalk_uapi::signal::Signal;
 use tablewalk_uapi::time::monotonic;
 
-use crate::command_line::{Run, WORDS};
+use crate::command_line::Run;
 use crate::console::replace;
 use crate::indented::IndentedLines;
 use crate::orphans::Reaper;
-use crate::path::{self, LONGEST};
-
-/// The name of a run: the words that start it.
-struct Name<'a>(&'a Run<'a>);
-
-impl fmt::Display for Name<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, word) in self.0.iter().enumerate() {
-            write!(f, "{}{word}", if index == 0 { "" } else { " " })?;
-        }
-        Ok(())
-    }
-}
 
 /// Runs all programs, each for at most `timeout`. Returns the verdict.
-pub(crate) fn all(runs: &[Run<'_>], timeout: Option<Duration>) -> ExitCode {
+pub(crate) fn all(runs: &[Run], timeout: Option<Duration>) -> ExitCode {
     let mut suite = Suite::begin(runs.len());
     for run in runs {
         let verdict = match one(run, timeout) {
@@ -45,25 +29,25 @@ pub(crate) fn all(runs: &[Run<'_>], timeout: Option<Duration>) -> ExitCode {
                 Verdict::Skip("the program says why")
             }
             Ok(Status::Exited(status)) => {
-                println!("# {}: exit status {status}", Name(run));
+                println!("# {}: exit status {status}", run);
                 Verdict::NotOk
             }
             Ok(Status::Killed(signal)) => {
-                println!("# {}: killed by signal {signal}", Name(run));
+                println!("# {}: killed by signal {signal}", run);
                 Verdict::NotOk
             }
             Err(errno) => {
-                println!("# {}: {errno}", Name(run));
+                println!("# {}: {errno}", run);
                 Verdict::NotOk
             }
         };
-        suite.report(&Name(run), verdict);
+        suite.report(run, verdict);
     }
     suite.end()
 }
 
 /// Runs one program and copies its output, indented by two columns, as a KTAP subtest.
-fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
+fn one(run: &Run, timeout: Option<Duration>) -> Result<Status, Errno> {
     let deadline = match timeout {
         Some(timeout) => Some(monotonic()?.saturating_add(timeout)),
         None => None,
@@ -72,7 +56,7 @@ fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
     // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
     let child = unsafe { Fork::promised() }.spawn(|| {
         let errno = execute(run, &input);
-        eprintln!("init: {}: {errno}", Name(run));
+        eprintln!("init: {}: {errno}", run);
         ExitCode(127)
     })?;
     drop(input);
@@ -84,7 +68,7 @@ fn one(run: &Run<'_>, timeout: Option<Duration>) -> Result<Status, Errno> {
     if !in_time? {
         lines.finish();
         let seconds = timeout.unwrap_or_default().as_secs();
-        println!("# {}: not done after {seconds} s", Name(run));
+        println!("# {}: not done after {seconds} s", run);
         process::kill(child.pid(), Signal::Kill)?;
     }
     let status = child.wait();
@@ -143,27 +127,11 @@ fn reap_orphans() {
 
 /// Replaces the process by the program, with standard output and error to `output`. Returns only on failure,
 /// with the error.
-fn execute(run: &Run<'_>, output: &OwnedFd) -> Errno {
-    let mut words = Vec::<CString<LONGEST>, WORDS>::new();
-    for word in run {
-        if path::join(&[word])
-            .and_then(|word| words.push(word).ok())
-            .is_none()
-        {
-            return Errno::E2BIG;
-        }
-    }
-    let words: Vec<&CStr, WORDS> = words.iter().map(CString::as_c_str).collect();
-    let Some(path) = run
-        .first()
-        .and_then(|program| path::join(&["/bin/", program]))
-    else {
-        return Errno::ENAMETOOLONG;
-    };
+fn execute(run: &Run, output: &OwnedFd) -> Errno {
     for descriptor in [1, 2] {
         if let Err(errno) = replace(output, descriptor) {
             return errno;
         }
     }
-    execve(&path, &words)
+    execve(&run.path, &run.words)
 }
