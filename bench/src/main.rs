@@ -9,6 +9,7 @@ mod dumps;
 mod faults;
 
 use core::hint::black_box;
+use core::time::Duration;
 
 use heapless::{String, format};
 
@@ -22,6 +23,7 @@ use tablewalk_testkit::page::Page;
 use tablewalk_testkit::prerequisite;
 use tablewalk_testkit::sparse::Sparse;
 use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::time::sleep;
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, remap};
 use tablewalk_walker::{
     Cache, PhysicalAddress, TableSource, Translation, VirtualAddress, translate,
@@ -39,6 +41,9 @@ type Call<'a> = &'a dyn Fn() -> Result<(), Errno>;
 
 /// How often to repeat a short operation.
 const REPEATS: u64 = 1000;
+
+/// Time before each part, in which the machine gets quiet.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// A part of the measurements: its name and function.
 type Part = (&'static str, fn() -> Result<(), Error>);
@@ -66,7 +71,12 @@ fn main(mut args: Args) -> ExitCode {
         return status;
     }
     for ((_, measure), _) in PARTS.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
-        if let Err(error) = measure() {
+        // What the part before has left to the kernel: other CPUs free its 100,000 tables for some
+        // milliseconds, and each instruction counts.
+        let measured = sleep(QUIET)
+            .map_err(Error::call("nanosleep"))
+            .and_then(|()| measure());
+        if let Err(error) = measured {
             eprintln!("bench: {error}");
             return ExitCode::FAILURE;
         }
