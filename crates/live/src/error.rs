@@ -67,7 +67,14 @@ pub enum LiveError {
 impl fmt::Display for LiveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Info(errno) => write!(f, "page-table geometry: {errno}"),
+            Self::Info(Errno::ENOSYS) => {
+                f.write_str("this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)")
+            }
+            Self::Info(errno @ Errno::EPERM) => write!(
+                f,
+                "remap_page_table: {errno}: needs CAP_SYS_ADMIN, run it as root"
+            ),
+            Self::Info(errno) => write!(f, "remap_page_table: {errno}"),
             Self::Geometry(error) => write!(f, "page-table geometry: {error}"),
             Self::Arena { slots, errno } => write!(f, "arena of {slots} slots: {errno}"),
             Self::Slot { slot, slots } => write!(f, "slot {slot} of {slots}"),

@@ -2,6 +2,7 @@
 
 use core::fmt::Display;
 
+use tablewalk_live::LiveError;
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask};
@@ -15,20 +16,15 @@ use crate::pt;
 ///
 /// The exit status, after the reason was printed: [`ExitCode::SKIP`] if the kernel lacks the call.
 pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
-    ask().map_err(|errno| match errno {
-        Errno::ENOSYS => skip(&NO_CALL),
-        Errno::EPERM => {
-            eprintln!("{program}: remap_page_table: {errno}: needs CAP_SYS_ADMIN, run it as root");
-            ExitCode::FAILURE
+    ask().map_err(|errno| {
+        let error = LiveError::Info(errno);
+        if errno == Errno::ENOSYS {
+            return skip(&error);
         }
-        _ => {
-            eprintln!("{program}: remap_page_table: {errno}");
-            ExitCode::FAILURE
-        }
+        eprintln!("{program}: {error}");
+        ExitCode::FAILURE
     })
 }
-
-const NO_CALL: &str = "this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)";
 
 /// Checks that the call exists and is permitted. Returns false if the kernel lacks it and `pt` is installed,
 /// which can copy tables instead.

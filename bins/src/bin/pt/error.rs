@@ -102,15 +102,6 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Live(LiveError::Info(Errno::ENOSYS)) => {
-                f.write_str("this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)")
-            }
-            Self::Live(LiveError::Info(errno @ Errno::EPERM)) => {
-                write!(
-                    f,
-                    "remap_page_table: {errno}: needs CAP_SYS_ADMIN, run it as root"
-                )
-            }
             Self::Copy(CopyError::Process {
                 pid,
                 file: "mem",
