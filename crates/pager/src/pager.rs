@@ -30,12 +30,12 @@ use crate::space::Space;
 use crate::stop::Stops;
 use crate::tables::LEAVES;
 
-/// How faults reach a [`Worker`].
+/// How faults reach a [`Worker`](crate::Worker).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Delivery {
-    /// As events, to threads that call [`Worker::handle`].
+    /// As events, to threads that call [`Worker::handle`](crate::Worker::handle).
     Threads,
-    /// As signals, to the thread that faults, inside [`Worker::resolve_own`].
+    /// As signals, to the thread that faults, inside [`Worker::resolve_own`](crate::Worker::resolve_own).
     Signals,
 }
 
@@ -255,10 +255,10 @@ impl<P: Policy> Pager<P> {
             .map_err(PagerError::call("mprotect"))
     }
 
-    /// Makes `handlers` workers that are in [`Worker::handle`], or will call it, return. Does not wait for
-    /// them: the code that has started their threads can join these. Several threads may call this at once,
-    /// and any number of times. Do not count a worker that has failed with an error or a panic: another one
-    /// would end in its place, perhaps the next that is started.
+    /// Makes `handlers` workers that are in [`Worker::handle`](crate::Worker::handle), or will call it, return.
+    /// Does not wait for them: the code that has started their threads can join these. Several threads may
+    /// call this at once, and any number of times. Do not count a worker that has failed with an error or a
+    /// panic: another one would end in its place, perhaps the next that is started.
     pub fn stop(&self, handlers: usize) {
         self.stop.add(handlers as u64);
     }
