@@ -29,7 +29,6 @@ const DEFAULT_RUNS: &[&[&CStr]] = &[
         c"--rounds",
         c"10",
     ],
-    &[c"contract"],
 ];
 
 /// Maximum number of programs, and of words of one program. The kernel passes at most 32 words
