@@ -1,5 +1,6 @@
 //! The format of the kernel's tables.
 
+use tablewalk_proc::auxv;
 use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_NO_BIT, ExposePgtblInfo};
 use tablewalk_walker::{Format, Geometry, GeometryError, Linux, SwapLayout};
 
@@ -12,10 +13,12 @@ use crate::LiveError;
 /// [`LiveError::Info`], [`LiveError::Geometry`].
 pub fn format() -> Result<Format, LiveError> {
     let info = remap::info().map_err(LiveError::Info)?;
-    format_of(&info).map_err(LiveError::Geometry)
+    let mut format = format_of(&info).map_err(LiveError::Geometry)?;
+    add_extensions(&mut format.linux);
+    Ok(format)
 }
 
-/// Returns the format in `info`.
+/// Returns the format in `info`: without what the CPU adds, which the kernel reports to each process.
 ///
 /// # Errors
 ///
@@ -45,6 +48,8 @@ pub const fn format_of(info: &ExposePgtblInfo) -> Result<Format, GeometryError> 
             marker: kind(info.swp_marker),
             untold: 0,
         },
+        overlay: 0,
+        gcs: false,
     };
     Ok(Format {
         geometry,
@@ -74,7 +79,25 @@ pub(crate) fn linux_of_this_kernel() -> Linux {
     let release = tablewalk_uapi::system::uname();
     let text = release.as_ref().map(|name| name.release().to_bytes());
     let (major, minor) = version(text.unwrap_or_default());
-    Linux::of_version(major, minor)
+    let mut linux = Linux::of_version(major, minor);
+    add_extensions(&mut linux);
+    linux
+}
+
+/// Adds the extensions of the architecture that this kernel uses on this CPU. It reports them in the auxiliary
+/// vector (`arch/arm64/include/uapi/asm/hwcap.h`).
+fn add_extensions(linux: &mut Linux) {
+    const HWCAP_GCS: u64 = 1 << 32;
+    const HWCAP2_POE: u64 = 1 << 63;
+    // `PTE_PO_IDX_MASK`, `arch/arm64/include/asm/pgtable-hwdef.h`.
+    const PTE_PO_IDX: u64 = 0b111 << 60;
+    let has = |key, bit| auxv::value(key).is_ok_and(|capabilities| capabilities & bit != 0);
+    linux.gcs = has(auxv::AT_HWCAP, HWCAP_GCS);
+    linux.overlay = if has(auxv::AT_HWCAP2, HWCAP2_POE) {
+        PTE_PO_IDX
+    } else {
+        0
+    };
 }
 
 /// Returns the first two numbers of a release such as `6.1.0-56-arm64`; 0 for a missing one.

@@ -3,7 +3,7 @@
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY};
 
-pub use tablewalk_uapi::raw::auxv::{AT_PAGESZ, AT_SYSINFO_EHDR};
+pub use tablewalk_uapi::raw::auxv::{AT_HWCAP, AT_HWCAP2, AT_PAGESZ, AT_SYSINFO_EHDR};
 
 /// Returns the value of `key`, one of the `AT_` constants of `linux/auxvec.h`. Makes two system calls.
 ///

@@ -15,6 +15,20 @@ pub struct Access {
     pub execute: bool,
 }
 
+impl Access {
+    /// No access.
+    pub const NONE: Self = Self {
+        read: false,
+        write: false,
+        execute: false,
+    };
+    /// Reads only.
+    pub const READ: Self = Self {
+        read: true,
+        ..Self::NONE
+    };
+}
+
 /// `rwx`, with `-` for an access that is not permitted.
 impl fmt::Display for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,6 +70,9 @@ impl Limits {
 /// The permissions of a leaf at EL0 and at EL1, as the MMU enforces them now (Arm ARM DDI 0487, "Data access
 /// permission controls", "Instruction execution controls"). Without PAN and pointer authentication. A page
 /// that is writable and clean to Linux is not writable here.
+///
+/// These are the direct permissions. [`Linux::permissions`](crate::Linux::permissions) knows pages whose
+/// permissions are indirect.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Permissions {
     /// In user space.

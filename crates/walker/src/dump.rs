@@ -15,12 +15,14 @@
 //! | 24 | 4 | output address bits |
 //! | 28 | 4 | 0 |
 //! | 32 | 8 | `MAIR_EL1` |
-//! | 40 | 8 | numbers of the bits of [`Linux`](crate::Linux), in its order; 255 where there is none |
+//! | 40 | 8 | numbers of the first eight bits of [`Linux`](crate::Linux), in its order; 255 where there is none |
 //! | 48 | 8 | the first eight fields of [`SwapLayout`](crate::SwapLayout), in its order; 255 where there is none |
 //! | 56 | 8 | number of tables |
 //! | 64 | 8 | bytes of text |
 //! | 72 | 1 | the last field of [`SwapLayout`](crate::SwapLayout) |
-//! | 73 | 55 | 0 |
+//! | 73 | 1 | lowest bit of the permission overlay index; 0 where there is none |
+//! | 74 | 1 | 1 if pages can be a guarded control stack |
+//! | 75 | 53 | 0 |
 //!
 //! Then the tables, in the order of a [`Walk`](crate::Walk), which is that of their addresses, and of levels
 //! where those are equal. Each is the first address that it translates, with its level in bits 2:0, where 7

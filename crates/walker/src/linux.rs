@@ -1,6 +1,6 @@
 //! The bits of descriptors that hardware ignores and Linux uses.
 
-use crate::{Descriptor, FrameNumber, Geometry, Level};
+use crate::{Access, Descriptor, FrameNumber, Geometry, Level, Limits, Permissions};
 
 /// The bits of a descriptor that hardware ignores and Linux uses, and the layout of entries that are not
 /// valid. Differs between versions and configurations; `EXPOSE_PGTBL_INFO` returns it.
@@ -26,6 +26,12 @@ pub struct Linux {
     pub uffd_wp: u64,
     /// The layout of swap entries.
     pub swap: SwapLayout,
+    /// `PTE_PO_IDX_MASK`, three bits: the permission overlay index, to Linux a protection key; 0 on a CPU or
+    /// kernel without overlays (`HWCAP2_POE`).
+    pub overlay: u64,
+    /// Whether pages can be a guarded control stack (`HWCAP_GCS`). Their permissions are then an index into
+    /// `PIRE0_EL1`, of which only the values for such stacks differ from the direct permissions.
+    pub gcs: bool,
 }
 
 /// The positions of type and offset in a swap entry, and the types with a special meaning.
@@ -120,6 +126,8 @@ impl Linux {
             marker: Some(30),
             untold: 0,
         },
+        overlay: 0,
+        gcs: false,
     };
 
     /// Linux 6.12, with every kind of swap entry configured. Entries that are present but not valid have
@@ -204,6 +212,38 @@ impl Linux {
     #[must_use]
     pub const fn is_uffd_wp(&self, descriptor: Descriptor) -> bool {
         descriptor.0 & self.uffd_wp != 0
+    }
+
+    /// Returns the permission overlay index of a leaf, to Linux its protection key (pkeys(7)): `POR_EL0` may
+    /// take accesses away from all pages with this key. 0 without overlays, and for pages without a key.
+    #[must_use]
+    pub const fn protection_key(&self, leaf: Descriptor) -> u8 {
+        match self.overlay {
+            0 => 0,
+            #[expect(clippy::cast_possible_truncation, reason = "three bits")]
+            mask => ((leaf.0 & mask) >> mask.trailing_zeros()) as u8,
+        }
+    }
+
+    /// Returns whether a leaf is a page of a guarded control stack (`_PAGE_GCS` and `_PAGE_GCS_RO`,
+    /// `arch/arm64/include/asm/pgtable-prot.h`).
+    #[must_use]
+    pub const fn is_gcs(&self, leaf: Descriptor) -> bool {
+        self.gcs && leaf.is_user() && leaf.is_uxn() && !leaf.is_pxn()
+    }
+
+    /// Returns the permissions of a leaf like [`Permissions::new`], also for pages of a guarded control stack:
+    /// user space reads them, only the instructions for such stacks write them, and the kernel has no access
+    /// by this address. Without what `POR_EL0` takes away: see [`Linux::protection_key`].
+    #[must_use]
+    pub const fn permissions(&self, leaf: Descriptor, limits: Limits) -> Permissions {
+        if self.is_gcs(leaf) {
+            return Permissions {
+                el0: Access::READ,
+                el1: Access::NONE,
+            };
+        }
+        Permissions::new(leaf, limits)
     }
 
     /// Returns whether an entry of `level` has a page or block in memory, with or without access
@@ -395,6 +435,46 @@ mod tests {
         // `pmd_present` alone asks for it.
         assert!(present(LINUX.present_invalid, Level::L2));
         assert!(!present(LINUX.present_invalid, Level::L3));
+    }
+
+    #[test]
+    fn a_control_stack_is_read_and_not_written() {
+        let page = Descriptor(0x0048_0000_404c_7f43);
+        let shown = |linux: &Linux, page| {
+            let Permissions { el0, el1 } = linux.permissions(page, Limits::NONE);
+            [el0, el1].map(|access| (access.read, access.write, access.execute))
+        };
+        let (read, all, none) = (
+            (true, false, false),
+            (true, true, false),
+            (false, false, false),
+        );
+        // Without the extension they are the direct permissions.
+        assert!(!LINUX.is_gcs(page));
+        assert_eq!(shown(&LINUX, page), [all, all]);
+        let with = Linux { gcs: true, ..LINUX };
+        assert!(with.is_gcs(page));
+        assert_eq!(shown(&with, page), [read, none]);
+        // Write-protected, as after a fork; it has no read-only bit.
+        let protected = Descriptor(page.0 & !LINUX.write);
+        assert_eq!(shown(&with, protected), [read, none]);
+        // Each of the bits that make it one.
+        for bit in [Descriptor::AP_EL0, Descriptor::UXN, Descriptor::PXN] {
+            assert!(!with.is_gcs(Descriptor(page.0 ^ bit)), "{bit:#x}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_told_where_there_are_keys() {
+        let page = Descriptor(0x30e8_0000_404c_7f43);
+        assert_eq!(LINUX.protection_key(page), 0);
+        let with = Linux {
+            overlay: 0b111 << 60,
+            ..LINUX
+        };
+        assert_eq!(with.protection_key(page), 3);
+        assert_eq!(with.protection_key(Descriptor(page.0 | 1 << 62)), 7);
+        assert_eq!(with.protection_key(Descriptor(0x8fff << 48)), 0);
     }
 
     #[test]

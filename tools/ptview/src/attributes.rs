@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::Serialize;
 use tablewalk_walker::{
-    Absent, Descriptor, Format, Found, FrameNumber, Kind, MemoryType, Permissions, Shareability,
+    Absent, Descriptor, Format, Found, FrameNumber, Kind, MemoryType, Shareability,
 };
 
 use crate::record::Said;
@@ -26,7 +26,8 @@ pub struct Attributes {
     pub shareability: String,
     /// `accessed`, `dirty` ...
     pub flags: Vec<String>,
-    /// Of what is not in memory: the swap area, marks, whether it may be written.
+    /// Of what is not in memory: the swap area, marks, whether it may be written. Of what is: a guarded
+    /// control stack, the protection key.
     pub more: String,
 }
 
@@ -57,6 +58,12 @@ impl Attributes {
         if let Some(marks) = said.marks {
             more.push(format!("marks {marks:#x}"));
         }
+        if said.gcs == Some(true) {
+            more.push("GCS".to_owned());
+        }
+        if let Some(key) = said.key {
+            more.push(format!("key {key}"));
+        }
         Self {
             kind: printable(&said.kind),
             el0: printable(&said.el0),
@@ -77,7 +84,8 @@ impl Attributes {
             descriptor.kind(geometry, found.level),
             Kind::Block | Kind::Page
         ) {
-            let permissions = Permissions::new(descriptor, found.limits);
+            let linux = &format.linux;
+            let permissions = linux.permissions(descriptor, found.limits);
             let block = descriptor.kind(geometry, found.level) == Kind::Block;
             said.kind = if block { "block" } else { "page" }.to_owned();
             said.el0 = permissions.el0.to_string();
@@ -85,6 +93,16 @@ impl Attributes {
             said.memory = MemoryType::new(descriptor, format.mair).to_string();
             said.shareability = Shareability::new(geometry, descriptor).to_string();
             said.flags = flags(format, descriptor);
+            let gcs = linux.is_gcs(descriptor).then(|| "GCS".to_owned());
+            let key = match linux.protection_key(descriptor) {
+                0 => None,
+                key => Some(format!("key {key}")),
+            };
+            said.more = [gcs, key]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" ");
             return (said, Some(found.frame(geometry)));
         }
         let absent = format.linux.absent(descriptor, geometry, found.level);

@@ -76,6 +76,8 @@ pub(crate) struct Said {
     pub(crate) exclusive: Option<bool>,
     pub(crate) writable: Option<bool>,
     pub(crate) marks: Option<u64>,
+    pub(crate) gcs: Option<bool>,
+    pub(crate) key: Option<u64>,
 }
 
 #[derive(Deserialize, Debug)]

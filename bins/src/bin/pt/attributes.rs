@@ -53,7 +53,16 @@ impl Attributes<'_> {
     /// Returns the permissions of a valid entry.
     #[inline(never)]
     pub(crate) const fn permissions(&self) -> Permissions {
-        Permissions::new(self.descriptor, self.limits)
+        self.format.linux.permissions(self.descriptor, self.limits)
+    }
+
+    const fn is_gcs(&self) -> bool {
+        self.format.linux.is_gcs(self.descriptor)
+    }
+
+    /// Returns its protection key; 0 if it has none.
+    const fn key(&self) -> u8 {
+        self.format.linux.protection_key(self.descriptor)
     }
 
     /// Iterates over its [`FLAGS`]: none if there is no page.
@@ -106,7 +115,7 @@ impl Attributes<'_> {
         if self.format.geometry.is_kernel() {
             return self.access().write;
         }
-        let user = descriptor.is_user() && !self.limits.bits().is_no_el0_table();
+        let user = descriptor.is_user() && !self.limits.bits().is_no_el0_table() && !self.is_gcs();
         self.permissions().el0.write || user && linux.is_writable(descriptor)
     }
 
@@ -166,6 +175,12 @@ impl Attributes<'_> {
                     Shareability::new(&self.format.geometry, self.descriptor),
                 )
                 .list("flags", flags);
+            if self.key() != 0 {
+                json.number("key", self.key().into());
+            }
+            if self.is_gcs() {
+                json.flag("gcs", true);
+            }
             return;
         }
         match self.absent() {
@@ -219,6 +234,12 @@ impl fmt::Display for Attributes<'_> {
             if !matches!(memory.0, 0xff | 0xf0) {
                 write!(f, " {memory}")?;
             }
+            if self.is_gcs() {
+                f.write_str(" GCS")?;
+            }
+            if self.key() != 0 {
+                write!(f, " key {}", u64::from(self.key()))?;
+            }
             return match Shareability::new(&self.format.geometry, self.descriptor) {
                 Shareability::Inner => Ok(()),
                 other => write!(f, " {other}"),
@@ -234,5 +255,63 @@ impl fmt::Display for Attributes<'_> {
             }
             _ => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use std::string::ToString;
+
+    use tablewalk_walker::{Geometry, Linux};
+
+    use super::*;
+
+    #[test]
+    fn control_stacks_and_keys_are_named() {
+        let mut format = Format {
+            geometry: Geometry::new(12, 48, 48).unwrap(),
+            linux: Linux::V6_12,
+            mair: 0xff,
+        };
+        let shown = |format: &Format, word| {
+            Attributes {
+                format,
+                level: Level::L3,
+                descriptor: Descriptor(word),
+                limits: Limits::NONE,
+            }
+            .to_string()
+        };
+        let (stack, key) = (0x0048_0000_404c_7f43, 0x30e8_0000_404c_7f43);
+        assert_eq!(shown(&format, stack), "rw- ADW------");
+        assert_eq!(shown(&format, key), "rw- ADW------");
+        format.linux.gcs = true;
+        format.linux.overlay = 0b111 << 60;
+        assert_eq!(shown(&format, stack), "r-- ADW------ GCS");
+        assert_eq!(shown(&format, key), "rw- ADW------ key 3");
+    }
+
+    #[test]
+    fn a_control_stack_is_not_writable_memory() {
+        let format = Format {
+            geometry: Geometry::new(12, 48, 48).unwrap(),
+            linux: Linux {
+                gcs: true,
+                ..Linux::V6_12
+            },
+            mair: 0xff,
+        };
+        let writable = |word| {
+            Attributes {
+                format: &format,
+                level: Level::L3,
+                descriptor: Descriptor(word),
+                limits: Limits::NONE,
+            }
+            .is_writable()
+        };
+        assert!(!writable(0x0048_0000_404c_7f43));
+        assert!(writable(0x00e8_0000_404c_7f43));
     }
 }

@@ -57,8 +57,7 @@ impl Header {
     pub(super) fn to_bytes(&self) -> [u8; HEADER_SIZE] {
         let pair = |low: u32, high: u32| (u64::from(high) << 32 | u64::from(low)).to_le_bytes();
         let geometry = &self.format.geometry;
-        let (bits, swap) = linux_bytes(&self.format.linux);
-        let untold = self.format.linux.swap.untold;
+        let (bits, swap, rest) = linux_bytes(&self.format.linux);
         let words = [
             MAGIC,
             pair(version(geometry), self.pid),
@@ -69,7 +68,7 @@ impl Header {
             swap,
             self.tables.to_le_bytes(),
             self.text.to_le_bytes(),
-            u64::from(untold).to_le_bytes(),
+            rest,
         ];
         let mut bytes = [0; HEADER_SIZE];
         for (to, from) in bytes.iter_mut().zip(words.as_flattened()) {
@@ -79,7 +78,7 @@ impl Header {
     }
 }
 
-fn linux(bits: [u8; 8], swap: [u8; 8], [untold, ..]: [u8; 8]) -> Linux {
+fn linux(bits: [u8; 8], swap: [u8; 8], rest: [u8; 8]) -> Linux {
     let mask = |number: u8| 1_u64.checked_shl(number.into()).unwrap_or(0);
     let kind = |number: u8| (number != NONE).then_some(number);
     let [
@@ -102,6 +101,7 @@ fn linux(bits: [u8; 8], swap: [u8; 8], [untold, ..]: [u8; 8]) -> Linux {
         device,
         marker,
     ] = swap;
+    let [untold, overlay, gcs, ..] = rest;
     Linux {
         write,
         dirty,
@@ -122,10 +122,15 @@ fn linux(bits: [u8; 8], swap: [u8; 8], [untold, ..]: [u8; 8]) -> Linux {
             marker: kind(marker),
             untold,
         },
+        overlay: match overlay {
+            0 => 0,
+            lowest => 0b111_u64.checked_shl(lowest.into()).unwrap_or(0),
+        },
+        gcs: gcs != 0,
     }
 }
 
-fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8]) {
+fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8], [u8; 8]) {
     let masks = [
         linux.write,
         linux.dirty,
@@ -136,24 +141,27 @@ fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8]) {
         linux.swap_exclusive,
         linux.uffd_wp,
     ];
-    let swap = &linux.swap;
+    let swap_layout = &linux.swap;
     let kind = |kind: Option<u8>| kind.unwrap_or(NONE);
-    let bits = masks.map(|mask| match mask {
-        0 => NONE,
+    let number = |mask: u64, none| match mask {
+        0 => none,
         #[expect(clippy::cast_possible_truncation, reason = "at most 63")]
         mask => mask.trailing_zeros() as u8,
-    });
+    };
+    let bits = masks.map(|mask| number(mask, NONE));
     let swap = [
-        swap.type_shift,
-        swap.type_bits,
-        swap.offset_shift,
-        swap.offset_bits,
-        kind(swap.hardware_poison),
-        kind(swap.migration),
-        kind(swap.device),
-        kind(swap.marker),
+        swap_layout.type_shift,
+        swap_layout.type_bits,
+        swap_layout.offset_shift,
+        swap_layout.offset_bits,
+        kind(swap_layout.hardware_poison),
+        kind(swap_layout.migration),
+        kind(swap_layout.device),
+        kind(swap_layout.marker),
     ];
-    (bits, swap)
+    let overlay = number(linux.overlay, 0);
+    let rest = [swap_layout.untold, overlay, linux.gcs.into(), 0, 0, 0, 0, 0];
+    (bits, swap, rest)
 }
 
 /// Encodes the level of a table as in bits 2:0 of its header.
@@ -183,4 +191,35 @@ pub(super) const fn record_words(geometry: &Geometry) -> usize {
 /// Size in bytes of a table with its header.
 pub(super) const fn record_size(geometry: &Geometry) -> usize {
     record_words(geometry) * 8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_of_linux_comes_back() {
+        let geometry = Geometry::new(12, 48, 48).unwrap();
+        let extended = Linux {
+            overlay: 0b111 << 60,
+            gcs: true,
+            ..Linux::V6_12
+        };
+        let by_version = Linux::of_version(6, 12);
+        for linux in [Linux::V6_1, Linux::V6_12, by_version, extended] {
+            let format = Format {
+                geometry,
+                linux,
+                mair: 0xff,
+            };
+            let header = Header {
+                format,
+                pid: 1,
+                tables: 2,
+                text: 3,
+            };
+            let parsed = Header::parse(&header.to_bytes()).unwrap();
+            assert_eq!(parsed.format, format);
+        }
+    }
 }
