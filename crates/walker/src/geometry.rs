@@ -1,6 +1,7 @@
 //! The shape of a tree: granule, address widths, levels.
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::{Level, VirtualAddress};
 
@@ -305,6 +306,13 @@ impl Geometry {
             (_, Level::L2 | Level::L3) => 32,
             _ => 1,
         }
+    }
+
+    /// Returns the indices of the entries that can be contiguous with the one at `index`.
+    pub(crate) const fn contiguous_block(&self, level: Level, index: usize) -> Range<usize> {
+        let entries = self.contiguous_entries(level);
+        let first = index & !(entries - 1);
+        first..first + entries
     }
 
     /// Returns log2 of the number of descriptors in a page.

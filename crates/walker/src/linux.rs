@@ -192,6 +192,19 @@ impl Linux {
             || (self.is_writable(descriptor) && !descriptor.is_read_only())
     }
 
+    /// Returns `leaf`, accessed or dirty also if `other` is.
+    pub(crate) const fn with_state_of(&self, leaf: Descriptor, other: Descriptor) -> Descriptor {
+        let mut word = leaf.0 | other.0 & Descriptor::AF;
+        if self.is_dirty(other) {
+            // `pte_mkdirty`.
+            word |= self.dirty;
+            if self.is_writable(leaf) {
+                word &= !Descriptor::AP_READ_ONLY;
+            }
+        }
+        Descriptor(word)
+    }
+
     /// Returns whether the kernel must not use a `struct page` for the page (`pte_special`): the zero page,
     /// memory of a device, a table that is mapped.
     #[inline]

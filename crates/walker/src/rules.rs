@@ -65,6 +65,12 @@ impl Rules {
         }
     }
 
+    /// The same, but no entry with the Contiguous bit continues one without.
+    pub(crate) const fn apart_if_contiguous(mut self) -> Self {
+        self.care.0 |= Descriptor::CONTIGUOUS;
+        self
+    }
+
     /// Returns whether an entry passes the filter.
     #[inline]
     pub(crate) const fn want(&self, word: u64) -> bool {

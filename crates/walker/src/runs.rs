@@ -84,6 +84,16 @@ impl Rules {
     }
 }
 
+/// Returns the rules for the entries of one table. Where the walk gathers the state of contiguous entries, these
+/// are read block by block.
+fn scan_rules<S: TableSource>(walk: &Walk<'_, S>, rules: Rules) -> Rules {
+    if walk.is_gathering() {
+        rules.apart_if_contiguous()
+    } else {
+        rules
+    }
+}
+
 /// The entries of a [`Walk`] that are not 0, joined to [`Run`]s. Costs one load for each entry, and little
 /// more for long runs.
 ///
@@ -111,6 +121,8 @@ pub struct Runs<'s, S: TableSource> {
     wanted: (u64, u64),
     /// The rules for level 3.
     rules: Rules,
+    /// The rules for entries of one table of level 3.
+    scan: Rules,
     current: Option<Run>,
     error: Option<WalkError<S::Error>>,
 }
@@ -119,12 +131,14 @@ impl<'s, S: TableSource> Runs<'s, S> {
     /// Joins the entries of `walk`.
     pub fn new(walk: Walk<'s, S>, merge: Merge) -> Self {
         let format = walk.source().format();
+        let rules = Rules::new(&format, Level::L3, merge, 0, (0, 0));
         Self {
+            scan: scan_rules(&walk, rules),
             walk,
             merge,
             ignored: 0,
             wanted: (0, 0),
-            rules: Rules::new(&format, Level::L3, merge, 0, (0, 0)),
+            rules,
             format,
             current: None,
             error: None,
@@ -135,15 +149,20 @@ impl<'s, S: TableSource> Runs<'s, S> {
     #[must_use]
     pub fn ignoring(mut self, mask: u64) -> Self {
         self.ignored = mask;
-        self.rules = self.rules_of(Level::L3);
-        self
+        self.set_rules()
     }
 
-    /// Skips entries whose bits in `mask` are not `value`.
+    /// Skips entries whose bits in `mask` are not `value`. These are the bits in the table, also where the
+    /// walk is [gathering](Walk::gathering) the state of contiguous entries.
     #[must_use]
     pub fn matching(mut self, mask: u64, value: u64) -> Self {
         self.wanted = (mask, value);
+        self.set_rules()
+    }
+
+    fn set_rules(mut self) -> Self {
         self.rules = self.rules_of(Level::L3);
+        self.scan = scan_rules(&self.walk, self.rules);
         self
     }
 
@@ -178,7 +197,7 @@ impl<S: TableSource> Iterator for Runs<'_, S> {
         }
         loop {
             let rules = &self.rules;
-            while let Some((table, run)) = self.walk.next_run(rules) {
+            while let Some((table, run)) = self.walk.next_run(&self.scan) {
                 let run = Run {
                     address: table
                         .address

@@ -18,7 +18,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::barrier::publish;
-use crate::{Descriptor, VirtualAddress};
+use crate::{Descriptor, Format, Level, VirtualAddress};
 
 /// A table that can be read.
 #[derive(Clone, Copy, Debug)]
@@ -149,6 +149,34 @@ impl<'a> Table<'a> {
     #[inline]
     pub fn entry(self, index: usize) -> Option<Entry<'a>> {
         self.0.get(index).map(Entry)
+    }
+
+    /// Returns `leaf`, the descriptor at `index` of a table of `level`, as Linux reads it: if it is
+    /// contiguous, accessed or dirty if any entry of its contiguous block is (`contpte_ptep_get`,
+    /// `arch/arm64/mm/contpte.c`), since hardware marks any one of them. One load for each entry of the
+    /// block.
+    #[must_use]
+    pub fn gather(
+        self,
+        format: &Format,
+        level: Level,
+        index: usize,
+        leaf: Descriptor,
+    ) -> Descriptor {
+        if !leaf.is_valid() || !leaf.is_contiguous() {
+            return leaf;
+        }
+        let block = format.geometry.contiguous_block(level, index);
+        let others = self.0.get(block).unwrap_or_default().iter();
+        others.fold(leaf, |leaf, other| {
+            let other = Descriptor(other.load(Ordering::Relaxed));
+            // The block may be taken apart meanwhile.
+            if other.is_valid() && other.is_contiguous() {
+                format.linux.with_state_of(leaf, other)
+            } else {
+                leaf
+            }
+        })
     }
 }
 

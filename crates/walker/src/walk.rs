@@ -7,8 +7,8 @@ use heapless::Vec;
 
 use crate::rules::{Rules, TableRun};
 use crate::{
-    Descriptor, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress, Table, TableId,
-    TableSource, VirtualAddress,
+    Descriptor, Format, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress, Table,
+    TableId, TableSource, VirtualAddress,
 };
 
 /// Number of lookup levels, and so of tables on the path to an entry.
@@ -114,6 +114,8 @@ pub struct Walk<'s, S> {
     lowest: Level,
     start: VirtualAddress,
     last: VirtualAddress,
+    /// Present if contiguous leaves have the state of their block.
+    gathering: Option<Format>,
     /// The table to map next.
     pending: Option<Pending>,
     /// The tables on the current path.
@@ -168,6 +170,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
             lowest: Level::L3,
             start: VirtualAddress(0),
             last: VirtualAddress(u64::MAX),
+            gathering: None,
             pending: Some(Pending {
                 id,
                 descriptor: Descriptor::ZERO,
@@ -191,6 +194,19 @@ impl<'s, S: TableSource> Walk<'s, S> {
         self.start = start;
         self.last = last;
         self
+    }
+
+    /// Gives contiguous leaves the accessed and dirty state of their contiguous block, as Linux reads them:
+    /// see [`Table::gather`]. Their descriptors are then not always those of the table.
+    #[must_use]
+    pub fn gathering(mut self) -> Self {
+        self.gathering = Some(self.source.format());
+        self
+    }
+
+    /// Returns whether contiguous leaves have the state of their block.
+    pub(crate) const fn is_gathering(&self) -> bool {
+        self.gathering.is_some()
     }
 
     /// Iterates over blocks and pages only.
@@ -247,7 +263,15 @@ impl<'s, S: TableSource> Walk<'s, S> {
             View::Slot(slot) => self.source.table(slot),
             View::Batch(slot) => self.source.batch_table(slot),
         };
-        let run = words.next_run(step.next, step.end, rules);
+        let mut run = words.next_run(step.next, step.end, rules);
+        if let Some(format) = &self.gathering
+            && let Some(run) = &mut run
+            && run.first.is_contiguous()
+        {
+            let block = format.geometry.contiguous_block(Level::L3, run.index);
+            run.first = words.gather(format, Level::L3, run.index, run.first);
+            run.entries = run.entries.min(block.end - run.index);
+        }
         step.next = run.map_or(step.end, |run| run.index + run.entries);
         run.map(|run| (&step.table, run))
     }
@@ -368,8 +392,13 @@ impl<'s, S: TableSource> Walk<'s, S> {
             }
             next = index + 1;
             // It may have become 0 in the meantime.
-            let descriptor = words.load(index);
+            let mut descriptor = words.load(index);
             if descriptor != Descriptor::ZERO {
+                if let Some(format) = &self.gathering
+                    && descriptor.kind(&self.geometry, table.level) != Kind::Table
+                {
+                    descriptor = words.gather(format, table.level, index, descriptor);
+                }
                 let offset = (index as u64) << self.geometry.level_shift(table.level);
                 break Some(Found {
                     level: table.level,

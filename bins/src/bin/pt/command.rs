@@ -43,12 +43,13 @@ Options of all:
                                 kcore  each copied, and what leads to it read twice
 Addresses and frame numbers are hexadecimal, with or without 0x; a tag in the top
 byte of an address is told apart.
-Columns: EL0 is what user space may do now, EL1 what the kernel may. FLAGS: A accessed, D dirty, W Linux lets
-it be written, C contiguous, S special, V memory of a device, B guarded (BTI),
-G global, U write-protected by userfaultfd. After them what is unusual: the memory
-type if not Normal, GCS for a guarded control stack (written by its instructions
-alone), the protection key if not 0 (POR_EL0 may permit less than EL0 says), the
-shareability if not ISH.
+Columns: EL0 is what user space may do now, EL1 what the kernel may.
+FLAGS: A accessed, D dirty, W Linux lets it be written, C contiguous, S special,
+V memory of a device, B guarded (BTI), G global, U write-protected by userfaultfd.
+maps, find and stat show A and D of the whole contiguous block, as Linux does.
+After the flags what is unusual: the memory type if not Normal, GCS for a guarded
+control stack (only its instructions write it), the protection key if not 0
+(POR_EL0 may permit less than EL0 says), the shareability if not ISH.
 Needs root; of a file it needs nothing.";
 
 /// Maximum number of addresses on one command line: the kernel passes at most 32 words to init.

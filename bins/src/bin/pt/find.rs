@@ -92,7 +92,7 @@ fn for_each_run(
 ) -> Result<u64, Error> {
     let mut progress = Progress::start();
     let mut changed = 0;
-    for run in Runs::new(options.walk(&mut subject.source), merge) {
+    for run in Runs::new(options.walk(&mut subject.source).gathering(), merge) {
         match run {
             Ok(run) => {
                 progress.at(run.address);

@@ -22,7 +22,7 @@ pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Err
     };
     let mut progress = Progress::start();
     let mut changed = 0;
-    for run in Runs::new(options.walk(&mut subject.source), merge) {
+    for run in Runs::new(options.walk(&mut subject.source).gathering(), merge) {
         let run = match run {
             Ok(run) => run,
             Err(WalkError::Changed(_)) => {

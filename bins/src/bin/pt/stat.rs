@@ -48,7 +48,7 @@ pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Err
     let format = subject.format;
     let mut numbers = Numbers::default();
     let mut progress = Progress::start();
-    for visit in options.walk(&mut subject.source) {
+    for visit in options.walk(&mut subject.source).gathering() {
         match visit? {
             Visit::Table(table) => {
                 progress.at(table.address);

@@ -185,6 +185,51 @@ fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Ve
     runs.into_iter().map(|(run, _)| run).collect()
 }
 
+/// Writes pages in a row, as many as three contiguous blocks have, with these bits beside the address. The
+/// last ones are in the next table.
+fn set_pages(tree: &Tree, bits: impl Fn(usize) -> u64) {
+    let shape = tree.shape;
+    let block = contiguous_pages(shape);
+    let start = (1 << shape.shift(2)) - ((2 * block as u64) << shape.page_shift);
+    for page in 0..3 * block {
+        let offset = (page as u64) << shape.page_shift;
+        let word = tree.leaf_word(3, (9 << shape.shift(2)) + offset);
+        tree.set(3, start + offset, word ^ bits(page));
+    }
+}
+
+/// Pages of a contiguous block (Arm ARM, "The Contiguous bit").
+fn contiguous_pages(shape: Shape) -> usize {
+    match shape.page_shift {
+        12 => 16,
+        14 => 128,
+        _ => 32,
+    }
+}
+
+/// The bits of the pages of one block, as `contpte_ptep_get` of Linux puts them together.
+fn gathered(bits: &[u64]) -> Vec<u64> {
+    const CONTIGUOUS: u64 = 1 << 52;
+    const AF: u64 = 1 << 10;
+    let dirty = |word: u64| word & 1 << 55 != 0 || word & 1 << 51 != 0 && word & 1 << 7 == 0;
+    // A leaf of a tree has the access flag, which these bits take away.
+    let of_block = || bits.iter().filter(|&&word| word & CONTIGUOUS != 0);
+    let any_accessed = of_block().any(|word| word & AF == 0);
+    let any_dirty = of_block().any(|&word| dirty(word));
+    let gather = |&word: &u64| {
+        if word & CONTIGUOUS == 0 {
+            return word;
+        }
+        let word = if any_accessed { word & !AF } else { word };
+        match (any_dirty, word & 1 << 51 != 0) {
+            (false, _) => word,
+            (true, true) => (word | 1 << 55) & !(1 << 7),
+            (true, false) => word | 1 << 55,
+        }
+    };
+    bits.iter().map(gather).collect()
+}
+
 /// A change of a tree.
 #[derive(Clone, Copy, Debug)]
 enum Change {
@@ -411,6 +456,33 @@ proptest! {
         let runs = Runs::new(walk, merge).ignoring(ignored).matching(wanted.0, wanted.1);
         let runs: Vec<_> = runs.map(Result::unwrap).collect();
         prop_assert_eq!(runs, model_runs(&tree, frames, ignored, wanted));
+    }
+
+    #[test]
+    fn contiguous_entries_have_the_state_of_their_block(
+        shape in shapes(),
+        frames: bool,
+        // Few bits, so that runs are long.
+        kinds in prop::collection::vec(prop::sample::select(vec![
+            1 << 52, 1 << 52, 1 << 52 | 1 << 10, 1 << 52 | 1 << 55, 1 << 52 | 1 << 51,
+            1 << 52 | 1 << 51 | 1 << 7 | 1 << 10, 0, 1 << 10,
+        ]), 1..6),
+        order in prop::collection::vec(0..6usize, 1..20),
+    ) {
+        let block = contiguous_pages(shape);
+        let bits: Vec<u64> = order.iter().cycle().map(|&kind| kinds[kind % kinds.len()]).take(3 * block).collect();
+        let expected: Vec<u64> = bits.chunks(block).flat_map(gathered).collect();
+        let (tree, model) = (Tree::new(shape), Tree::new(shape));
+        set_pages(&tree, |page| bits[page]);
+        set_pages(&model, |page| expected[page]);
+        let (source, expected) = (&mut Source::new(&tree, 5), &mut Source::new(&model, 5));
+        let visits = Walk::new(source).gathering().map(Result::unwrap);
+        let visits: Vec<_> = visits.collect();
+        prop_assert_eq!(visits, Walk::new(expected).map(Result::unwrap).collect::<Vec<_>>());
+        let merge = if frames { Merge::Frames } else { Merge::Attributes };
+        let runs = Runs::new(Walk::new(source).gathering(), merge).map(Result::unwrap);
+        let runs: Vec<_> = runs.collect();
+        prop_assert_eq!(runs, Runs::new(Walk::new(expected), merge).map(Result::unwrap).collect::<Vec<_>>());
     }
 
     #[test]

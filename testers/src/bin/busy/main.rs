@@ -3,6 +3,7 @@
 #![no_std]
 #![cfg_attr(not(test), no_main)]
 
+mod contiguous;
 mod journal;
 mod shown;
 mod source;
@@ -25,7 +26,8 @@ Usage: busy [pt] [--source call|bpf|kcore] [--rounds N]
 Starts processes that map, unmap, move and discard pages, fork, and exit, execute
 or are killed. Meanwhile walks their tables through each source that this kernel
 has. Fails if a walk finds a page that was not there at the time, according to a
-journal that the process keeps. Prints KTAP.
+journal that the process keeps. Then compares the access flags of contiguous
+pages with smaps. Prints KTAP.
   pt          run `pt` on an idle process and on one that changes its memory
               every two milliseconds: verify, maps, save
   --source S  use this source only
@@ -45,6 +47,10 @@ const TESTS: &[Case<Context, Error>] = &[
     Case {
         name: "by /proc/kcore, nothing was found that was not there",
         run: |context| follow(context, Way::Kcore),
+    },
+    Case {
+        name: "one accessed page makes its contiguous block accessed",
+        run: contiguous,
     },
 ];
 
@@ -111,4 +117,17 @@ fn follow(context: &mut Context, way: Way) -> Result<Verdict, Error> {
             "this kernel has no such source, or does not permit it",
         )),
     }
+}
+
+fn contiguous(context: &mut Context) -> Result<Verdict, Error> {
+    for way in [Way::Call, Way::Bpf, Way::Kcore] {
+        if context.source.is_none_or(|source| source == way.name())
+            && let Some(mut source) = open(way)?
+        {
+            return contiguous::compare(&mut source);
+        }
+    }
+    Ok(Verdict::Skip(
+        "this kernel has no such source, or does not permit it",
+    ))
 }

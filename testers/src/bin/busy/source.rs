@@ -112,6 +112,39 @@ impl Source {
             Self::Copied(copied) => walk(copied, range, visit).map_err(copy_error),
         }
     }
+
+    /// Counts the accessed pages of `[first, last]`.
+    pub(crate) fn count_accessed(
+        &mut self,
+        range: (VirtualAddress, VirtualAddress),
+        gathering: bool,
+    ) -> Result<u64, Error> {
+        match self {
+            Self::Called(live) => Ok(count_accessed(live, range, gathering)?),
+            Self::Copied(copied) => count_accessed(copied, range, gathering).map_err(copy_error),
+        }
+    }
+}
+
+fn count_accessed<S: TableSource>(
+    source: &mut S,
+    range: (VirtualAddress, VirtualAddress),
+    gathering: bool,
+) -> Result<u64, S::Error> {
+    let geometry = source.geometry();
+    let mut walk = Walk::new(source).within(range.0, range.1);
+    if gathering {
+        walk = walk.gathering();
+    }
+    let mut accessed = 0;
+    for visit in walk {
+        if let Visit::Leaf(leaf) = visit?
+            && leaf.descriptor.is_accessed()
+        {
+            accessed += leaf.pages(&geometry);
+        }
+    }
+    Ok(accessed)
 }
 
 fn walk<S: TableSource>(
