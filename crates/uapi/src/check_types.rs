@@ -16,6 +16,7 @@ use crate::remap::{
     ExposePgtblArgs, ExposePgtblInfo, ExposePgtblPath, ExposePgtblRange, ExposePgtblTable,
 };
 use crate::track::{EXPOSE_PGTBL_TRACK_SIZE_VER0, ExposePgtblRun, ExposePgtblTrack};
+use crate::virtual_machine::MemoryRegion;
 
 /// Checks size and alignment of a struct and the offset of each of its fields.
 macro_rules! check_struct {
@@ -96,6 +97,9 @@ check_struct!(new_utsname, size 390, align 1, {
     sysname: 0, nodename: 65, release: 130, version: 195, machine: 260, domainname: 325
 });
 
+check_struct!(MemoryRegion, size 32, align 8, {
+    slot: 0, flags: 4, guest_phys_addr: 8, memory_size: 16, userspace_addr: 24
+});
 check_struct!(uffdio_api, size 24, align 8, { api: 0, features: 8, ioctls: 16 });
 check_struct!(uffdio_range, size 16, align 8, { start: 0, len: 8 });
 check_struct!(uffdio_register, size 32, align 8, { range: 0, mode: 16, ioctls: 24 });

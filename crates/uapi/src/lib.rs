@@ -60,6 +60,7 @@ pub mod terminal;
 pub mod time;
 pub mod track;
 pub mod userfault;
+pub mod virtual_machine;
 
 pub use errno::Errno;
 pub use mapping::{Mapping, Sharing};

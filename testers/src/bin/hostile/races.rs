@@ -7,8 +7,9 @@ use core::hint::spin_loop;
 use core::mem::ManuallyDrop;
 use core::time::Duration;
 
+use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::memory::write;
+use tablewalk_rt::memory::{read, write};
 use tablewalk_rt::process::{Fork, execute};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_testkit::error::Error;
@@ -20,6 +21,7 @@ use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::Status;
 use tablewalk_uapi::remap::{self, ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
 use tablewalk_uapi::time::sleep;
+use tablewalk_uapi::virtual_machine::VirtualMachine;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
 use crate::operations::{self, Range};
@@ -53,6 +55,10 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "KSM does not change entries of lent pages",
         run: lent_beside_ksm,
+    },
+    Case {
+        name: "FLUSH while the process starts virtual machines",
+        run: flush_beside_machines,
     },
     Case {
         name: "tables of a process that forks",
@@ -164,6 +170,61 @@ fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
         "# {lent} pages lent, {merged} were merged before, {changed} entries changed meanwhile"
     );
     Ok((lent > 0 && merged > 0 && changed == 0).into())
+}
+
+/// FLUSH tells each mmu notifier that an invalidation starts, and that it ends. One that subscribes between the
+/// two would get an end without a start; KVM then waits for ever for the end of another.
+fn flush_beside_machines(context: &mut Context) -> Result<Verdict, Error> {
+    // The more pages, the longer between start and end; above 511 the kernel invalidates everything at once.
+    const PAGES: usize = 500;
+    const MACHINES: u64 = 20;
+    const WAIT: Duration = Duration::from_secs(60);
+    match VirtualMachine::new() {
+        Ok(_) => {}
+        Err(Errno::ENOENT | Errno::ENODEV) => {
+            return Ok(Verdict::Skip("no KVM, or a CPU without EL2"));
+        }
+        Err(errno) => return Err(Error::Call("/dev/kvm", errno)),
+    }
+    let page = 1 << context.info.page_shift;
+    let memory = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    let made = Mapping::anonymous(page, Protection::READ_WRITE, Sharing::Shared)
+        .map_err(Error::call("mmap"))?;
+    // SAFETY: the child makes machines of its copy of memory.
+    let target = unsafe { Fork::promised() }
+        .spawn(|| {
+            for number in 1.. {
+                let machine = VirtualMachine::new();
+                if let Err(errno) = machine.and_then(|machine| machine.set_memory(&memory)) {
+                    println!("# target: {errno}");
+                    break;
+                }
+                write(&made, 0, number);
+            }
+            ExitCode::FAILURE
+        })
+        .map_err(Error::call("fork"))?;
+    let wanted = u64::from(context.rounds) * MACHINES;
+    let (mut flushes, mut before) = (0_u64, 0);
+    let mut since = ticks();
+    while read(&made, 0) < wanted {
+        if before != read(&made, 0) {
+            (before, since) = (read(&made, 0), ticks());
+        }
+        let waited = Duration::from_secs((ticks() - since) / frequency());
+        let running = target.is_running().map_err(Error::call("wait"))?;
+        if waited >= WAIT || !running {
+            println!("# after {flushes} calls and {before} machines: hangs or has ended");
+            // It cannot be killed while it waits for KVM.
+            core::mem::forget(target);
+            return Ok(Verdict::NotOk);
+        }
+        remap::flush(target.pid(), memory.address(), PAGES as u64).map_err(Error::call("FLUSH"))?;
+        flushes += 1;
+    }
+    println!("# {flushes} calls beside {wanted} machines");
+    Ok((flushes > 0).into())
 }
 
 /// Starts KSM without pauses, or stops it.
