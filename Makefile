@@ -186,7 +186,7 @@ fuzz: $(PACKAGES)
 
 judge-tests: $(PACKAGES)
 	python3 -B -m unittest --quiet tests/test_judge.py tests/test_kernel_messages.py tests/test_boot.py \
-		tests/test_check_config.py tests/test_make.py tests/test_json.py
+		tests/test_check_config.py tests/test_make.py tests/test_json.py tests/test_header.py
 
 # What a program does whose output is not taken, under QEMU's emulation of processes.
 output-tests: programs
