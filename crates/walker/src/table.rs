@@ -334,8 +334,8 @@ impl EntryMut<'_> {
         address: VirtualAddress,
     ) -> Result<FlushOwed, Descriptor> {
         let mut found = self.0.load(Ordering::Relaxed);
-        // Output address and validity: bits 47:12 and 1:0.
-        const SAME: u64 = ((1 << 48) - 1) & !0xffc;
+        // Output address and validity: bits 49:12 and 1:0, and 9:8, which are address or shareability.
+        const SAME: u64 = ((1 << 50) - 1) & !0xcfc;
         while (found ^ descriptor.0) & SAME == 0 {
             match self
                 .0
@@ -425,7 +425,14 @@ mod tests {
         assert_eq!(removed.map(FlushOwed::address), Ok(ADDRESS));
         assert_eq!(EntryMut(&word).load(), Descriptor::ZERO);
 
-        for other in [0x1234_6000 | 0b11, 0x1234_5000, 0] {
+        for other in [
+            0x1234_6000 | 0b11,
+            0x1234_5000,
+            0,
+            // The frame has other bits 51:50, or 49:48, of a 52-bit address.
+            0x1234_5000 | 1 << 9 | 0b11,
+            0x1234_5000 | 1 << 49 | 0b11,
+        ] {
             let word = AtomicU64::new(other);
             // SAFETY: as above.
             let removed = unsafe { EntryMut(&word).remove(installed, ADDRESS) };
