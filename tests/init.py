@@ -20,6 +20,9 @@ import threading
 
 from judge import trouble
 
+# Seconds after which a boot counts as hung, and the runner of QEMU with a later limit of its own.
+HUNG = 60
+QEMU = [f"{os.path.dirname(__file__)}/qemu", f"{HUNG + 30}"]
 LOGS = "build/log/init"
 SEMIHOSTING = ["-semihosting-config", "enable=on,target=native,userspace=on"]
 EARLY = "console=ttyS9 earlycon=pl011,0x9000000 keep_bootcon printk.devkmsg=on"
@@ -295,7 +298,7 @@ def make_tree(output):
     """Makes the device tree of the machine, with an LED at its GPIO controller."""
     blob = f"{output}.virt"
     machine = ["-M", f"virt,acpi=off,dumpdtb={blob}", "-cpu", "cortex-a72", "-m", "256", "-nic", "none"]
-    subprocess.run(["qemu-system-aarch64", *machine, "-nographic"], check=True, capture_output=True)
+    subprocess.run([*QEMU, *machine, "-nographic"], check=True, capture_output=True)
     source = subprocess.run(["dtc", "-q", "-I", "dtb", "-O", "dts", blob], check=True, capture_output=True, text=True)
     leds = f"""/ {{ leds {{ compatible = "gpio-leds"; led-0 {{
         label = "green"; gpios = <&{{/pl061@9030000}} {LED} 0>; default-state = "on";
@@ -329,9 +332,8 @@ class Machine:
         """Boots; returns the problems."""
         base = f"{LOGS}/{case.name}"
         words = case.words if isinstance(case.words, bytes) else case.words.encode()
-        # QEMU ends when this script ends, however that happens.
         command = [
-            "setpriv", "--pdeathsig", "TERM", "qemu-system-aarch64", "-M", "virt,acpi=off", "-cpu", "cortex-a72", "-smp", "1", "-m", "256",
+            *QEMU, "-M", "virt,acpi=off", "-cpu", "cortex-a72", "-smp", "1", "-m", "256",
             "-nic", "none", "-nographic", "-no-reboot",
             "-kernel", self.bare if case.bare else self.image, "-initrd", f"{LOGS}/{case.initrd}",
             "-append", case.kernel.encode("utf-8", "surrogateescape") + b" panic=-1 -- " + words,
@@ -371,7 +373,7 @@ class Machine:
             killed.append(why)
             process.kill()
 
-        timer = threading.Timer(60, kill, ["hung"])
+        timer = threading.Timer(HUNG, kill, ["hung"])
         timer.start()
         log = ""
         for line in process.stdout:
