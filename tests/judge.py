@@ -41,6 +41,9 @@ KNOWN_RACES = re.compile(
     r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / get_task_mm"
     r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file)"
 )
+# A later line of a report of KCSAN, whose first line counts: the words are also those of a report of KASAN.
+RACING = re.compile(r"(racing )?[a-z-]+( \([a-z, ]+\))? to 0x[0-9a-f]+ of [0-9]+ bytes by (task [0-9]+|interrupt)"
+                    r" on cpu [0-9]+:")
 # A page that was being moved when its process was killed: see crates/pager.
 LOST_PAGE = re.compile(r"BUG: Bad rss-counter state mm:\S+ type:MM_ANONPAGES val:[0-9]+")
 # The kernel's message about a memory error that a program has injected, and from which it recovered.
@@ -163,7 +166,7 @@ def trouble(log, may_lose=0, may_kill=0):
     """Returns the lines that mean that the kernel is in trouble."""
     lines = without_kills(split(log), may_kill)
     found = [line.rstrip() for line in lines if is_trouble(line)]
-    found = [line for line in found if not says_only(KNOWN_RACES, line)]
+    found = [line for line in found if not says_only(KNOWN_RACES, line) and not says_only(RACING, line)]
     if INJECTING.search(log):
         found = [line for line in found if not says_only(INJECTED, line)]
     if FAILING.search(log):

@@ -210,7 +210,9 @@ class Judge(unittest.TestCase):
             ("find_table / get_task_mm", False),
             ("do_sys_poll / pollwake", True),
         ]:
-            line = f"[    1.000000] BUG: KCSAN: data-race in {race}"
+            line = f"[    1.000000] BUG: KCSAN: data-race in {race}\n" \
+                "[    1.000001] write to 0xffff000001137b90 of 4 bytes by task 49 on cpu 1:\n" \
+                "[    1.000002] read (marked) to 0xffff000001137b90 of 4 bytes by interrupt on cpu 0:"
             log = GOOD.replace("tablewalk: PASS", f"{line}\ntablewalk: PASS")
             self.assertEqual(complaints(log) == [], known, race)
 
