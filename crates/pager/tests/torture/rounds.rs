@@ -470,7 +470,12 @@ impl<M: Machine> Scene<'_, M> {
         {
             let _ = time::sleep(Duration::from_millis(10));
             let now = time::monotonic().unwrap_or_default();
-            if now.saturating_sub(start) >= self.round.length {
+            // On a slow machine it may take longer until anything is done.
+            let length = match self.done.load(Ordering::Relaxed) {
+                0 => self.round.length.saturating_mul(self.round.patience),
+                _ => self.round.length,
+            };
+            if now.saturating_sub(start) >= length {
                 self.end.store(true, Ordering::Relaxed);
             }
             for (number, wait) in self.waits.iter().enumerate() {

@@ -47,13 +47,14 @@ fn torture(stress: &mut Stress<'_>) -> Result<Verdict, Error> {
     let now = || time::monotonic().map_err(Error::call("clock_gettime"));
     let end = now()? + Duration::from_secs(stress.torture.into());
     let mut right = true;
+    // Long tests have longer rounds too, for kernels that are slow.
+    let length = Duration::from_secs((stress.torture / 60).clamp(1, 10).into());
     for seed in (stress.seed..).step_by(3) {
         for (delivery, remaps, seed) in [
             (Delivery::Threads, false, seed),
             (Delivery::Signals, false, seed + 1),
             (Delivery::Threads, true, seed + 2),
         ] {
-            let length = Duration::from_secs(1);
             right &= run(
                 &Target,
                 Round {
