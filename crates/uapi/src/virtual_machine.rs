@@ -18,7 +18,6 @@ const KVM_SET_USER_MEMORY_REGION: u32 = 0x4020_ae46;
 /// `struct kvm_userspace_memory_region`.
 #[derive(Debug)]
 #[repr(C)]
-#[expect(clippy::struct_field_names, reason = "as in the header")]
 pub(crate) struct MemoryRegion {
     pub(crate) slot: u32,
     pub(crate) flags: u32,

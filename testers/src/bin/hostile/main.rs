@@ -6,6 +6,7 @@
 #![no_std]
 #![cfg_attr(not(test), no_main)]
 
+mod beside;
 mod denial;
 mod escapes;
 mod failures;

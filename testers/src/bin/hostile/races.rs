@@ -3,13 +3,10 @@
 #![expect(unsafe_code, reason = "forks")]
 
 use core::ffi::CStr;
-use core::hint::spin_loop;
 use core::mem::ManuallyDrop;
-use core::time::Duration;
 
-use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::ktap::{Case, Verdict};
-use tablewalk_rt::memory::{read, write};
+use tablewalk_rt::memory::write;
 use tablewalk_rt::process::{Fork, execute};
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_testkit::error::Error;
@@ -17,13 +14,12 @@ use tablewalk_testkit::page::{Page, range};
 use tablewalk_testkit::random::Random;
 use tablewalk_testkit::witness::Witness;
 use tablewalk_uapi::file::{self, O_WRONLY, OwnedFd};
-use tablewalk_uapi::memory::{Advice, Protection};
+use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::Status;
-use tablewalk_uapi::remap::{self, ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
-use tablewalk_uapi::time::sleep;
-use tablewalk_uapi::virtual_machine::VirtualMachine;
+use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblPath, ExposePgtblTable, path};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
+use crate::beside;
 use crate::operations::{self, Range};
 use crate::{Context, Test};
 
@@ -54,11 +50,15 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Case {
         name: "KSM does not change entries of lent pages",
-        run: lent_beside_ksm,
+        run: beside::lent_beside_ksm,
+    },
+    Case {
+        name: "NUMA balancing does not change entries of lent pages",
+        run: beside::lent_beside_balancing,
     },
     Case {
         name: "FLUSH while the process starts virtual machines",
-        run: flush_beside_machines,
+        run: beside::flush_beside_machines,
     },
     Case {
         name: "tables of a process that forks",
@@ -117,125 +117,6 @@ fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
     println!("# {there} paths to the page, {wrong} to an entry of another address");
     let running = target.is_running().map_err(Error::call("wait"))?;
     Ok((running && there > 0 && wrong == 0).into())
-}
-
-/// KSM finds a page by its index before LEND; it must not change the entry after LEND.
-fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
-    const PAGES: usize = 16;
-    // Some milliseconds.
-    const MOST: u32 = 5_000_000;
-    let page = 1 << context.info.page_shift;
-    let memory = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, Sharing::Private)
-        .map_err(Error::call("mmap"))?;
-    memory
-        .base_pages_only()
-        .map_err(Error::call("MADV_NOHUGEPAGE"))?;
-    match memory.advise(0..PAGES * page, Advice::Mergeable) {
-        Err(Errno::EINVAL) => return Ok(Verdict::Skip("no KSM")),
-        result => result.map_err(Error::call("MADV_MERGEABLE"))?,
-    }
-    scan(true).map_err(Error::call("KSM"))?;
-    let at = |number: usize| memory.address() + (number * page) as u64;
-    let (mut lent, mut merged, mut changed) = (0_u64, 0_u64, 0_u64);
-    let mut spins = 1000;
-    for _ in 0..context.rounds {
-        let mut before = [None; PAGES];
-        for (number, before) in before.iter_mut().enumerate() {
-            // Equal pages. KSM merges one soon after it was written. LEND comes later after each page
-            // that it got, and sooner after one that had been merged: while KSM merges.
-            write(&memory, number * page, 7);
-            for _ in 0..spins {
-                spin_loop();
-            }
-            // SAFETY: nobody moves the entries; the pages are adopted below.
-            if unsafe { remap::lend(0, at(number), 1) }.map_err(Error::call("LEND"))? == 1 {
-                *before = Some(path(0, at(number)).map_err(Error::call("PATH"))?.desc);
-                spins = (spins + spins / 4).min(MOST);
-            } else {
-                merged += 1;
-                spins -= spins / 3;
-            }
-        }
-        sleep(Duration::from_millis(1)).map_err(Error::call("nanosleep"))?;
-        for (number, before) in before.iter().enumerate() {
-            let after = path(0, at(number)).map_err(Error::call("PATH"))?.desc;
-            lent += u64::from(before.is_some());
-            changed += u64::from(before.is_some_and(|before| before != after));
-        }
-        // SAFETY: nobody moves the entries.
-        unsafe { remap::adopt(0, at(0), PAGES as u64) }.map_err(Error::call("ADOPT"))?;
-    }
-    scan(false).map_err(Error::call("KSM"))?;
-    println!(
-        "# {lent} pages lent, {merged} were merged before, {changed} entries changed meanwhile"
-    );
-    Ok((lent > 0 && merged > 0 && changed == 0).into())
-}
-
-/// FLUSH tells each mmu notifier that an invalidation starts, and that it ends. One that subscribes between the
-/// two would get an end without a start; KVM then waits for ever for the end of another.
-fn flush_beside_machines(context: &mut Context) -> Result<Verdict, Error> {
-    // The more pages, the longer between start and end; above 511 the kernel invalidates everything at once.
-    const PAGES: usize = 500;
-    const MACHINES: u64 = 20;
-    const WAIT: Duration = Duration::from_secs(60);
-    match VirtualMachine::new() {
-        Ok(_) => {}
-        Err(Errno::ENOENT | Errno::ENODEV) => {
-            return Ok(Verdict::Skip("no KVM, or a CPU without EL2"));
-        }
-        Err(errno) => return Err(Error::Call("/dev/kvm", errno)),
-    }
-    let page = 1 << context.info.page_shift;
-    let memory = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, Sharing::Private)
-        .map_err(Error::call("mmap"))?;
-    let made = Mapping::anonymous(page, Protection::READ_WRITE, Sharing::Shared)
-        .map_err(Error::call("mmap"))?;
-    // SAFETY: the child makes machines of its copy of memory.
-    let target = unsafe { Fork::promised() }
-        .spawn(|| {
-            for number in 1.. {
-                let machine = VirtualMachine::new();
-                if let Err(errno) = machine.and_then(|machine| machine.set_memory(&memory)) {
-                    println!("# target: {errno}");
-                    break;
-                }
-                write(&made, 0, number);
-            }
-            ExitCode::FAILURE
-        })
-        .map_err(Error::call("fork"))?;
-    let wanted = u64::from(context.rounds) * MACHINES;
-    let (mut flushes, mut before) = (0_u64, 0);
-    let mut since = ticks();
-    while read(&made, 0) < wanted {
-        if before != read(&made, 0) {
-            (before, since) = (read(&made, 0), ticks());
-        }
-        let waited = Duration::from_secs((ticks() - since) / frequency());
-        let running = target.is_running().map_err(Error::call("wait"))?;
-        if waited >= WAIT || !running {
-            println!("# after {flushes} calls and {before} machines: hangs or has ended");
-            // It cannot be killed while it waits for KVM.
-            core::mem::forget(target);
-            return Ok(Verdict::NotOk);
-        }
-        remap::flush(target.pid(), memory.address(), PAGES as u64).map_err(Error::call("FLUSH"))?;
-        flushes += 1;
-    }
-    println!("# {flushes} calls beside {wanted} machines");
-    Ok((flushes > 0).into())
-}
-
-/// Starts KSM without pauses, or stops it.
-fn scan(on: bool) -> Result<(), Errno> {
-    let set = |path, value: &[u8]| {
-        let file = file::open(path, O_WRONLY)?;
-        file::write(&file, value).map(drop)
-    };
-    set(c"/sys/kernel/mm/ksm/pages_to_scan", b"100")?;
-    set(c"/sys/kernel/mm/ksm/sleep_millisecs", b"0")?;
-    set(c"/sys/kernel/mm/ksm/run", if on { b"1" } else { b"2" })
 }
 
 /// The target repeats `operation` while others map its tables, and memory is filled and freed.
