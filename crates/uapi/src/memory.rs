@@ -3,9 +3,9 @@
 #![expect(unsafe_code, reason = "maps and unmaps memory")]
 
 use core::ffi::{c_ulong, c_void};
-use core::ops::BitOr;
 use core::ptr;
 
+use bitflags::bitflags;
 use linux_raw_sys::general as sys;
 pub use linux_raw_sys::general::{
     MAP_FIXED, MAP_FIXED_NOREPLACE, MAP_HUGE_SHIFT, MAP_HUGETLB, MAP_NORESERVE, MAP_POPULATE,
@@ -25,33 +25,25 @@ const PROT_BTI: u32 = 0;
 #[cfg(not(target_arch = "aarch64"))]
 const PROT_MTE: u32 = 0;
 
-/// Access permissions of a mapping: `PROT_*`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Protection(u32);
-
-impl Protection {
-    /// `PROT_NONE`.
-    pub const NONE: Self = Self(sys::PROT_NONE);
-    /// `PROT_READ`.
-    pub const READ: Self = Self(sys::PROT_READ);
-    /// `PROT_WRITE`.
-    pub const WRITE: Self = Self(sys::PROT_WRITE);
-    /// `PROT_EXEC`.
-    pub const EXECUTE: Self = Self(sys::PROT_EXEC);
-    /// `PROT_BTI` of arm64, with `PROT_READ` and `PROT_EXEC`: indirect branches must land on a BTI
-    /// instruction.
-    pub const GUARDED: Self = Self(sys::PROT_READ | sys::PROT_EXEC | PROT_BTI);
-    /// `PROT_MTE` of arm64, with `PROT_READ` and `PROT_WRITE`: memory with allocation tags.
-    pub const TAGGED: Self = Self(sys::PROT_READ | sys::PROT_WRITE | PROT_MTE);
-    /// `PROT_READ` and `PROT_WRITE`.
-    pub const READ_WRITE: Self = Self(sys::PROT_READ | sys::PROT_WRITE);
-}
-
-impl BitOr for Protection {
-    type Output = Self;
-
-    fn bitor(self, other: Self) -> Self {
-        Self(self.0 | other.0)
+bitflags! {
+    /// Access permissions of a mapping: `PROT_*`.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Protection: u32 {
+        /// `PROT_NONE`.
+        const NONE = sys::PROT_NONE;
+        /// `PROT_READ`.
+        const READ = sys::PROT_READ;
+        /// `PROT_WRITE`.
+        const WRITE = sys::PROT_WRITE;
+        /// `PROT_EXEC`.
+        const EXECUTE = sys::PROT_EXEC;
+        /// `PROT_BTI` of arm64, with `PROT_READ` and `PROT_EXEC`: indirect branches must land on a BTI
+        /// instruction.
+        const GUARDED = sys::PROT_READ | sys::PROT_EXEC | PROT_BTI;
+        /// `PROT_MTE` of arm64, with `PROT_READ` and `PROT_WRITE`: memory with allocation tags.
+        const TAGGED = sys::PROT_READ | sys::PROT_WRITE | PROT_MTE;
+        /// `PROT_READ` and `PROT_WRITE`.
+        const READ_WRITE = sys::PROT_READ | sys::PROT_WRITE;
     }
 }
 
@@ -119,7 +111,7 @@ pub unsafe fn mmap_anonymous(
             sys::__NR_mmap,
             address,
             size,
-            protection.0,
+            protection.bits(),
             flags,
             -1_i32,
             0_usize
@@ -149,7 +141,7 @@ pub fn mmap_file(
             sys::__NR_mmap,
             address,
             size,
-            protection.0,
+            protection.bits(),
             flags,
             fd,
             offset
@@ -218,7 +210,7 @@ pub unsafe fn mprotect(
     protection: Protection,
 ) -> Result<(), Errno> {
     // SAFETY: guaranteed by the caller.
-    unsafe { syscall!(sys::__NR_mprotect, address, size, protection.0) }.map(drop)
+    unsafe { syscall!(sys::__NR_mprotect, address, size, protection.bits()) }.map(drop)
 }
 
 /// madvise(2).

@@ -6,43 +6,36 @@ use core::marker::PhantomData;
 use core::ptr;
 use core::time::Duration;
 
+use bitflags::bitflags;
 use linux_raw_sys::general as sys;
 
 use crate::errno::Errno;
 use crate::file::{BorrowedFd, OwnedFd};
 use crate::time::timespec;
 
-/// Events of a file descriptor.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Events(i16);
-
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the constants have at most 6 bits"
-)]
-impl Events {
-    /// `POLLIN`: there is data to read.
-    pub const READABLE: Self = Self(sys::POLLIN as i16);
-    /// `POLLOUT`: a write would not block.
-    pub const WRITABLE: Self = Self(sys::POLLOUT as i16);
-    /// `POLLERR`: an error; always reported.
-    pub const ERROR: Self = Self(sys::POLLERR as i16);
-    /// `POLLHUP`: the other end is closed; always reported.
-    pub const HANG_UP: Self = Self(sys::POLLHUP as i16);
-
-    /// `POLLNVAL`: the descriptor is not open; always reported.
-    pub const INVALID: Self = Self(sys::POLLNVAL as i16);
-
-    /// Returns whether the two sets have an event in common.
-    #[must_use]
-    pub const fn intersects(self, other: Self) -> bool {
-        self.0 & other.0 != 0
+bitflags! {
+    /// Events of a file descriptor.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct Events: u16 {
+        /// `POLLIN`: there is data to read.
+        const READABLE = bit(sys::POLLIN);
+        /// `POLLOUT`: a write would not block.
+        const WRITABLE = bit(sys::POLLOUT);
+        /// `POLLERR`: an error; always reported.
+        const ERROR = bit(sys::POLLERR);
+        /// `POLLHUP`: the other end is closed; always reported.
+        const HANG_UP = bit(sys::POLLHUP);
+        /// `POLLNVAL`: the descriptor is not open; always reported.
+        const INVALID = bit(sys::POLLNVAL);
     }
+}
 
-    /// Returns whether the set is empty.
-    #[must_use]
-    pub const fn is_empty(self) -> bool {
-        self.0 == 0
+/// `struct pollfd` has 16 bits for these constants.
+const fn bit(constant: u32) -> u16 {
+    assert!(constant >> 16 == 0);
+    #[expect(clippy::cast_possible_truncation, reason = "checked above")]
+    {
+        constant as u16
     }
 }
 
@@ -64,7 +57,7 @@ impl<'fd> PollFd<'fd> {
         Self(
             sys::pollfd {
                 fd: fd.number(),
-                events: events.0,
+                events: events.bits().cast_signed(),
                 revents: 0,
             },
             PhantomData,
@@ -74,7 +67,7 @@ impl<'fd> PollFd<'fd> {
     /// Returns the events that the last [`poll`] found.
     #[must_use]
     pub const fn events(&self) -> Events {
-        Events(self.0.revents)
+        Events::from_bits_retain(self.0.revents.cast_unsigned())
     }
 }
 
