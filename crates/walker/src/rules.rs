@@ -1,5 +1,7 @@
 //! The rules by which entries are joined to runs.
 
+use heapless::Vec;
+
 use crate::descriptor::AddressBits;
 use crate::{Descriptor, Format, Level};
 
@@ -93,6 +95,12 @@ impl Rules {
         }
     }
 }
+
+/// Number of runs of one table that are looked for at once.
+pub(crate) const AT_ONCE: usize = 32;
+
+/// Runs of one table, in the order of their entries.
+pub(crate) type TableRuns = Vec<TableRun, AT_ONCE>;
 
 /// A run of entries of one table.
 #[derive(Clone, Copy, Debug)]

@@ -2,7 +2,7 @@
 
 use core::iter::FusedIterator;
 
-use crate::rules::{Merge, Rules};
+use crate::rules::{Merge, Rules, TableRun, TableRuns};
 use crate::{
     Descriptor, Format, Found, FrameNumber, Level, Limits, TableSource, VirtualAddress, Visit,
     Walk, WalkError,
@@ -123,6 +123,12 @@ pub struct Runs<'s, S: TableSource> {
     rules: Rules,
     /// The rules for entries of one table of level 3.
     scan: Rules,
+    /// Runs of the table at hand, of which those from `next` on are complete and come before `current`.
+    runs: TableRuns,
+    next: usize,
+    /// Its first address, and the limits of the tables above it.
+    table: VirtualAddress,
+    limits: Limits,
     current: Option<Run>,
     error: Option<WalkError<S::Error>>,
 }
@@ -139,6 +145,10 @@ impl<'s, S: TableSource> Runs<'s, S> {
             ignored: 0,
             wanted: (0, 0),
             rules,
+            runs: TableRuns::new(),
+            next: 0,
+            table: VirtualAddress(0),
+            limits: Limits::NONE,
             format,
             current: None,
             error: None,
@@ -187,27 +197,50 @@ impl<'s, S: TableSource> Runs<'s, S> {
     }
 }
 
-impl<S: TableSource> Iterator for Runs<'_, S> {
-    type Item = Result<Run, WalkError<S::Error>>;
-
+impl<S: TableSource> Runs<'_, S> {
+    /// Returns `run` of the table at hand as a run.
     #[inline]
-    fn next(&mut self) -> Option<Self::Item> {
+    const fn run_of(&self, run: TableRun) -> Run {
+        Run {
+            address: self
+                .table
+                .wrapping_add((run.index as u64) << self.rules.shift),
+            level: self.rules.level,
+            descriptor: run.first,
+            limits: self.limits,
+            entries: run.entries as u64,
+        }
+    }
+
+    /// Looks for the next runs of the current table; returns `None` if there are no more. Then returns the run
+    /// that comes before those in `runs`, if there is one.
+    fn refill(&mut self) -> Option<Option<Run>> {
+        self.runs.clear();
+        let table = self.walk.next_runs(&self.scan, &mut self.runs)?;
+        (self.table, self.limits) = (table.address, table.limits);
+        let first = self.run_of(*self.runs.first()?);
+        let last = self.runs.pop()?;
+        // The first one may be the end of the one before.
+        let before = self.rules.add(&mut self.current, first);
+        if self.runs.is_empty() {
+            return Some(before);
+        }
+        // The last one may go on in the next table; those before it are complete.
+        let complete = self.current.replace(self.run_of(last));
+        // `runs` has the first one: either it is in `complete`, or `complete` is the same again.
+        self.next = usize::from(before.is_none());
+        Some(before.or(complete))
+    }
+
+    /// Finds the next run where it is not among those of the table at hand.
+    #[inline(never)]
+    fn advance(&mut self) -> Option<Result<Run, WalkError<S::Error>>> {
         if let Some(error) = self.error.take() {
             return Some(Err(error));
         }
         loop {
-            let rules = &self.rules;
-            while let Some((table, run)) = self.walk.next_run(&self.scan) {
-                let run = Run {
-                    address: table
-                        .address
-                        .wrapping_add((run.index as u64) << rules.shift),
-                    level: rules.level,
-                    descriptor: run.first,
-                    limits: table.limits,
-                    entries: run.entries as u64,
-                };
-                if let Some(done) = rules.add(&mut self.current, run) {
+            while let Some(done) = self.refill() {
+                if let Some(done) = done {
                     return Some(Ok(done));
                 }
             }
@@ -228,6 +261,21 @@ impl<S: TableSource> Iterator for Runs<'_, S> {
             };
             self.error = Some(error);
             return Some(Ok(done));
+        }
+    }
+}
+
+impl<S: TableSource> Iterator for Runs<'_, S> {
+    type Item = Result<Run, WalkError<S::Error>>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        match self.runs.get(self.next) {
+            Some(&run) => {
+                self.next += 1;
+                Some(Ok(self.run_of(run)))
+            }
+            None => self.advance(),
         }
     }
 }

@@ -5,7 +5,7 @@ use core::iter::FusedIterator;
 
 use heapless::Vec;
 
-use crate::rules::{Rules, TableRun};
+use crate::rules::{AT_ONCE, Rules, TableRuns};
 use crate::{
     Descriptor, Format, FrameNumber, Geometry, Kind, Level, Limits, PhysicalAddress, Table,
     TableId, TableSource, VirtualAddress,
@@ -252,9 +252,8 @@ impl<'s, S: TableSource> Walk<'s, S> {
         self.source
     }
 
-    /// Returns the next run of the current level-3 table, if there is one.
-    #[inline]
-    pub(crate) fn next_run(&mut self, rules: &Rules) -> Option<(&TableVisit, TableRun)> {
+    /// Looks for the next runs of the current level-3 table. Returns the table if it has any.
+    pub(crate) fn next_runs(&mut self, rules: &Rules, runs: &mut TableRuns) -> Option<&TableVisit> {
         let step = self.path.last_mut()?;
         if step.table.level != Level::L3 {
             return None;
@@ -263,17 +262,19 @@ impl<'s, S: TableSource> Walk<'s, S> {
             View::Slot(slot) => self.source.table(slot),
             View::Batch(slot) => self.source.batch_table(slot),
         };
-        let mut run = words.next_run(step.next, step.end, rules);
-        if let Some(format) = &self.gathering
-            && let Some(run) = &mut run
-            && run.first.is_contiguous()
-        {
+        let Some(format) = &self.gathering else {
+            step.next = words.next_runs(step.next, step.end, rules, AT_ONCE, runs);
+            return (!runs.is_empty()).then_some(&step.table);
+        };
+        step.next = words.next_runs(step.next, step.end, rules, 1, runs);
+        let run = runs.first_mut()?;
+        if run.first.is_contiguous() {
             let block = format.geometry.contiguous_block(Level::L3, run.index);
             run.first = words.gather(format, Level::L3, run.index, run.first);
             run.entries = run.entries.min(block.end - run.index);
+            step.next = run.index + run.entries;
         }
-        step.next = run.map_or(step.end, |run| run.index + run.entries);
-        run.map(|run| (&step.table, run))
+        Some(&step.table)
     }
 
     fn view(&self, view: View) -> Table<'_> {

@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering, fence};
 
 use super::Table;
 use crate::Descriptor;
-use crate::rules::{Rules, TableRun};
+use crate::rules::{Rules, TableRun, TableRuns};
 
 impl Table<'_> {
     /// Returns the first index in `from..end` whose entry is not 0; `end` if there is none.
@@ -18,34 +18,47 @@ impl Table<'_> {
         }
     }
 
-    /// Returns the first entry in `from..end` that passes `rules`, with the entries after it that continue
-    /// the run. At most two loads for each entry.
+    /// Looks for entries in `from..end` that pass `rules`, and adds them to `runs` as runs, until there are
+    /// `most`. Returns the index after the last entry that was looked at. At most two loads for each entry.
     #[inline(never)]
-    pub(crate) fn next_run(self, from: usize, end: usize, rules: &Rules) -> Option<TableRun> {
-        let mut words = self.0.get(from..end.min(self.0.len()))?;
-        let mut index = from;
-        let first = loop {
-            let zeros = zeros(words);
-            let (word, rest) = words.get(zeros..)?.split_first()?;
-            let word = load(word);
-            (words, index) = (rest, index + zeros + 1);
-            if rules.want(word) {
-                break word;
+    pub(crate) fn next_runs(
+        self,
+        from: usize,
+        end: usize,
+        rules: &Rules,
+        most: usize,
+        runs: &mut TableRuns,
+    ) -> usize {
+        let words = self.0.get(..end.min(self.0.len())).unwrap_or_default();
+        let mut rest = words.get(from..).unwrap_or_default();
+        while runs.len() < most
+            && let Some((first, behind)) = rest.split_first()
+        {
+            let first = load(first);
+            if !rules.want(first) {
+                // It may have changed meanwhile.
+                let skipped = if first == 0 { zeros(rest).max(1) } else { 1 };
+                rest = rest.get(skipped..).unwrap_or_default();
+                continue;
             }
-        };
-        let (care, step) = rules.comparison(first);
-        let more = if rules.present(first) {
-            continuing(words, first.wrapping_add(step), step, care)
-        } else {
-            continuing_absent(words, first, care)
-        };
-        let index = index - 1;
+            let (care, step) = rules.comparison(first);
+            let more = if rules.present(first) {
+                continuing(behind, first.wrapping_add(step), step, care)
+            } else {
+                continuing_absent(behind, first, care)
+            };
+            let run = TableRun {
+                index: words.len() - rest.len(),
+                first: Descriptor(first),
+                entries: 1 + more,
+            };
+            if runs.push(run).is_err() {
+                break;
+            }
+            rest = behind.get(more..).unwrap_or_default();
+        }
         fence(Ordering::Acquire);
-        Some(TableRun {
-            index,
-            first: Descriptor(first),
-            entries: 1 + more,
-        })
+        words.len() - rest.len()
     }
 }
 

@@ -431,7 +431,8 @@ proptest! {
         frames: bool,
         ignored in prop::sample::select(vec![0, Descriptor::AF, !0]),
         wanted in prop::sample::select(vec![(0, 0), (Descriptor::AF, Descriptor::AF), (1, 0)]),
-        fill in prop::collection::vec((0..3u64, 0..40u64, 0..40u64, 0..3u64), 0..6),
+        scattered: bool,
+        fill in prop::collection::vec((0..3u64, 0..40u64, 0..80u64, 0..3u64), 0..6),
     ) {
         let tree = Tree::new(shape);
         for (changes, _) in steps {
@@ -445,6 +446,8 @@ proptest! {
             for page in first..first + count {
                 let address = start + (page << shape.page_shift);
                 if tree.table(3, address).is_some() || tree.table(2, address).is_none() || tree.translate(address).2.is_none() {
+                    // Neighbours are far from each other: more runs in a table than are looked for at once.
+                    let place = if scattered { place + page % 2 } else { place };
                     let target = (place << shape.shift(2)) + (page << shape.page_shift);
                     tree.set(3, address, tree.leaf_word(3, target) ^ (page / 16 % 2) << 10);
                 }
