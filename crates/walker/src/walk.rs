@@ -255,7 +255,7 @@ impl<'s, S: TableSource> Walk<'s, S> {
     /// Looks for the next runs of the current level-3 table. Returns the table if it has any.
     pub(crate) fn next_runs(&mut self, rules: &Rules, runs: &mut TableRuns) -> Option<&TableVisit> {
         let step = self.path.last_mut()?;
-        if step.table.level != Level::L3 {
+        if step.table.level != Level::L3 || step.next >= step.end {
             return None;
         }
         let words = match step.view {
