@@ -30,16 +30,19 @@ TROUBLE = re.compile(
 STAMP = r"\[ *[0-9]+\.[0-9]+\](?:\[ *[TC][0-9]+\])? "
 STAMPED = re.compile(STAMP)
 # Races of Linux 6.1 without the series, in code that the series does not change; KCSAN names the two functions
-# that access the memory. Each was seen, and is in one flag or one byte, which is written as a whole:
+# that access the memory. Each was seen, and is in one flag or one word, which is written as a whole:
 # - a poll is woken while it checks whether it was woken (pwq->triggered);
 # - a task notes that it used a capability (PF_SUPERPRIV) while another checks whether it is a kernel
 #   thread (PF_KTHREAD), as /proc/PID/mem does;
 # - an interrupt reports the same quiescent state as the code that it interrupts;
 # - two files are opened with the same credentials, of which each notes that they are in use
-#   (get_cred(), cred->non_rcu = 0).
+#   (get_cred(), cred->non_rcu = 0);
+# - a timer clears the pointer to the task that sleeps, which looks whether it is cleared;
+# - /proc writes the mode of a file again, the same as before, while it is opened.
 KNOWN_RACES = re.compile(
     r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / get_task_mm"
-    r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file)"
+    r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file"
+    r"|do_nanosleep(\.constprop\.0)? / hrtimer_wakeup|(do_dentry_open|pid_revalidate) / pid_revalidate)"
 )
 # A later line of a report of KCSAN, whose first line counts: the words are also those of a report of KASAN.
 RACING = re.compile(r"(racing )?[a-z-]+( \([a-z, ]+\))? to 0x[0-9a-f]+ of [0-9]+ bytes by (task [0-9]+|interrupt)"

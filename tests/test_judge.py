@@ -209,6 +209,9 @@ class Judge(unittest.TestCase):
             ("capable / get_task_mm_more", False),
             ("find_table / get_task_mm", False),
             ("do_sys_poll / pollwake", True),
+            ("do_nanosleep.constprop.0 / hrtimer_wakeup", True),
+            ("pid_revalidate / pid_revalidate", True),
+            ("pid_revalidate / find_table", False),
         ]:
             line = f"[    1.000000] BUG: KCSAN: data-race in {race}\n" \
                 "[    1.000001] write to 0xffff000001137b90 of 4 bytes by task 49 on cpu 1:\n" \
