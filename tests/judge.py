@@ -38,11 +38,12 @@ STAMPED = re.compile(STAMP)
 # - two files are opened with the same credentials, of which each notes that they are in use
 #   (get_cred(), cred->non_rcu = 0);
 # - a timer clears the pointer to the task that sleeps, which looks whether it is cleared;
-# - /proc writes the mode of a file again, the same as before, while it is opened.
+# - /proc writes owner and mode of a file again, the same as before, while it is opened.
 KNOWN_RACES = re.compile(
     r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / get_task_mm"
     r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file"
-    r"|do_nanosleep(\.constprop\.0)? / hrtimer_wakeup|(do_dentry_open|pid_revalidate) / pid_revalidate)"
+    r"|do_nanosleep(\.constprop\.0)? / hrtimer_wakeup|(do_dentry_open|pid_revalidate) / pid_revalidate"
+    r"|task_dump_owner / task_dump_owner)"
 )
 # A later line of a report of KCSAN, whose first line counts: the words are also those of a report of KASAN.
 RACING = re.compile(r"(racing )?[a-z-]+( \([a-z, ]+\))? to 0x[0-9a-f]+ of [0-9]+ bytes by (task [0-9]+|interrupt)"
