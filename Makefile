@@ -256,7 +256,7 @@ neighbours: programs
 	@kernel/neighbours $(BIN)/init
 
 ##   trinity     the system-call fuzzer of that name on the call
-trinity: programs
+trinity: programs headers
 	@tests/trinity/run $(BIN)/init
 
 ##   stock       kernels of Debian that nobody patched, as a table; ROWS, ROUNDS
