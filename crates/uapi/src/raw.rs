@@ -2,7 +2,9 @@
 
 #![expect(unsafe_code, reason = "any system call at all")]
 
-pub use linux_raw_sys::{auxvec as auxv, general as constants, prctl, ptrace};
+pub use linux_raw_sys::{
+    auxvec as auxv, elf_uapi as elf, errno, general as constants, prctl, ptrace,
+};
 
 use crate::errno::Errno;
 

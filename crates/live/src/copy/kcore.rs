@@ -7,11 +7,13 @@
 
 #![expect(unsafe_code, reason = "memory that read(2) writes")]
 
+use core::mem::offset_of;
 use core::sync::atomic::AtomicU64;
 
 use heapless::Vec;
 use tablewalk_uapi::file::{self, O_RDONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::raw::elf::{NT_TASKSTRUCT, PT_LOAD, PT_NOTE, elf64_hdr, elf64_phdr};
 use tablewalk_uapi::{Errno, Mapping};
 
 use super::error::KCORE;
@@ -25,13 +27,8 @@ const SLOTS: usize = 5;
 /// Maximum number of tables for one [`Kernel::copy`].
 const BATCH: usize = 16;
 
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
-/// The note with the `task_struct` of the thread that opened the file (`include/uapi/linux/elf.h`).
-const NT_TASKSTRUCT: u32 = 4;
-/// Sizes of `Elf64_Ehdr` and `Elf64_Phdr` in bytes.
-const HEADER: usize = 64;
-const PROGRAM_HEADER: usize = 56;
+const HEADER: usize = size_of::<elf64_hdr>();
+const PROGRAM_HEADER: usize = size_of::<elf64_phdr>();
 
 /// A part of the kernel's address space.
 #[derive(Clone, Copy, Debug)]
@@ -121,8 +118,11 @@ impl<F: ReadAt> Kcore<F> {
         if !self.read_bytes(0, &mut header)? || !header.starts_with(b"\x7fELF\x02\x01") {
             return Err(problem("no 64-bit ELF file"));
         }
-        let (start, count) = (long(&header, 32), short(&header, 56));
-        if usize::from(short(&header, 54)) != PROGRAM_HEADER {
+        let (start, count) = (
+            long(&header, offset_of!(elf64_hdr, e_phoff)),
+            short(&header, offset_of!(elf64_hdr, e_phnum)),
+        );
+        if usize::from(short(&header, offset_of!(elf64_hdr, e_phentsize))) != PROGRAM_HEADER {
             return Err(problem("program headers of another size"));
         }
         for number in 0..u64::from(count) {
@@ -131,12 +131,12 @@ impl<F: ReadAt> Kcore<F> {
                 return Err(problem("fewer program headers than it says"));
             }
             let segment = Segment {
-                offset: long(&header, 8),
-                address: long(&header, 16),
-                physical: long(&header, 24),
-                size: long(&header, 32),
+                offset: long(&header, offset_of!(elf64_phdr, p_offset)),
+                address: long(&header, offset_of!(elf64_phdr, p_vaddr)),
+                physical: long(&header, offset_of!(elf64_phdr, p_paddr)),
+                size: long(&header, offset_of!(elf64_phdr, p_filesz)),
             };
-            match word(&header, 0) {
+            match word(&header, offset_of!(elf64_phdr, p_type)) {
                 PT_NOTE => self.notes = Some(segment),
                 PT_LOAD if self.segments.push(segment).is_err() => {
                     return Err(problem("more than 512 segments"));
@@ -271,7 +271,7 @@ fn short(bytes: &[u8], at: usize) -> u16 {
 // SAFETY: the words are in the mapping, which is not moved.
 unsafe impl<F: ReadAt> Kernel for Kcore<F> {
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
-        // Its name is CORE; others are of a kind of the same number too.
+        // The `task_struct` of the thread that opened the file. Its name is CORE; others are of a kind of the same number too.
         let (at, size) = self.note(NT_TASKSTRUCT, 5)?;
         let count = words.len().min(size / 8);
         let words = words.get_mut(..count).unwrap_or_default();

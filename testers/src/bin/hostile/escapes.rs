@@ -2,6 +2,8 @@
 
 #![expect(unsafe_code, reason = "tries what must be refused")]
 
+use core::mem::offset_of;
+
 use tablewalk_proc::path::proc_path;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::{Child, Fork};
@@ -14,6 +16,9 @@ use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDONLY, O_RDWR};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
+use tablewalk_uapi::raw::constants::SIGABRT;
+use tablewalk_uapi::raw::elf::{PT_LOAD, elf64_hdr, elf64_phdr};
+use tablewalk_uapi::raw::errno::ENXIO;
 use tablewalk_uapi::raw::{self, constants, ptrace};
 use tablewalk_uapi::remap::{ExposePgtblInfo, path};
 use tablewalk_uapi::signal;
@@ -263,9 +268,6 @@ fn duplicates(context: &mut Context) -> Result<Verdict, Error> {
     Ok((met == Verdict::Ok && beside.is_err() && refused && no_map_files(&info)?).into())
 }
 
-/// The error of opening an inode without an `open` method (`include/uapi/asm-generic/errno-base.h`).
-const ENXIO: u16 = 6;
-
 /// Returns whether the links in `/proc/self/map_files` refuse to open the file of a table again.
 fn no_map_files(info: &ExposePgtblInfo) -> Result<bool, Error> {
     let (page, _) = mapped(info, Protection::READ).map_err(Error::call("map"))?;
@@ -277,7 +279,8 @@ fn no_map_files(info: &ExposePgtblInfo) -> Result<bool, Error> {
         // Without CONFIG_CHECKPOINT_RESTORE there is no such link.
         Err(errno) => {
             println!("# open of map_files: {errno}");
-            Ok(errno.number() == ENXIO || errno == Errno::ENOENT)
+            // An inode without an `open` method.
+            Ok(u32::from(errno.number()) == ENXIO || errno == Errno::ENOENT)
         }
         Ok(_) => Ok(false),
     }
@@ -309,7 +312,6 @@ fn userfault(context: &mut Context) -> Result<Verdict, Error> {
 }
 
 fn core_dump(context: &mut Context) -> Result<Verdict, Error> {
-    const SIGABRT: u8 = 6;
     let info = context.info;
     let pattern = file::open(c"/proc/sys/kernel/core_pattern", O_RDWR)
         .and_then(|file| file::write(&file, b"/core"));
@@ -339,7 +341,7 @@ fn core_dump(context: &mut Context) -> Result<Verdict, Error> {
     all(&[
         expect_ok(
             "killed",
-            (status == Status::Killed(SIGABRT))
+            matches!(status, Status::Killed(signal) if u32::from(signal) == SIGABRT)
                 .then_some(())
                 .ok_or(Errno::EINVAL),
         ),
@@ -368,19 +370,23 @@ fn permit_core_dump() -> Result<(), Errno> {
 /// Returns the size of the mapping at `address` in the core dump: `p_filesz` of its program header (`struct
 /// elf64_phdr`), or `None` without such a header.
 fn dumped_size(core: &file::OwnedFd, address: u64) -> Result<Option<u64>, Errno> {
-    const HEADER: u64 = 64;
-    const PROGRAM_HEADER: usize = 56;
+    const PROGRAM_HEADER: usize = size_of::<elf64_phdr>();
     let mut header = [0_u8; PROGRAM_HEADER];
     for number in 0..u64::from(u16::MAX) {
-        let offset = HEADER + number * PROGRAM_HEADER as u64;
+        let offset = size_of::<elf64_hdr>() as u64 + number * PROGRAM_HEADER as u64;
         if file::pread(core, &mut header, offset)? != PROGRAM_HEADER {
             break;
         }
         let (words, _) = header.as_chunks::<8>();
-        let word = |index: usize| words.get(index).map_or(0, |word| u64::from_le_bytes(*word));
-        // p_type PT_LOAD, p_vaddr, p_filesz.
-        if word(0) & 0xffff_ffff == 1 && word(2) == address {
-            return Ok(Some(word(4)));
+        let word = |offset: usize| {
+            words
+                .get(offset / 8)
+                .map_or(0, |word| u64::from_le_bytes(*word))
+        };
+        // The type is the lower half of its word.
+        let kind = word(offset_of!(elf64_phdr, p_type)) & 0xffff_ffff;
+        if kind == PT_LOAD.into() && word(offset_of!(elf64_phdr, p_vaddr)) == address {
+            return Ok(Some(word(offset_of!(elf64_phdr, p_filesz))));
         }
     }
     Ok(None)
