@@ -17,6 +17,7 @@
 
 use core::fmt;
 
+use crate::descriptor::AddressBits;
 use crate::table::EntryPointer;
 use crate::translate::translate_in;
 use crate::{
@@ -138,7 +139,8 @@ pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
 struct PageBits {
     shift: u32,
     range_shift: u32,
-    /// Bits 47:n of an address, 2^n being the size of a page.
+    /// The output address of a page, where the way is not [`SLOW_PATH`]: bits 47:n of the descriptor, 2^n being
+    /// the size of a page.
     frame_mask: u64,
     /// [`SLOW_PATH`] where addresses have more than 48 bits.
     way: u64,
@@ -149,7 +151,7 @@ impl PageBits {
         Self {
             shift: geometry.page_shift(),
             range_shift: geometry.level_shift(Level::L2),
-            frame_mask: ((1 << 48) - 1) & !(geometry.page_size() - 1),
+            frame_mask: AddressBits::new(geometry, Level::L3).mask(),
             way: if geometry.oa_bits() > 48 || geometry.va_bits() > 48 {
                 SLOW_PATH
             } else {
