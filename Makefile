@@ -184,7 +184,7 @@ package: $(PACKAGES)
 fuzz: $(PACKAGES)
 	@PATH=$(RUST_PATH):$$PATH tests/fuzz "$${SECONDS_EACH:-60}"
 
-judge-tests: $(PACKAGES)
+judge-tests: $(PACKAGES) headers
 	python3 -B -m unittest --quiet tests/test_judge.py tests/test_kernel_messages.py tests/test_boot.py \
 		tests/test_check_config.py tests/test_make.py tests/test_json.py tests/test_header.py
 
