@@ -96,6 +96,16 @@ class Output(unittest.TestCase):
         self.assertEqual(done.returncode, 1)
         self.assertRegex(done.stderr, r"^\S+: standard output: ENOSPC \(No space left on device\)\n$")
 
+    def test_a_closed_descriptor_takes_nothing(self):
+        for program in (["pt", *self.walk[2:]], ["uffd", "--version"]):
+            done = subprocess.run(["qemu-aarch64", f"{BIN}/{program[0]}", *program[1:]], stderr=subprocess.PIPE,
+                                  text=True, check=False, preexec_fn=lambda: os.close(1))
+            self.assertEqual(done.returncode, 1, program)
+            self.assertRegex(done.stderr, r"^\S+: standard output: EBADF \(.*\)\n$")
+        # Nothing is lost where nothing is printed.
+        done = subprocess.run(self.walk, stdout=subprocess.PIPE, check=False, preexec_fn=lambda: os.close(2))
+        self.assertEqual(done.returncode, 0)
+
     def test_every_program_says_that_its_output_is_lost(self):
         for program in PROGRAMS:
             with open("/dev/full", "w", encoding="ascii") as full:

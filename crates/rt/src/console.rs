@@ -23,6 +23,8 @@ struct Output {
     name: &'static str,
     /// The errno of the first write that failed, 0 if none did.
     lost: AtomicU16,
+    /// Whether the descriptor was closed when the program was started.
+    closed: AtomicBool,
 }
 
 static STDOUT: Output = Output::new(BorrowedFd::STDOUT, "standard output");
@@ -31,15 +33,13 @@ static STDERR: Output = Output::new(BorrowedFd::STDERR, "standard error");
 /// Whether [`never_give_up`] was called.
 static ENDLESS: AtomicBool = AtomicBool::new(false);
 
-/// Whether descriptor 1 was closed when the program was started.
-static STDOUT_WAS_CLOSED: AtomicBool = AtomicBool::new(false);
-
 impl Output {
     const fn new(fd: BorrowedFd<'static>, name: &'static str) -> Self {
         Self {
             fd,
             name,
             lost: AtomicU16::new(0),
+            closed: AtomicBool::new(false),
         }
     }
 
@@ -50,6 +50,10 @@ impl Output {
     /// Writes all bytes, or nothing once a write has failed: what arrives is a prefix of the output, without
     /// a gap.
     fn write(&self, mut bytes: &[u8]) {
+        // `/dev/null` would accept what nobody receives. Process 1 has opened the console since.
+        if self.closed.load(Ordering::Relaxed) && !ENDLESS.load(Ordering::Relaxed) {
+            return self.lose(Errno::EBADF);
+        }
         while !bytes.is_empty() && !self.is_lost() {
             match file::write_to(self.fd, bytes) {
                 Ok(written) if written > 0 => bytes = bytes.get(written..).unwrap_or_default(),
@@ -152,7 +156,7 @@ pub fn output_is_lost() -> bool {
 /// folder.
 #[must_use]
 pub fn stdout_was_closed() -> bool {
-    STDOUT_WAS_CLOSED.load(Ordering::Relaxed)
+    STDOUT.closed.load(Ordering::Relaxed)
 }
 
 /// Makes the streams retry for ever, for process 1, which must not end and has nobody to report to. Errors
@@ -163,15 +167,18 @@ pub fn never_give_up() {
 }
 
 /// Opens `/dev/null` for each of descriptors 0 to 2 that is closed, or the root folder if there is no
-/// `/dev/null`, so that no file of the program gets such a number and receives the program's messages.
+/// `/dev/null`, so that no file of the program gets such a number and receives the program's messages. What is
+/// printed to such a descriptor is lost.
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn fill_descriptors() {
     for fd in 0..=2 {
         if file::is_open(fd) {
             continue;
         }
-        if fd == STDOUT.fd.number() {
-            STDOUT_WAS_CLOSED.store(true, Ordering::Relaxed);
+        for output in [&STDOUT, &STDERR] {
+            if fd == output.fd.number() {
+                output.closed.store(true, Ordering::Relaxed);
+            }
         }
         // Opens under the lowest free number, which is this one. Nothing can be written to a folder, but it keeps
         // the number.
