@@ -106,6 +106,13 @@ class Output(unittest.TestCase):
         done = subprocess.run(self.walk, stdout=subprocess.PIPE, check=False, preexec_fn=lambda: os.close(2))
         self.assertEqual(done.returncode, 0)
 
+    def test_what_excludes_each_other_is_refused(self):
+        for option in (["--signals"], ["--zeros"], ["--threads", "2"], ["--handlers", "2"], ["--batch", "2"]):
+            done = subprocess.run(["qemu-aarch64", f"{BIN}/uffd", "--alias", *option], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, check=False)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), option)
+            self.assertIn("--alias", done.stderr)
+
     def test_every_program_says_that_its_output_is_lost(self):
         for program in PROGRAMS:
             with open("/dev/full", "w", encoding="ascii") as full:

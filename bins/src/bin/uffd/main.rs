@@ -136,6 +136,11 @@ fn parse(mut args: Args) -> Result<Demo, ExitCode> {
             _ => return Err(cli::unknown(&args, argument)),
         }
     }
+    let moves = demo.delivery == Delivery::Signals || demo.zeros;
+    if demo.alias && (moves || demo.threads > 1 || demo.handlers > 1 || demo.batch > 1) {
+        let what = format_args!("--alias: of the others only --pages, --rounds and --quiet");
+        return Err(cli::refuse(&args, what));
+    }
     Ok(demo)
 }
 
