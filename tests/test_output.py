@@ -113,6 +113,21 @@ class Output(unittest.TestCase):
             self.assertEqual((done.returncode, done.stdout), (2, ""), option)
             self.assertIn("--alias", done.stderr)
 
+    def test_a_refusal_is_the_only_output(self):
+        for words in (["diff", self.dump], ["dirty", self.dump], ["idle", self.dump], ["diff", self.dump, "/nowhere"]):
+            done = subprocess.run(["qemu-aarch64", f"{BIN}/pt", *words], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, check=False)
+            self.assertEqual(done.returncode, 1 if "/nowhere" in words else 2, words)
+            self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1), words)
+
+    def test_only_what_was_tried_is_said_to_be_missing(self):
+        # The emulation of processes has neither the call nor BPF; the call gives no tables of the kernel.
+        for words, status in ((["1", "--source", "bpf"], 4), (["1", "--source", "call"], 4), (["kernel"], None)):
+            done = subprocess.run(["qemu-aarch64", f"{BIN}/pt", "walk", *words], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, check=False)
+            self.assertEqual(done.returncode, status or done.returncode, words)
+            self.assertEqual("remap_page_table" in done.stderr, "call" in words, done.stderr)
+
     def test_every_program_says_that_its_output_is_lost(self):
         for program in PROGRAMS:
             with open("/dev/full", "w", encoding="ascii") as full:

@@ -24,7 +24,7 @@ itself (by bpf and kcore alone), or of a file that `pt save` wrote.
   find all --frame PFN          the same in every process
   diff PID [--interval MS] [--count N]
                                 entries that change, every second, for ever
-  diff TARGET TARGET            entries that differ
+  diff TARGET TARGET            entries that differ; 1 if any does
   dirty PID [--interval MS] [--count N]
                                 pages that are written, every second, for ever
   idle PID [--interval MS] [--count N]

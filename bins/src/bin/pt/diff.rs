@@ -17,11 +17,15 @@ use crate::attributes::Attributes;
 use crate::error::Error;
 use crate::json::Json;
 use crate::options::Options;
+use crate::report;
 use crate::save;
 use crate::subject::Subject;
 
 /// Address space for the tables of one process.
 const ROOM: usize = 4 << 30;
+
+/// Tables of the kernel.
+pub(crate) const OF_KERNEL: Error = Error::Usage("only processes can be saved or compared");
 
 /// The default interval between rounds.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -29,11 +33,6 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Shows the entries of a process that change from round to round.
 #[inline(never)]
 pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, Error> {
-    if subject.live_pid().is_none() {
-        return Err(Error::Usage(
-            "diff: a file does not change; give a second one, or a process",
-        ));
-    }
     let mut old = Memory::new()?;
     let mut new = Memory::new()?;
     old.fill(subject, options)?;
@@ -60,8 +59,8 @@ pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, E
     Ok((ExitCode::SUCCESS, changed))
 }
 
-/// Shows how the tables of `other` differ from those of `subject`. The exit status is 1 if they do, as for
-/// diff(1).
+/// Prints the first line, unless the two cannot be compared, and shows how the tables of `other` differ from
+/// those of `subject`. The exit status is 1 if they do, as for diff(1).
 #[inline(never)]
 pub(crate) fn compare(
     subject: &mut Subject,
@@ -69,9 +68,13 @@ pub(crate) fn compare(
     options: &Options,
 ) -> Result<Ended, Error> {
     let other = &mut Subject::open(other, options.way)?;
+    if other.format.geometry.is_kernel() {
+        return Err(OF_KERNEL);
+    }
     if subject.format != other.format {
         return Err(Error::Formats);
     }
+    report::begin("diff", subject, options);
     let mut old = Memory::new()?;
     let mut new = Memory::new()?;
     let changed = old.fill(subject, options)? + new.fill(other, options)?;

@@ -6,6 +6,7 @@ use tablewalk_dirty::DirtyError;
 use tablewalk_live::LiveError;
 use tablewalk_live::copy::CopyError;
 use tablewalk_uapi::Errno;
+use tablewalk_walker::Geometry;
 use tablewalk_walker::VirtualAddress;
 use tablewalk_walker::dump::{DumpError, InvalidSlot, WriteError};
 
@@ -40,8 +41,8 @@ pub(crate) enum Error {
     Tracked(i32),
     /// A file that is longer than its dump, which has this many bytes.
     Longer(&'static str, u64),
-    /// An address that exceeds the address bits of the tables.
-    Address(VirtualAddress, u32),
+    /// An address that tables of this geometry do not translate.
+    Address(VirtualAddress, Geometry),
     /// Two dumps that cannot be compared.
     Formats,
     /// The target or an option does not fit the command.
@@ -130,9 +131,12 @@ impl fmt::Display for Error {
             }
             Self::Memory(purpose, errno) => write!(f, "memory for {purpose}: {errno}"),
             Self::Slot(error) => error.fmt(f),
-            Self::Address(address, bits) => {
-                write!(f, "{address}: user tables translate {bits} bits")
-            }
+            Self::Address(address, geometry) => write!(
+                f,
+                "{address}: these tables have {} bits from {}",
+                geometry.va_bits(),
+                geometry.base()
+            ),
             Self::NoTables(pid) => write!(
                 f,
                 "process {} has no user tables: {}",

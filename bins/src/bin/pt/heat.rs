@@ -25,9 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Shows which pages of a process are written, or accessed, in each round.
 #[inline(never)]
 pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<Ended, Error> {
-    let Some(pid) = subject.live_pid() else {
-        return Err(Error::Usage("a file is neither written nor idle"));
-    };
+    let pid = subject.pid().cast_signed();
     let mut heat = Heat::new(pid, subject.format.geometry.page_shift(), what)?;
     let tracked = |errno| match errno {
         Errno::EBUSY => Error::Tracked(pid),

@@ -22,6 +22,7 @@ mod verify;
 mod walk;
 
 use tablewalk_live::LiveError;
+use tablewalk_live::copy::CopyError;
 use tablewalk_rt::{Args, ExitCode, eprintln};
 use tablewalk_uapi::Errno;
 
@@ -45,6 +46,8 @@ fn main(args: Args) -> ExitCode {
                 Error::Live(LiveError::Info(Errno::ENOSYS))
                 | Error::NoSource(true)
                 | Error::Call(_) => ExitCode::SKIP,
+                // That which `--source` asks for.
+                Error::Copy(error @ CopyError::Open { .. }) if error.is_missing() => ExitCode::SKIP,
                 _ => ExitCode::FAILURE,
             }
         }),
@@ -61,11 +64,14 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
     let geometry = &subject.format.geometry;
     for &address in &request.addresses {
         if !geometry.contains(untag(geometry, address).0) {
-            return Err(Error::Address(address, geometry.va_bits()));
+            return Err(Error::Address(address, *geometry));
         }
     }
     refuse(request, subject)?;
-    report::begin(request.name, subject, options);
+    // `compare` opens the second target first.
+    if !matches!(request.command, Command::Diff(Some(_))) {
+        report::begin(request.name, subject, options);
+    }
     let (status, changed) = match request.command {
         Command::Walk => walk::run(subject, options),
         Command::Maps => maps::run(subject, options),
@@ -90,7 +96,10 @@ fn refuse(request: &Request, subject: &Subject) -> Result<(), Error> {
         Command::Heat(_) if copied => Err(Error::Call(request.name)),
         Command::Verify if subject.live_pid().is_none() => Err(verify::NO_PAGEMAP),
         Command::Diff(_) | Command::Save(_) if subject.format.geometry.is_kernel() => {
-            Err(Error::Usage("a file has no room for tables of the kernel"))
+            Err(diff::OF_KERNEL)
+        }
+        Command::Diff(None) | Command::Heat(_) if subject.live_pid().is_none() => {
+            Err(Error::Usage("a file does not change: give a process"))
         }
         _ => Ok(()),
     }

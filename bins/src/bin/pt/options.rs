@@ -63,7 +63,7 @@ impl Options {
             let (start, tag) = untag(geometry, self.range.0);
             let (last, last_tag) = untag(geometry, self.range.1);
             if last_tag != tag || !geometry.contains(last) {
-                return Err(Error::Address(self.range.1, geometry.va_bits()));
+                return Err(Error::Address(self.range.1, *geometry));
             }
             (self.range, self.tag) = ((start, last), tag);
         }

@@ -149,7 +149,7 @@ impl Source {
                 }
             }
         }
-        let mut copied = copied(way)?;
+        let mut copied = copied(way, true)?;
         copied.retarget(pid)?;
         Ok(Self::Copied(copied))
     }
@@ -161,7 +161,7 @@ impl Source {
                 "kernel: remap_page_table gives tables of processes alone",
             ));
         }
-        let mut copied = copied(way)?;
+        let mut copied = copied(way, false)?;
         copied.retarget_to_kernel()?;
         Ok(Self::Copied(copied))
     }
@@ -210,8 +210,8 @@ impl Source {
 }
 
 /// Opens the first source of copies that works, of those that were requested. If none works, prints the
-/// reason for each.
-fn copied(way: Option<Way>) -> Result<Copied<Either>, Error> {
+/// reason for each, and that there is no call, which was `tried` first.
+fn copied(way: Option<Way>, tried: bool) -> Result<Copied<Either>, Error> {
     let bpf = match way {
         None | Some(Way::Bpf) => Either::bpf().and_then(Copied::calibrated),
         _ => return Ok(Either::kcore().and_then(Copied::calibrated)?),
@@ -223,7 +223,9 @@ fn copied(way: Option<Way>) -> Result<Copied<Either>, Error> {
     Either::kcore()
         .and_then(Copied::calibrated)
         .map_err(|kcore| {
-            eprintln!("pt: remap_page_table: {}", Errno::ENOSYS);
+            if tried {
+                eprintln!("pt: remap_page_table: {}", Errno::ENOSYS);
+            }
             eprintln!("pt: {bpf}");
             eprintln!("pt: {kcore}");
             Error::NoSource(bpf.is_missing() && kcore.is_missing())
