@@ -161,6 +161,9 @@ UNRULY = [
     way("shout", f"--timeout=2 unruly shout + {GOOD}", 1, "^# unruly shout: not done after 2 s",
         "^not ok 1 unruly shout", "^ok 2", "^tablewalk: FAIL$"),
     way("haunt", f"--timeout=20 unruly haunt + {GOOD}", 0, "^ok 1 unruly haunt", "^ok 2", "^tablewalk: PASS$"),
+    # A file without end is refused; init would kill one that reads on.
+    way("endless-file", "--timeout=60 lazyload /dev/zero", 1, "^  lazyload: .*/dev/zero.*: EFBIG",
+        "exit status 1$", "^tablewalk: FAIL$"),
     way("orphans", "unruly orphans", 0, "^  # at most [0-9]+ of 1000 orphans were not reaped", "^ok 1",
         "^tablewalk: PASS$"),
     way("stopped", f"unruly stop + {GOOD}", 0, "^ok 1 unruly stop", "^ok 2", "^tablewalk: PASS$"),
@@ -413,7 +416,7 @@ def main():
     """Runs all boots, two at a time; prints the name and problems of each that was not as expected."""
     image, bare, folder = sys.argv[1:]
     os.makedirs(LOGS, exist_ok=True)
-    programs = [f"{folder}/{name}" for name in ("init", "pt", "walktest", "stress", "unruly")]
+    programs = [f"{folder}/{name}" for name in ("init", "pt", "walktest", "stress", "unruly", "lazyload")]
     pack(f"{LOGS}/small", *programs)
     pack(f"{LOGS}/all", *programs, *(f"{folder}/{name}" for name in ("uffd", "contract", "hostile", "checkpoint")))
     for example in ("own-init", "c-init"):

@@ -23,9 +23,9 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: lazyload [--frames N] [FILE]
-Maps FILE (default: /init) lazily: each page is read on its first access, by a pager
-with fewer frames than the file has pages. Compares all pages, in order and in random
-order, with the result of read(2). Prints KTAP.
+Maps FILE (default: /init), of at most 256 MiB, lazily: each page is read on its first
+access, by a pager with fewer frames than the file has pages. Compares all pages, in
+order and in random order, with the result of read(2). Prints KTAP.
   --frames N  frames in the pool; half as many pages stay mapped (default: 8)
 Needs a kernel with remap_page_table and userfaultfd, and root.";
 
@@ -47,6 +47,9 @@ const TESTS: &[Case<Lazy, Error>] = &[
         run: |lazy| lazy.check(Delivery::Signals, Walk::HereAndThere),
     },
 ];
+
+/// The most bytes of a file.
+const LARGEST: u64 = 256 << 20;
 
 /// The order in which pages are touched.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,6 +123,10 @@ fn open(path: &CStr) -> Result<(OwnedFd, u64), Errno> {
             0 if size == 0 => return Err(Errno::ENODATA),
             0 => return Ok((file, size)),
             count => size += count as u64,
+        }
+        // A device such as /dev/zero has no end.
+        if size > LARGEST {
+            return Err(Errno::EFBIG);
         }
     }
 }
