@@ -1,5 +1,7 @@
 //! `ptview`: pictures of page tables.
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -13,10 +15,13 @@ use ptview::{draw, page, pictures, tree};
 /// Makes one HTML page of what `pt` has saved or printed about a process: its address space, its
 /// tables, its frames, what was written when, and how two dumps differ.
 #[derive(Parser)]
-#[command(after_help = "\
+#[command(
+    version,
+    after_help = "\
 FILEs are dumps of `pt save`, or text in which JSON lines of `pt walk`, `maps`, `diff`, `dirty` and
 `idle` are (docs/json.md): a captured serial log will do, with lines of the kernel and time stamps.
-`-` is the standard input. Several FILEs about one process make one page.")]
+`-` is the standard input. Several FILEs about one process make one page."
+)]
 struct Arguments {
     /// Dumps, JSON lines and serial logs
     #[arg(required = true, value_name = "FILE")]
@@ -42,14 +47,29 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // `--help` and `--version`, too, which are lost if they cannot be printed.
+        Err(said) => match said.print() {
+            Ok(()) => return u8::try_from(said.exit_code()).map_or(ExitCode::FAILURE, Into::into),
+            Err(error) => {
+                tell(&format_args!("standard output: {error}"));
+                return ExitCode::FAILURE;
+            }
+        },
+    };
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("ptview: {error}");
+            tell(&error);
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints a message. Nobody can be told if that fails, and `eprintln` would panic.
+fn tell(message: &dyn Display) {
+    let _ = writeln!(io::stderr(), "ptview: {message}");
 }
 
 fn run(arguments: &Arguments) -> Result<(), Error> {
@@ -64,7 +84,7 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
         (None, Some(_)) => None,
         (None, None) => Some(PathBuf::from("ptview.html")),
     };
-    let view = View::read(&request, &mut |warning| eprintln!("ptview: {warning}"))?;
+    let view = View::read(&request, &mut |warning| tell(&warning))?;
     let pictures = pictures::all(&view);
     // Everything is written before anything takes its place.
     let mut outputs = Vec::new();

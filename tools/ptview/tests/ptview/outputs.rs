@@ -71,6 +71,25 @@ fn the_names_of_the_standard_output_are_written_into() {
 }
 
 #[test]
+fn output_that_nobody_takes_is_an_error() {
+    let folder = folder();
+    // A reader that has ended, and a full device, for a page, a message and the help.
+    for line in [
+        "(sleep 0.2; exec ptview dump -o - 2>&1) | true; exit ${PIPESTATUS[0]}",
+        "ptview nowhere 2>/dev/full",
+        "ptview dump -o - >/dev/full 2>&1",
+        "ptview --help >/dev/full",
+        "ptview --version >/dev/full",
+    ] {
+        let line = line.replace("ptview", env!("CARGO_BIN_EXE_ptview"));
+        let mut shell = Command::new("bash");
+        shell.args(["-c", &line]).current_dir(folder.path(""));
+        let output = shell.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{line}: {}", said(&output));
+    }
+}
+
+#[test]
 fn a_dash_is_the_standard_output() {
     let folder = folder();
     let output = folder.run(&["dump", "-o", "-"]);
