@@ -114,6 +114,7 @@ class Variables(WithFolder):
         self.refuses("SMP", "tests/boot", "x", "/dev/null", "", SMP="2 4")
         self.refuses("INITRAMFS_LIMIT", "initramfs/pack", f"{self.folder}/x", "Makefile", INITRAMFS_LIMIT="abc")
         self.refuses("TABLEWALK_CACHE", "kernel/build", "base", TABLEWALK_CACHE="x")
+        self.refuses("`frob'", "tests/matrix", "/bin", "x=4k48", GROUPS_WANTED="races frob")
 
     def test_checkout_with_a_space(self):
         for name in ("a b", "a'b", "a$b"):
