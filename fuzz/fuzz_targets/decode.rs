@@ -23,6 +23,8 @@ struct Input {
     types: [Option<u8>; 4],
     untold: u8,
     mair: u64,
+    overlay: u64,
+    gcs: bool,
 }
 
 fuzz_target!(|input: Input| {
@@ -63,6 +65,8 @@ fuzz_target!(|input: Input| {
             marker,
             untold: input.untold,
         },
+        overlay: input.overlay,
+        gcs: input.gcs,
     };
 
     let output = descriptor.output_address(&geometry, level);
@@ -89,6 +93,12 @@ fuzz_target!(|input: Input| {
     assert!(!permissions.el0.write || without.el0.write);
     assert!(!permissions.el0.execute || without.el0.execute);
     assert!(!(permissions.el0.write && permissions.el1.execute));
+    if linux.is_gcs(descriptor) {
+        assert!(input.gcs && !linux.permissions(descriptor, limits).el0.write);
+    } else {
+        assert_eq!(linux.permissions(descriptor, limits), permissions);
+    }
+    assert!(linux.protection_key(descriptor) == 0 || input.word & linux.overlay != 0);
     let text = format!(
         "{} {} {} {descriptor:?}",
         permissions.el0,

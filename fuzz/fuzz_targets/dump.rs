@@ -33,6 +33,7 @@ fuzz_target!(|bytes: &[u8]| {
         visit.unwrap();
     }
     let _ = Runs::new(Walk::new(&mut dump), Merge::Frames).take(VISITS).count();
+    let _ = Runs::new(Walk::new(&mut dump).gathering(), Merge::Attributes).take(VISITS).count();
     for table in 0..dump.tables() {
         let table = dump.nth(table).unwrap();
         let _ = translate(&mut dump, table.address).unwrap();
