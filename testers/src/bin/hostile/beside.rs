@@ -174,7 +174,7 @@ pub(crate) fn lent_beside_balancing(context: &mut Context) -> Result<Verdict, Er
 pub(crate) fn flush_beside_machines(context: &mut Context) -> Result<Verdict, Error> {
     // The more pages, the longer between start and end; above 511 the kernel invalidates everything at once.
     const PAGES: usize = 500;
-    const MACHINES: u64 = 20;
+    const MACHINES: u64 = 5;
     match VirtualMachine::new() {
         Ok(_) => {}
         Err(Errno::ENOENT | Errno::ENODEV) => {
