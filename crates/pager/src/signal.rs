@@ -63,7 +63,8 @@ impl<P: Policy> Worker<'_, P> {
     /// Resolves one fault. Returns whether to repeat the access.
     fn resolve_fault(&mut self, address: u64, write: bool) -> bool {
         let pager = self.pager;
-        if pager.region.page_at(address).is_none() {
+        // A child that was forked in `body` may have something else there.
+        if pager.region.page_at(address).is_none() || !pager.is_owner() {
             return false;
         }
         add(&pager.counters.faults, 1);

@@ -1,5 +1,6 @@
 //! Faults as signals.
 
+use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -82,7 +83,7 @@ fn threads_come_and_go_beside_each_other() {
 
 static PASSED_ON: AtomicUsize = AtomicUsize::new(0);
 
-extern "C" fn note(_: i32, _: *mut tablewalk_uapi::signal::siginfo_t, _: *mut std::ffi::c_void) {
+extern "C" fn note(_: i32, _: *mut tablewalk_uapi::signal::siginfo_t, _: *mut c_void) {
     PASSED_ON.fetch_add(1, Ordering::Relaxed);
 }
 
@@ -264,4 +265,52 @@ fn a_child_has_no_page_of_a_region_whose_faults_are_signals() {
     });
     // SIGSEGV, and not zeros.
     assert_eq!(ended, Ok([Status::Killed(11); 2]));
+}
+
+unsafe extern "C" {
+    fn mmap(
+        place: *mut c_void,
+        size: usize,
+        access: i32,
+        flags: i32,
+        fd: i32,
+        at: i64,
+    ) -> *mut c_void;
+    fn memfd_create(name: *const std::ffi::c_char, flags: u32) -> i32;
+}
+
+/// PROT_READ, MAP_SHARED | MAP_FIXED.
+const READ: i32 = 1;
+const THERE: i32 = 0x11;
+
+/// Has other numbers in a child.
+#[derive(Default)]
+struct Differs(AtomicUsize);
+
+impl Policy for Differs {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        Ok(write_number(page + self.0.load(Ordering::Relaxed), bytes))
+    }
+}
+
+/// It may have a file where its parent has the region, and touch it behind its end.
+#[test]
+fn a_child_resolves_no_fault_of_its_parent() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Signals, Differs::default());
+    let mut worker = pager.worker().unwrap();
+    let found = worker.resolve_own(|| {
+        let ended = child(|| {
+            pager.policy().0.store(100, Ordering::Relaxed);
+            let place = pager.as_ptr().cast();
+            // SAFETY: the child has nothing there.
+            let file = unsafe {
+                let file = memfd_create(c"empty".as_ptr(), 0);
+                mmap(place, pager.size(), READ, THERE, file, 0)
+            };
+            file == place && word(&pager, 3) == 0
+        });
+        (ended, word(&pager, 3))
+    });
+    assert_eq!(found, Ok((Status::Killed(7), 4)));
 }
