@@ -265,18 +265,35 @@ impl<'t, P: Policy, I: Iterator<Item = (u64, &'t ExposePgtblTable)>> Taken<'t, P
             self.count += 1;
             let page = self.first + offset_of(offset >> pager.page_shift);
             pager.came.remove(page);
+            let dirty = self.format.linux.is_dirty(Descriptor(place.desc));
+            // Also if the policy panics.
+            let _reused = Reused { pager, slot, page };
             // SAFETY: the slot is this worker's until `filled`, and has a page.
             let bytes = unsafe { pager.slot_bytes(slot) };
-            let dirty = self.format.linux.is_dirty(Descriptor(place.desc));
             pager.policy.taken_back(page, bytes, dirty);
-            // It was taken between the message and the end of the discard. The policy hears of the discard
-            // last, from here or from the handler that has read the message. Nobody makes the page meanwhile.
-            if pager.space.discards().made(page) {
-                pager.policy.discarded(page..page + 1);
-            }
-            if pager.policy.zeros() {
-                bytes.fill(0);
-            }
+        }
+    }
+}
+
+/// Makes a slot ready for its next page when this is dropped, after the policy was called for its page.
+struct Reused<'p, P: Policy> {
+    pager: &'p Pager<P>,
+    slot: u64,
+    page: usize,
+}
+
+impl<P: Policy> Drop for Reused<'_, P> {
+    fn drop(&mut self) {
+        let Self { pager, slot, page } = *self;
+        // First: the policy may panic.
+        if pager.policy.zeros() {
+            // SAFETY: as in `Taken::tell_all`, whose slice is not used any more.
+            unsafe { pager.slot_bytes(slot) }.fill(0);
+        }
+        // It was taken between the message and the end of the discard. The policy hears of the discard
+        // last, from here or from the handler that has read the message. Nobody makes the page meanwhile.
+        if pager.space.discards().made(page) {
+            pager.policy.discarded(page..page + 1);
         }
     }
 }

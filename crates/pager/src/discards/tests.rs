@@ -30,6 +30,7 @@ struct Discarding {
     pager: OnceLock<&'static Pager<Self>>,
     calls: Mutex<Vec<Call>>,
     panics: bool,
+    panics_at_a_page: bool,
 }
 
 impl Policy for Discarding {
@@ -55,6 +56,7 @@ impl Policy for Discarding {
 
     fn taken_back(&self, page: usize, _: &[u8], _: bool) {
         self.calls.lock().unwrap().push(Call::TakenBack(page));
+        assert!(!self.panics_at_a_page, "on purpose");
     }
 }
 
@@ -159,4 +161,19 @@ fn a_discard_counts_if_the_policy_panics() {
     let seen = pager.space.discards().seen();
     catch_unwind(AssertUnwindSafe(|| discard(pager, PAGE))).unwrap_err();
     assert!(!pager.space.discards().install(seen, PAGE, || true));
+}
+
+#[test]
+fn the_policy_hears_the_discard_last_if_it_panics_at_the_page() {
+    let pager = pager(Discarding {
+        panics_at_a_page: true,
+        ..Discarding::default()
+    });
+    discard(pager, PAGE);
+    pager.policy.calls.lock().unwrap().clear();
+    catch_unwind(AssertUnwindSafe(|| take_back(pager))).unwrap_err();
+    assert_eq!(
+        *pager.policy.calls.lock().unwrap(),
+        [Call::TakenBack(PAGE), Call::Discarded(PAGE, PAGE + 1)]
+    );
 }

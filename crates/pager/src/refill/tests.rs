@@ -5,6 +5,7 @@
     reason = "tests"
 )]
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::vec::Vec;
 
@@ -168,4 +169,50 @@ fn who_may_not_lend_has_the_kernel_copy() {
     assert_eq!((pager.moves(), pager.frames()), (false, 0));
     // There are no entries of the kernel's to flush.
     std::mem::forget(pager);
+}
+
+/// Has pages of zeros, and panics when it hears that one was taken back.
+struct Zeros;
+
+impl Policy for Zeros {
+    fn zeros(&self) -> bool {
+        true
+    }
+
+    fn taken_back(&self, _: usize, bytes: &[u8], _: bool) {
+        assert_eq!(bytes.first(), Some(&1));
+        panic!("on purpose");
+    }
+}
+
+/// The next page with this frame is not filled.
+#[test]
+fn a_frame_of_zeros_has_nothing_old_when_the_policy_panics() {
+    let pager = Pager::with_format(OPTIONS, Zeros, None).unwrap();
+    let refill = pager.ring.refill().unwrap();
+    // SAFETY: nobody claims a slot here.
+    unsafe { pager.slot_bytes(0) }.fill(1);
+    let format = format();
+    let from = pager.region.address(0).0;
+    let place = ExposePgtblTable {
+        addr: from,
+        desc: 0,
+    };
+    let told = catch_unwind(AssertUnwindSafe(|| {
+        let mut taken = Taken {
+            pager: &pager,
+            refill: &refill,
+            format: &format,
+            first: 0,
+            from,
+            filled: 1,
+            count: 0,
+            slots: [(0, &place)].into_iter(),
+        };
+        taken.tell_all();
+    }));
+    assert!(told.is_err());
+    assert_eq!(pager.frames(), 1);
+    // SAFETY: as above.
+    assert!(unsafe { pager.slot_bytes(0) }.iter().all(|byte| *byte == 0));
 }
