@@ -15,7 +15,7 @@ use crate::{Child, Delivery, Pager, PagerError, Policy, Worker};
 
 /// The time before reading again when the kernel could not deliver an event, or when no handler was free for
 /// faults.
-const MOMENT: Duration = Duration::from_millis(1);
+pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 
 impl<P: Policy> Worker<'_, P> {
     /// Resolves faults until [`Pager::stop`]. Calls `forked` with each forked child; `forked` must pass it to

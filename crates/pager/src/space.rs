@@ -9,7 +9,8 @@ use tablewalk_uapi::{Errno, Mapping, process};
 
 use crate::Delivery;
 use crate::discards::Discards;
-use crate::events::{Event, Messages, Userfault, Waking};
+use crate::events::{Event, Messages, Userfault, Waking, poll};
+use crate::handler::MOMENT;
 use crate::layout::{Layout, Place};
 use crate::mutex::{Mutex, MutexGuard};
 use crate::policy::{Policy, Refusal};
@@ -259,9 +260,28 @@ impl Space {
     ///
     /// No code relies on the contents of missing pages.
     pub(crate) unsafe fn unregister(&self, is_child: bool) -> bool {
-        // The current addresses of the pieces. Missing pages of children that were not served are zeros from
-        // now on.
-        self.read_all();
+        loop {
+            // The current addresses of the pieces. Missing pages of children that were not served are zeros
+            // from now on.
+            self.read_all();
+            // SAFETY: the caller's promise.
+            let is_done = unsafe { self.unregister_pieces(is_child) };
+            // A thread that has changed the address space in the meantime waits until the event is read, or
+            // is about to; it may have moved a piece, or forked.
+            if !self.is_changing() {
+                return is_done;
+            }
+            // It continues, or a descriptor is closed, which the event of a fork needs.
+            let _ = poll(&mut [], Some(MOMENT));
+        }
+    }
+
+    /// Unregisters the pieces at their current addresses. Returns whether that succeeded.
+    ///
+    /// # Safety
+    ///
+    /// As [`Space::unregister`].
+    unsafe fn unregister_pieces(&self, is_child: bool) -> bool {
         let mut is_done = true;
         self.lock().mapped(&mut |range| {
             let length = range.end - range.start;
@@ -275,8 +295,6 @@ impl Space {
                 Err(_) => self.delivery == Delivery::Signals,
             };
         });
-        // A thread that has changed the address space in the meantime waits until the event is read.
-        self.read_all();
         is_done
     }
 

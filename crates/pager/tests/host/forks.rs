@@ -1,6 +1,7 @@
 //! Forks beside policies that refuse, wait or panic.
 
 use std::process::Command;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
@@ -387,4 +388,74 @@ fn a_child_that_drops_its_copy_of_a_sibling_leaves_that_alone() {
     let child = Arc::into_inner(first_child).unwrap();
     serve(&pager, child, first);
     stop(&pager, vec![handler]);
+}
+
+/// Each event that is read lets it move on, at once.
+#[test]
+fn a_child_that_is_dropped_while_it_moves_its_pages_does_not_wait() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Numbers);
+    let (sender, children) = mpsc::channel::<Child>();
+    let shared = Arc::clone(&pager);
+    let handler = thread::spawn(move || {
+        let mut worker = shared.worker()?;
+        worker.handle(&mut |child| sender.send(child).unwrap())
+    });
+    let size = pager.size();
+    let place = Mapping::reserve(size, Protection::NONE).unwrap();
+    let places = [pager.as_ptr(), place.as_ptr()].map(|place| place.expose_provenance());
+    for _ in 0..20 {
+        let first = in_time("fork", move || {
+            crate::events::fork(|| {
+                let [from, to] = places.map(ptr::with_exposed_provenance_mut);
+                let flags = memory::MREMAP_MAYMOVE | memory::MREMAP_FIXED;
+                (0..50).all(|_| {
+                    [(from, to), (to, from)].into_iter().all(|(from, to)| {
+                        // SAFETY: nobody relies on the contents.
+                        unsafe { memory::mremap(from, size, size, flags, to) }.is_ok()
+                    })
+                })
+            })
+        });
+        let first_child = children.recv().unwrap();
+        let end = Arc::new(Flag::new());
+        let flag = Arc::clone(&end);
+        // It has the descriptor, too.
+        let sibling = in_time("fork", move || {
+            crate::events::fork(|| {
+                flag.wait();
+                true
+            })
+        });
+        let second_child = children.recv().unwrap();
+        in_time("the end of a child that is not served", || {
+            drop(first_child)
+        });
+        let ended = std::panic::catch_unwind(|| crate::events::ended_well(first));
+        end.set();
+        crate::events::ended_well(sibling);
+        ended.unwrap();
+        drop(second_child);
+    }
+    stop(&pager, vec![handler]);
+}
+
+/// The pager reads the event when it is dropped, since nobody else will.
+#[test]
+fn a_fork_beside_the_end_of_a_pager_waits_for_a_descriptor() {
+    let _alone = alone();
+    let pager = pager(4, Delivery::Threads, Numbers);
+    let forker = start_waiting(|| crate::events::fork(|| true));
+    let mut before = [0; 2];
+    // SAFETY: room for two words.
+    assert_eq!(unsafe { getrlimit(NOFILE, &raw mut before) }, 0);
+    // SAFETY: as above; descriptors that are open stay.
+    assert_eq!(unsafe { setrlimit(NOFILE, &[3, before[1]]) }, 0);
+    let dropper = thread::spawn(|| drop(pager));
+    thread::sleep(Duration::from_millis(100));
+    // SAFETY: as it was.
+    assert_eq!(unsafe { setrlimit(NOFILE, &before) }, 0);
+    in_time("the end of a pager", || dropper.join().unwrap());
+    let pid = in_time("fork", || forker.join().unwrap());
+    crate::events::ended_well(pid);
 }
