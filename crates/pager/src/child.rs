@@ -41,7 +41,7 @@ impl Drop for Child {
 impl<P: Policy> Pager<P> {
     /// Resolves the faults of a forked child until `ended` (for example its pidfd) is readable or hung up.
     /// The kernel copies the pages, since entries can be moved only inside one process. Children of the child
-    /// are not served.
+    /// are not served: their missing pages are zeros.
     ///
     /// Call it on a separate thread, with the [`Child`] that [`Worker::handle`](crate::Worker::handle) passes
     /// on. The child may discard, move and unmap pages as the parent may, but [`Policy::discarded`] is not
@@ -78,6 +78,11 @@ impl<P: Policy> Pager<P> {
             }
             let mut batch = child.space.batch();
             self.read(&child.space, &mut messages, &mut batch, &mut |_, _| {})?;
+            // Before the policy may wait: a fork in the meantime would copy their descriptors.
+            batch.hand_over(&mut |space| {
+                // SAFETY: nobody serves it, as documented.
+                unsafe { space.unregister(true) };
+            });
             match self.provide_all(&child.space, batch, &mut scratch) {
                 // It has ended meanwhile.
                 Err(Errno::ESRCH | Errno::ENOSPC) => return Ok(()),

@@ -459,3 +459,78 @@ fn a_fork_beside_the_end_of_a_pager_waits_for_a_descriptor() {
     let pid = in_time("fork", || forker.join().unwrap());
     crate::events::ended_well(pid);
 }
+
+/// Waits at page 3, while others do something.
+#[derive(Default)]
+struct Waits {
+    is_asked: AtomicBool,
+    goes_on: AtomicBool,
+}
+
+impl Policy for Waits {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        if page == 3 {
+            self.is_asked.store(true, Ordering::SeqCst);
+            while !self.goes_on.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+        }
+        Ok(write_number(page, bytes))
+    }
+}
+
+/// Its descriptor was read with a fault of the child, and copied by a fork in the meantime.
+#[test]
+fn a_child_of_a_child_does_not_wait_for_other_children() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Waits::default());
+    let (sender, children) = mpsc::channel::<Child>();
+    let shared = Arc::clone(&pager);
+    let handler = thread::spawn(move || {
+        let mut worker = shared.worker()?;
+        worker.handle(&mut |child| sender.send(child).unwrap())
+    });
+    let (touch, end) = (Arc::new(Flag::new()), Arc::new(Flag::new()));
+    let (shared, flag) = (Arc::clone(&pager), Arc::clone(&touch));
+    let pid = in_time("fork", move || {
+        crate::events::fork(|| {
+            let inner = crate::events::fork(|| {
+                flag.wait();
+                word(&shared, 5) == 0
+            });
+            process::wait(inner).is_ok_and(|(_, status)| status == process::Status::Exited(0))
+        })
+    });
+    let child = children.recv().unwrap();
+    let address = pager.address() + 3 * pager.page_size() as u64;
+    // An access of the child, which waits in its fork.
+    let reader = start_waiting(move || process::read_memory(pid, address, &mut [0]));
+    let shared = Arc::clone(&pager);
+    let server = thread::spawn(move || {
+        let ended = process::pidfd_open(pid).unwrap();
+        shared.serve_child(&child, &ended)
+    });
+    let shared = Arc::clone(&pager);
+    in_time("a page of the child", move || {
+        while !shared.policy().is_asked.load(Ordering::SeqCst) {
+            thread::yield_now();
+        }
+    });
+    let flag = Arc::clone(&end);
+    let sibling = in_time("fork", move || {
+        crate::events::fork(|| {
+            flag.wait();
+            true
+        })
+    });
+    pager.policy().goes_on.store(true, Ordering::SeqCst);
+    assert_eq!(in_time("a read", || reader.join().unwrap()), Ok(1));
+    touch.set();
+    let ended = std::panic::catch_unwind(|| crate::events::ended_well(pid));
+    end.set();
+    crate::events::ended_well(sibling);
+    ended.unwrap();
+    assert_eq!(in_time("serve_child", || server.join().unwrap()), Ok(()));
+    drop(children.recv().unwrap());
+    stop(&pager, vec![handler]);
+}
