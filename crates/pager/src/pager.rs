@@ -132,13 +132,14 @@ impl<P: Policy> Pager<P> {
         let came =
             PageSet::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
         let discards = discards(&options, &policy, page_shift)?;
-        let uffd = watch(&memory, part.clone(), features(&options, &policy))?;
         protect_from_others(
             &memory,
             &options,
             options.frames << page_shift,
             part.clone(),
         )?;
+        // Last: from now on a fork waits until its event is read, and dropping the pager reads it.
+        let uffd = watch(&memory, part.clone(), features(&options, &policy))?;
         let region = Region {
             start: memory.address() + part.start as u64,
             pages: options.pages,

@@ -22,6 +22,8 @@ unsafe extern "C" {
     fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
     fn prctl(option: i32, ...) -> i32;
     fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32;
+    fn capget(header: *const u32, sets: *mut u32) -> i32;
+    fn capset(header: *const u32, sets: *const u32) -> i32;
     fn getrlimit(resource: i32, limit: *mut [u64; 2]) -> i32;
 }
 
@@ -533,4 +535,58 @@ fn a_child_of_a_child_does_not_wait_for_other_children() {
     assert_eq!(in_time("serve_child", || server.join().unwrap()), Ok(()));
     drop(children.recv().unwrap());
     stop(&pager, vec![handler]);
+}
+
+const MEMLOCK: i32 = 8;
+
+/// From now on this thread must not lock memory.
+fn without_locks() {
+    // SAFETY: room for two words.
+    assert_eq!(unsafe { setrlimit(MEMLOCK, &[0, 0]) }, 0);
+    let header = [0x2008_0522_u32, 0];
+    let mut sets = [0_u32; 6];
+    // SAFETY: as capget(2) and capset(2) take them.
+    unsafe {
+        assert_eq!(capget(header.as_ptr(), sets.as_mut_ptr()), 0);
+        // CAP_IPC_LOCK of the effective and the permitted set.
+        sets[0] &= !(1 << 14);
+        sets[1] &= !(1 << 14);
+        assert_eq!(capset(header.as_ptr(), sets.as_ptr()), 0);
+    }
+}
+
+/// Nobody would read the event of the fork.
+#[test]
+fn a_fork_does_not_wait_for_a_pager_that_could_not_be_made() {
+    let _alone = alone();
+    let pid = crate::events::fork(|| {
+        without_locks();
+        let options = tablewalk_pager::Options {
+            locked: true,
+            ..crate::scene::options(4, Delivery::Threads)
+        };
+        let end = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !end.load(Ordering::Relaxed) {
+                    let made = Pager::new(options, Numbers);
+                    assert!(matches!(made, Err(PagerError::Call("mlock", _))));
+                }
+            });
+            for _ in 0..200 {
+                // SAFETY: the child ends at once.
+                match unsafe { process::fork() }.unwrap() {
+                    Some(pid) => drop(process::wait(pid).unwrap()),
+                    None => process::exit(0),
+                }
+            }
+            end.store(true, Ordering::Relaxed);
+        });
+        true
+    });
+    let ended = std::panic::catch_unwind(|| crate::events::ended_well(pid));
+    if ended.is_err() {
+        process::kill(pid, Signal::Kill).unwrap();
+    }
+    ended.unwrap();
 }
