@@ -114,6 +114,19 @@ unsafe fn exchange_action(
 #[derive(Clone, Copy, Debug)]
 pub struct Action(sys::kernel_sigaction);
 
+/// The signals that instructions cause, as a `sigset_t`: where they are blocked, they end the process.
+const BY_INSTRUCTIONS: u64 = {
+    const fn bit(signal: u32) -> u64 {
+        1 << (signal - 1)
+    }
+    bit(sys::SIGSEGV)
+        | bit(sys::SIGBUS)
+        | bit(sys::SIGILL)
+        | bit(sys::SIGFPE)
+        | bit(sys::SIGTRAP)
+        | bit(sys::SIGSYS)
+};
+
 /// `SIG_IGN` of include/uapi/asm-generic/signal-defs.h.
 const IGNORE: usize = 1;
 
@@ -136,10 +149,13 @@ impl Action {
         unsafe { exchange_action(signal, ptr::null()) }
     }
 
-    /// Returns the action that runs `handler`, on the alternate stack of the thread if it has one.
+    /// Returns the action that runs `handler`, on the alternate stack of the thread if it has one. Signals that
+    /// no instruction causes wait until it returns.
     #[must_use]
     pub fn apart(handler: Handler) -> Self {
-        Self::new(handler, sys::SA_ONSTACK)
+        let mut action = Self::new(handler, sys::SA_ONSTACK);
+        action.0.sa_mask.sig = [!BY_INSTRUCTIONS];
+        action
     }
 
     fn new(handler: Handler, flags: u32) -> Self {

@@ -314,3 +314,38 @@ fn a_child_resolves_no_fault_of_its_parent() {
     });
     assert_eq!(found, Ok((Status::Killed(7), 4)));
 }
+
+static PLACE: AtomicUsize = AtomicUsize::new(0);
+static FOUND: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn look(_: i32, _: *mut tablewalk_uapi::signal::siginfo_t, _: *mut c_void) {
+    let found = crate::scene::word_at(PLACE.load(Ordering::Relaxed));
+    FOUND.store(usize::try_from(found).unwrap_or(0), Ordering::Relaxed);
+}
+
+/// Gets a signal at page 1.
+struct Interrupted;
+
+impl Policy for Interrupted {
+    fn fill(&self, page: usize, bytes: &mut [u8]) -> Result<usize, Refusal> {
+        if page == 1 {
+            process::kill_thread(process::pid(), process::tid(), Signal::Usr1).unwrap();
+        }
+        Ok(write_number(page, bytes))
+    }
+}
+
+#[test]
+fn a_signal_handler_may_touch_the_region_while_a_page_is_made() {
+    let _alone = alone();
+    let status = child(|| {
+        let pager = pager(4, Delivery::Signals, Interrupted);
+        let place = pager.as_ptr().wrapping_add(2 * pager.page_size());
+        PLACE.store(place.expose_provenance(), Ordering::Relaxed);
+        // SAFETY: the handler reads a page of the region.
+        unsafe { tablewalk_uapi::signal::handle(Signal::Usr1, look) }.unwrap();
+        let mut worker = pager.worker().unwrap();
+        worker.resolve_own(|| word(&pager, 1)) == Ok(2) && FOUND.load(Ordering::Relaxed) == 3
+    });
+    assert_eq!(status, Status::Exited(0));
+}
