@@ -11,7 +11,8 @@ use tablewalk_uapi::memory::{self, Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, process};
 
 use crate::scene::{
-    Numbers, alone, handle, in_time, pager, read, stop, word, word_at, write_number,
+    Handler, Numbers, alone, handle, handle_children, in_time, pager, read, stop, word, word_at,
+    write_number,
 };
 
 /// A fork in a process with many threads: the child does nothing but `body`.
@@ -28,18 +29,10 @@ pub(crate) fn ended_well(pid: i32) {
     assert_eq!(status, process::Status::Exited(0));
 }
 
-type Handler = thread::JoinHandle<Result<(), PagerError>>;
-
 /// A pager, its handler, and the children of the process.
 fn parent(pages: usize) -> (Arc<Pager<Numbers>>, Handler, mpsc::Receiver<Child>) {
     let pager = pager(pages, Delivery::Threads, Numbers);
-    let (sender, children) = mpsc::channel();
-    let shared = Arc::clone(&pager);
-    let handler = thread::spawn(move || {
-        shared
-            .worker()?
-            .handle(&mut |child| sender.send(child).unwrap())
-    });
+    let (handler, children) = handle_children(&pager);
     (pager, handler, children)
 }
 

@@ -8,13 +8,15 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tablewalk_pager::{Child, Delivery, Pager, PagerError, Policy, Refusal};
+use tablewalk_pager::{Delivery, Pager, PagerError, Policy, Refusal};
 use tablewalk_uapi::memory::{self, Advice, Protection};
 use tablewalk_uapi::signal::Signal;
 use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
 use crate::events::{Panics, serve, start_waiting};
-use crate::scene::{Numbers, alone, handle, in_time, pager, read, stop, word, write_number};
+use crate::scene::{
+    Numbers, alone, handle, handle_children, in_time, pager, read, stop, word, write_number,
+};
 
 unsafe extern "C" {
     fn fork() -> i32;
@@ -80,12 +82,7 @@ fn without_poison() {
 fn a_page_that_a_child_is_refused_leaves_the_parent_alone() {
     let _alone = alone();
     let pager = pager(8, Delivery::Threads, Once(AtomicUsize::new(0)));
-    let (sender, children) = mpsc::channel::<Child>();
-    let shared = Arc::clone(&pager);
-    let handler = thread::spawn(move || {
-        let mut worker = shared.worker()?;
-        worker.handle(&mut |child| sender.send(child).unwrap())
-    });
+    let (handler, children) = handle_children(&pager);
     assert_eq!(read(&pager, 2), 3);
     let shared = Arc::clone(&pager);
     let page = pager.page_size();
@@ -281,12 +278,7 @@ fn a_policy_that_panics_costs_a_child_no_page() {
     });
     let shared = Arc::clone(&pager);
     let forker = start_waiting(move || crate::events::fork(|| word(&shared, 3) == 4));
-    let (sender, children) = mpsc::channel::<Child>();
-    let shared = Arc::clone(&pager);
-    let handler = thread::spawn(move || {
-        let mut worker = shared.worker()?;
-        worker.handle(&mut |child| sender.send(child).unwrap())
-    });
+    let (handler, children) = handle_children(&pager);
     assert!(in_time("the panic", || handler.join()).is_err());
     let pid = in_time("fork", || forker.join().unwrap());
     in_time("madvise", || adviser.join().unwrap());
@@ -317,17 +309,23 @@ impl Flag {
     }
 }
 
+/// Forks a child that ends when `end` is set.
+fn fork_until(end: &Arc<Flag>) -> i32 {
+    let flag = Arc::clone(end);
+    in_time("fork", move || {
+        crate::events::fork(|| {
+            flag.wait();
+            true
+        })
+    })
+}
+
 /// A fork copies the descriptors of the children that were there before.
 #[test]
 fn a_child_that_nobody_serves_does_not_wait_for_its_siblings() {
     let _alone = alone();
     let pager = pager(8, Delivery::Threads, Numbers);
-    let (sender, children) = mpsc::channel::<Child>();
-    let shared = Arc::clone(&pager);
-    let handler = thread::spawn(move || {
-        let mut worker = shared.worker()?;
-        worker.handle(&mut |child| sender.send(child).unwrap())
-    });
+    let (handler, children) = handle_children(&pager);
     let (touch, end) = (Arc::new(Flag::new()), Arc::new(Flag::new()));
     let (shared, flag) = (Arc::clone(&pager), Arc::clone(&touch));
     let first = in_time("fork", move || {
@@ -337,13 +335,7 @@ fn a_child_that_nobody_serves_does_not_wait_for_its_siblings() {
         })
     });
     let first_child = children.recv().unwrap();
-    let flag = Arc::clone(&end);
-    let sibling = in_time("fork", move || {
-        crate::events::fork(|| {
-            flag.wait();
-            true
-        })
-    });
+    let sibling = fork_until(&end);
     let second_child = children.recv().unwrap();
     drop(first_child);
     touch.set();
@@ -360,12 +352,7 @@ fn a_child_that_nobody_serves_does_not_wait_for_its_siblings() {
 fn a_child_that_drops_its_copy_of_a_sibling_leaves_that_alone() {
     let _alone = alone();
     let pager = pager(8, Delivery::Threads, Numbers);
-    let (sender, children) = mpsc::channel::<Child>();
-    let shared = Arc::clone(&pager);
-    let handler = thread::spawn(move || {
-        let mut worker = shared.worker()?;
-        worker.handle(&mut |child| sender.send(child).unwrap())
-    });
+    let (handler, children) = handle_children(&pager);
     let touch = Arc::new(Flag::new());
     let (shared, flag) = (Arc::clone(&pager), Arc::clone(&touch));
     let first = in_time("fork", move || {
@@ -397,12 +384,7 @@ fn a_child_that_drops_its_copy_of_a_sibling_leaves_that_alone() {
 fn a_child_that_is_dropped_while_it_moves_its_pages_does_not_wait() {
     let _alone = alone();
     let pager = pager(8, Delivery::Threads, Numbers);
-    let (sender, children) = mpsc::channel::<Child>();
-    let shared = Arc::clone(&pager);
-    let handler = thread::spawn(move || {
-        let mut worker = shared.worker()?;
-        worker.handle(&mut |child| sender.send(child).unwrap())
-    });
+    let (handler, children) = handle_children(&pager);
     let size = pager.size();
     let place = Mapping::reserve(size, Protection::NONE).unwrap();
     let places = [pager.as_ptr(), place.as_ptr()].map(|place| place.expose_provenance());
@@ -421,14 +403,8 @@ fn a_child_that_is_dropped_while_it_moves_its_pages_does_not_wait() {
         });
         let first_child = children.recv().unwrap();
         let end = Arc::new(Flag::new());
-        let flag = Arc::clone(&end);
         // It has the descriptor, too.
-        let sibling = in_time("fork", move || {
-            crate::events::fork(|| {
-                flag.wait();
-                true
-            })
-        });
+        let sibling = fork_until(&end);
         let second_child = children.recv().unwrap();
         in_time("the end of a child that is not served", || {
             drop(first_child)
@@ -486,12 +462,7 @@ impl Policy for Waits {
 fn a_child_of_a_child_does_not_wait_for_other_children() {
     let _alone = alone();
     let pager = pager(8, Delivery::Threads, Waits::default());
-    let (sender, children) = mpsc::channel::<Child>();
-    let shared = Arc::clone(&pager);
-    let handler = thread::spawn(move || {
-        let mut worker = shared.worker()?;
-        worker.handle(&mut |child| sender.send(child).unwrap())
-    });
+    let (handler, children) = handle_children(&pager);
     let (touch, end) = (Arc::new(Flag::new()), Arc::new(Flag::new()));
     let (shared, flag) = (Arc::clone(&pager), Arc::clone(&touch));
     let pid = in_time("fork", move || {
@@ -518,13 +489,7 @@ fn a_child_of_a_child_does_not_wait_for_other_children() {
             thread::yield_now();
         }
     });
-    let flag = Arc::clone(&end);
-    let sibling = in_time("fork", move || {
-        crate::events::fork(|| {
-            flag.wait();
-            true
-        })
-    });
+    let sibling = fork_until(&end);
     pager.policy().goes_on.store(true, Ordering::SeqCst);
     assert_eq!(in_time("a read", || reader.join().unwrap()), Ok(1));
     touch.set();

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tablewalk_pager::{Delivery, Options, Pager, PagerError, Policy, Refusal};
+use tablewalk_pager::{Child, Delivery, Options, Pager, PagerError, Policy, Refusal};
 
 /// One test at a time: a fork waits for the handlers of every pager in the process.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
@@ -61,19 +61,29 @@ pub(crate) fn pager<P: Policy>(pages: usize, delivery: Delivery, policy: P) -> A
     Arc::new(Pager::new(options(pages, delivery), policy).expect("userfaultfd: root?"))
 }
 
+pub(crate) type Handler = thread::JoinHandle<Result<(), PagerError>>;
+
 /// Starts a handler thread.
-pub(crate) fn handle<P: Policy + Send + 'static>(
-    pager: &Arc<Pager<P>>,
-) -> thread::JoinHandle<Result<(), PagerError>> {
+pub(crate) fn handle<P: Policy + Send + 'static>(pager: &Arc<Pager<P>>) -> Handler {
     let pager = Arc::clone(pager);
     thread::spawn(move || pager.worker()?.handle(&mut drop))
 }
 
-/// Stops as many handlers as there are, and waits for them.
-pub(crate) fn stop<P: Policy + Send + 'static>(
+/// Starts a handler thread that passes the children of this process on.
+pub(crate) fn handle_children<P: Policy + Send + 'static>(
     pager: &Arc<Pager<P>>,
-    handlers: Vec<thread::JoinHandle<Result<(), PagerError>>>,
-) {
+) -> (Handler, mpsc::Receiver<Child>) {
+    let (sender, children) = mpsc::channel();
+    let pager = Arc::clone(pager);
+    let handler = thread::spawn(move || {
+        let mut worker = pager.worker()?;
+        worker.handle(&mut |child| sender.send(child).unwrap())
+    });
+    (handler, children)
+}
+
+/// Stops as many handlers as there are, and waits for them.
+pub(crate) fn stop<P: Policy + Send + 'static>(pager: &Arc<Pager<P>>, handlers: Vec<Handler>) {
     pager.stop(handlers.len());
     for handler in handlers {
         in_time("the end of a handler", || {
