@@ -56,6 +56,9 @@ pub struct Options {
 }
 
 /// A region whose missing pages come from a pool.
+///
+/// Dropping it waits for threads that are in the middle of fork(2) or mremap(2), since they wait for the pager to
+/// read the event. A fork needs a free descriptor for that: without one, both wait until one is closed.
 #[derive(Debug)]
 pub struct Pager<P> {
     pub(crate) policy: P,

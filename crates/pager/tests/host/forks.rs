@@ -1,5 +1,6 @@
 //! Forks beside policies that refuse, wait or panic.
 
+use std::panic::AssertUnwindSafe;
 use std::process::Command;
 use std::ptr;
 use std::sync::Arc;
@@ -229,6 +230,21 @@ fn fork_beside_faults(readers: usize, handlers: usize) {
 
 const NOFILE: i32 = 7;
 
+/// Takes all free descriptors of the process away, but as many as one ppoll(2) may be asked for. Returns the
+/// limit of before.
+fn without_descriptors() -> [u64; 2] {
+    let mut before = [0; 2];
+    // SAFETY: room for two words.
+    assert_eq!(unsafe { getrlimit(NOFILE, &raw mut before) }, 0);
+    limit_descriptors([3, before[1]]);
+    before
+}
+
+fn limit_descriptors(limit: [u64; 2]) {
+    // SAFETY: two words; descriptors that are open stay.
+    assert_eq!(unsafe { setrlimit(NOFILE, &raw const limit) }, 0);
+}
+
 /// The kernel keeps the event, and who forks waits: a handler must not end because of it.
 #[test]
 fn a_fork_waits_for_a_descriptor() {
@@ -236,12 +252,7 @@ fn a_fork_waits_for_a_descriptor() {
     let pager = pager(4, Delivery::Threads, Numbers);
     let handler = handle(&pager);
     assert_eq!(read(&pager, 1), 2);
-    let mut before = [0; 2];
-    // SAFETY: room for two words.
-    assert_eq!(unsafe { getrlimit(NOFILE, &raw mut before) }, 0);
-    // As many as one ppoll(2) may be asked for, which are taken.
-    // SAFETY: as above; descriptors that are open stay.
-    assert_eq!(unsafe { setrlimit(NOFILE, &[3, before[1]]) }, 0);
+    let before = without_descriptors();
     let forker = thread::spawn(|| {
         // SAFETY: the child ends at once.
         match unsafe { process::fork() }.unwrap() {
@@ -250,15 +261,14 @@ fn a_fork_waits_for_a_descriptor() {
         }
     });
     let counts = Arc::clone(&pager);
-    let tried = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let tried = std::panic::catch_unwind(AssertUnwindSafe(|| {
         in_time("an event that cannot be read", move || {
             while counts.counts().errors < 2 {
                 thread::yield_now();
             }
         });
     }));
-    // SAFETY: as it was.
-    assert_eq!(unsafe { setrlimit(NOFILE, &before) }, 0);
+    limit_descriptors(before);
     tried.unwrap();
     let pid = in_time("fork", || forker.join().unwrap());
     in_time("the end of a child", move || process::wait(pid).unwrap());
@@ -424,15 +434,10 @@ fn a_fork_beside_the_end_of_a_pager_waits_for_a_descriptor() {
     let _alone = alone();
     let pager = pager(4, Delivery::Threads, Numbers);
     let forker = start_waiting(|| crate::events::fork(|| true));
-    let mut before = [0; 2];
-    // SAFETY: room for two words.
-    assert_eq!(unsafe { getrlimit(NOFILE, &raw mut before) }, 0);
-    // SAFETY: as above; descriptors that are open stay.
-    assert_eq!(unsafe { setrlimit(NOFILE, &[3, before[1]]) }, 0);
+    let before = without_descriptors();
     let dropper = thread::spawn(|| drop(pager));
     thread::sleep(Duration::from_millis(100));
-    // SAFETY: as it was.
-    assert_eq!(unsafe { setrlimit(NOFILE, &before) }, 0);
+    limit_descriptors(before);
     in_time("the end of a pager", || dropper.join().unwrap());
     let pid = in_time("fork", || forker.join().unwrap());
     crate::events::ended_well(pid);
