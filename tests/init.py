@@ -258,7 +258,8 @@ RANDOM = [make_random(number) for number in range(int(os.environ.get("RANDOM_BOO
 EXAMPLES = [
     end("own-init", "", "^PGD 0x0 frame", "^ +PTE 0x400000 frame", "^ +0x400000 frame 0x",
         "^own-init: [1-9][0-9]* pages, 0 differ from pagemap", "reboot: Power down", initrd="own-init"),
-    end("own-init-bare", "", "^own-init: this kernel has no remap_page_table", "reboot: Power down", initrd="own-init", bare=True),
+    end("own-init-bare", "", "^own-init: this kernel has no remap_page_table", "reboot: Power down",
+        initrd="own-init", bare=True),
     end("c-init", "", "^table of level 0 at 0, frame 0x", "^      table of level 3 at 0x400000",
         "^ +0x400000 frame 0x", "^c-init: [1-9][0-9]+ pages, 0 differ from pagemap", "reboot: Power down",
         initrd="c-init"),

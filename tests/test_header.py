@@ -85,7 +85,8 @@ class Header(unittest.TestCase):
             self.assertEqual(rust[f"EXPOSE_PGTBL_{struct.upper()}_MOST"], int(most), struct)
 
     def test_marks_are_the_bits_that_the_kernel_sets(self):
-        bits = dict(re.findall(r"^\+#define PTE_(TRACK_\w)\s+\(_AT\(pteval_t, 1\) << (\d+)\)", series("6.1"), re.MULTILINE))
+        bits = dict(re.findall(r"^\+#define PTE_(TRACK_\w)\s+\(_AT\(pteval_t, 1\) << (\d+)\)", series("6.1"),
+                               re.MULTILINE))
         rust = {name.removeprefix("EXPOSE_PGTBL_BIT_"): str(value) for name, value in constants().items()
                 if "_BIT_TRACK_" in name}
         self.assertEqual(rust, bits)

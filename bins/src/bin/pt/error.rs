@@ -6,9 +6,8 @@ use tablewalk_dirty::DirtyError;
 use tablewalk_live::LiveError;
 use tablewalk_live::copy::CopyError;
 use tablewalk_uapi::Errno;
-use tablewalk_walker::Geometry;
-use tablewalk_walker::VirtualAddress;
 use tablewalk_walker::dump::{DumpError, InvalidSlot, WriteError};
+use tablewalk_walker::{Geometry, VirtualAddress};
 
 /// An error, with the information to find its cause.
 #[derive(Clone, Copy, Debug)]

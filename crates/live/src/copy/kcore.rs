@@ -271,7 +271,8 @@ fn short(bytes: &[u8], at: usize) -> u16 {
 // SAFETY: the words are in the mapping, which is not moved.
 unsafe impl<F: ReadAt> Kernel for Kcore<F> {
     fn own_task(&mut self, words: &mut [u64]) -> Result<usize, CopyError> {
-        // The `task_struct` of the thread that opened the file. Its name is CORE; others are of a kind of the same number too.
+        // The `task_struct` of the thread that opened the file. Its name is CORE; others are of a kind of the
+        // same number too.
         let (at, size) = self.note(NT_TASKSTRUCT, 5)?;
         let count = words.len().min(size / 8);
         let words = words.get_mut(..count).unwrap_or_default();

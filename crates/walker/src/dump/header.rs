@@ -141,7 +141,7 @@ fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8], [u8; 8]) {
         linux.swap_exclusive,
         linux.uffd_wp,
     ];
-    let swap_layout = &linux.swap;
+    let swap = &linux.swap;
     let kind = |kind: Option<u8>| kind.unwrap_or(NONE);
     let number = |mask: u64, none| match mask {
         0 => none,
@@ -149,18 +149,18 @@ fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8], [u8; 8]) {
         mask => mask.trailing_zeros() as u8,
     };
     let bits = masks.map(|mask| number(mask, NONE));
-    let swap = [
-        swap_layout.type_shift,
-        swap_layout.type_bits,
-        swap_layout.offset_shift,
-        swap_layout.offset_bits,
-        kind(swap_layout.hardware_poison),
-        kind(swap_layout.migration),
-        kind(swap_layout.device),
-        kind(swap_layout.marker),
-    ];
     let overlay = number(linux.overlay, 0);
-    let rest = [swap_layout.untold, overlay, linux.gcs.into(), 0, 0, 0, 0, 0];
+    let rest = [swap.untold, overlay, linux.gcs.into(), 0, 0, 0, 0, 0];
+    let swap = [
+        swap.type_shift,
+        swap.type_bits,
+        swap.offset_shift,
+        swap.offset_bits,
+        kind(swap.hardware_poison),
+        kind(swap.migration),
+        kind(swap.device),
+        kind(swap.marker),
+    ];
     (bits, swap, rest)
 }
 

@@ -26,17 +26,28 @@ use crate::Context;
 /// How long to wait for the kernel.
 const WAIT: Duration = Duration::from_secs(60);
 
+/// Returns memory whose pages can be lent.
+fn lendable(size: usize) -> Result<Mapping, Error> {
+    let memory = Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private)
+        .map_err(Error::call("mmap"))?;
+    memory
+        .base_pages_only()
+        .map_err(Error::call("MADV_NOHUGEPAGE"))?;
+    Ok(memory)
+}
+
+/// Returns whether [`WAIT`] is over since the counter showed `since`.
+fn is_over(since: u64) -> bool {
+    Duration::from_secs((ticks() - since) / frequency()) >= WAIT
+}
+
 /// KSM finds a page by its index before LEND; it must not change the entry after LEND.
 pub(crate) fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
     const PAGES: usize = 16;
     // Some milliseconds.
     const MOST: u32 = 5_000_000;
     let page = 1 << context.info.page_shift;
-    let memory = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, Sharing::Private)
-        .map_err(Error::call("mmap"))?;
-    memory
-        .base_pages_only()
-        .map_err(Error::call("MADV_NOHUGEPAGE"))?;
+    let memory = lendable(PAGES * page)?;
     match memory.advise(0..PAGES * page, Advice::Mergeable) {
         Err(Errno::EINVAL) => return Ok(Verdict::Skip("no KSM")),
         result => result.map_err(Error::call("MADV_MERGEABLE"))?,
@@ -105,11 +116,7 @@ pub(crate) fn lent_beside_balancing(context: &mut Context) -> Result<Verdict, Er
         Err(errno) => return Err(Error::Call("/proc/sys/kernel/numa_balancing", errno)),
     }
     let page = 1 << context.info.page_shift;
-    let memory = Mapping::anonymous(PAGES * page, Protection::READ_WRITE, Sharing::Private)
-        .map_err(Error::call("mmap"))?;
-    memory
-        .base_pages_only()
-        .map_err(Error::call("MADV_NOHUGEPAGE"))?;
+    let memory = lendable(PAGES * page)?;
     let at = |number: usize| memory.address() + (number * page) as u64;
     let entry = |number| -> Result<u64, Error> {
         let [.., entry] = path(0, at(number)).map_err(Error::call("PATH"))?.desc;
@@ -149,9 +156,7 @@ pub(crate) fn lent_beside_balancing(context: &mut Context) -> Result<Verdict, Er
         let since = ticks();
         let result = loop {
             match changed() {
-                Ok([_, others])
-                    if others < WANTED
-                        && Duration::from_secs((ticks() - since) / frequency()) < WAIT => {}
+                Ok([_, others]) if others < WANTED && !is_over(since) => {}
                 result => break result,
             }
         };
@@ -208,9 +213,8 @@ pub(crate) fn flush_beside_machines(context: &mut Context) -> Result<Verdict, Er
         if before != read(&made, 0) {
             (before, since) = (read(&made, 0), ticks());
         }
-        let waited = Duration::from_secs((ticks() - since) / frequency());
         let running = target.is_running().map_err(Error::call("wait"))?;
-        if waited >= WAIT || !running {
+        if is_over(since) || !running {
             println!("# after {flushes} calls and {before} machines: hangs or has ended");
             // It cannot be killed while it waits for KVM.
             core::mem::forget(target);
