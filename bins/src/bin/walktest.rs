@@ -1,4 +1,4 @@
-//! `walktest`: walks live page tables, prints them, and holds them against pagemap.
+//! `walktest`: walks live page tables, prints them, and compares them with pagemap.
 
 #![expect(unsafe_code, reason = "forks")]
 #![no_std]
@@ -31,8 +31,8 @@ compares every page with /proc/PID/pagemap, and watches the kernel change a tabl
 while it is mapped. Prints KTAP.
   --pid PID  walk process PID instead of a child
   --help     print this text
-Needs /proc and root. Without remap_page_table `pt verify` compares, if it is in
-/bin: it copies tables, which do not change when the kernel changes its own.";
+Needs /proc and root. On a kernel without remap_page_table it runs `pt verify` from
+/bin instead, which compares copies of the tables; the last test is then skipped.";
 
 const TESTS: &[Case<Context, Error>] = &[
     Case {
@@ -50,9 +50,9 @@ const TESTS: &[Case<Context, Error>] = &[
 ];
 
 struct Context {
-    /// The process to walk; a child is made if there is none.
+    /// The process to walk; `None` creates a child.
     pid: Option<i32>,
-    /// Whether tables are mapped here, and not copied by `pt`.
+    /// Whether this program maps the tables; otherwise `pt` copies them.
     live: bool,
 }
 
@@ -122,8 +122,8 @@ fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
     }
 }
 
-/// Memory of which there is a page of each kind: written, read-only, without access, and a huge one
-/// if the kernel makes it.
+/// Memory with one page of each kind: written, read-only, without access, and a huge page if the kernel
+/// allocates one.
 struct Specimens {
     _small: Mapping,
     _large: Mapping,
@@ -131,7 +131,7 @@ struct Specimens {
 
 impl Specimens {
     fn new() -> Result<Self, Errno> {
-        // Whole pages of every size, and an aligned 2 MiB: a block with 4K pages.
+        // A multiple of every page size, and a size that contains aligned 2 MiB, which are a block with 4K pages.
         const PAGE: usize = 64 << 10;
         const LARGE: usize = 4 << 20;
         let small = Mapping::anonymous(3 * PAGE, Protection::READ_WRITE, Sharing::Private)?;
@@ -142,7 +142,7 @@ impl Specimens {
         small.protect(PAGE..2 * PAGE, Protection::READ)?;
         small.protect(2 * PAGE..3 * PAGE, Protection::NONE)?;
         let large = Mapping::anonymous(LARGE, Protection::READ_WRITE, Sharing::Private)?;
-        // Unknown to a kernel without huge pages.
+        // Fails on a kernel without huge pages.
         let _advised = large.advise(0..LARGE, Advice::HugePage);
         for offset in (0..LARGE).step_by(LARGE / 4) {
             write(&large, offset, 1);
@@ -173,7 +173,7 @@ fn watch(context: &mut Context) -> Result<Verdict, Error> {
     let memory = Mapping::anonymous(2 * page, Protection::READ_WRITE, Sharing::Private)
         .map_err(Error::call("mmap"))?;
     memory.base_pages_only().map_err(Error::call("madvise"))?;
-    // The first page brings the table, unless it begins with the second.
+    // The first page makes the kernel allocate the level-3 table, except when the second page has another table.
     write(&memory, 0, 1);
     write(&memory, page, 1);
     let address = VirtualAddress(memory.address() + page as u64);

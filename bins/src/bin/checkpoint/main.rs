@@ -40,14 +40,14 @@ tablewalk_rt::program!(main);
 
 const HELP: &str = "\
 Usage: checkpoint [--rounds N] [--interval MS] [PID]
-Saves the memory that process PID can write to a file without a name in /tmp, while it
-runs: all of it, then in each round what was written since. Stops it for the last
-round, rebuilds its memory from the increments, compares the two byte for byte, and
-lets it go on, also if it is killed itself.
-One checkpoint or `pt dirty` at a time for a process: it refuses if /proc shows another.
-Without PID, processes of its own that write, discard and move their memory.
-  --rounds N     rounds before the last (20)
-  --interval MS  time between them (10)
+Saves the writable memory of process PID while it runs, to a file without a name in
+/tmp: first all of it, then in each round the pages that were written since. Stops the
+process for the last round, rebuilds its memory from the increments, compares both byte
+for byte, and continues the process, even if checkpoint itself is killed.
+Only one checkpoint or `pt dirty` can track a process: fails if /proc shows another.
+Without PID, saves processes that it starts, which write, discard and move memory.
+  --rounds N     number of rounds before the last one (default: 20)
+  --interval MS  time between rounds (default: 10)
 Prints KTAP. Needs a kernel with remap_page_table and its form TRACK, /proc, and root.";
 
 /// The argument that makes it do nothing.

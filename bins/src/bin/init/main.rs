@@ -35,7 +35,7 @@ On the kernel command line: -- [OPTION…] [PROGRAM [ARGUMENT…] [+ PROGRAM …
   --end=stay       wait for ever; the kernel and the LED keep running
   --end=panic      end process 1: the kernel panics with exit code 0x000 for
                    PASS, 0x100 for FAIL, 0x400 for SKIP
-  --verdict=panic  panic like that for FAIL and SKIP, whatever --end says
+  --verdict=panic  cause the same panic for FAIL and SKIP, whatever --end says
   --verdict=semihosting
                    end the emulator with status 0, 1 or 4 for PASS, FAIL or
                    SKIP; without an emulator, do what --end says
@@ -43,9 +43,10 @@ On the kernel command line: -- [OPTION…] [PROGRAM [ARGUMENT…] [+ PROGRAM …
                    PASS; with --end=stay it blinks twice a second for FAIL, once
                    in two seconds for SKIP
   --timeout=N      kill a program that runs longer than N seconds
-A PROGRAM is a file in /bin. Without any, init runs the demonstration.
+A PROGRAM is a file in /bin. Without one, init runs the demonstration.
 The last line is `tablewalk: PASS`, `tablewalk: FAIL`, or `tablewalk: SKIP` if
-no test could run. A command line with an error is FAIL, and runs nothing.
+no test could run. If the command line has an error, the verdict is FAIL and no
+program runs.
 Without a console, the output goes to the kernel log (/dev/kmsg).";
 
 fn main(args: Args) -> ExitCode {

@@ -13,11 +13,11 @@ use crate::options::{Options, Way};
 
 const HELP: &str = "\
 Usage: pt COMMAND TARGET [OPTION...]
-Shows page tables: those of process TARGET, a number or `self`, of the `kernel`
-itself (by bpf and kcore alone), or of a file that `pt save` wrote.
+Shows page tables. TARGET is the number of a process, `self`, `kernel` for the
+kernel's own tables (only with bpf and kcore), or a file that `pt save` wrote.
   walk TARGET [--level N]       the tree, down to tables of level N
-  maps TARGET [--frames]        ranges of equal attributes, with the names of
-                                /proc/PID/maps; of consecutive frames as well
+  maps TARGET [--frames]        ranges of equal attributes, with the names from
+                                /proc/PID/maps; --frames: and consecutive frames
   translate TARGET ADDRESS...   each address, one line per level
   find TARGET WHAT              WHAT: --wx (writable and executable), --alias (frames
                                 mapped twice), --frame PFN, --block, --dirty, --young
@@ -28,29 +28,30 @@ itself (by bpf and kcore alone), or of a file that `pt save` wrote.
   dirty PID [--interval MS] [--count N]
                                 pages that are written, every second, for ever
   idle PID [--interval MS] [--count N]
-                                pages that are used, and so which are not
-                                (both: EBUSY beside another pt or checkpoint that
-                                tracks the process, as far as /proc shows it)
-  stat TARGET                   numbers by level, size, permission, memory type
+                                pages that are used; all others are idle
+                                (dirty and idle fail with EBUSY if /proc shows
+                                another pt or checkpoint that tracks the process)
+  stat TARGET                   statistics by level, size, permission, memory type
   verify PID                    compares every page with pagemap; 1 if any differs
   save PID FILE                 writes all tables to FILE, which must not exist
 Options of all:
   --json                        JSON lines: see docs/json.md
   --range START-END             addresses from START to before END
-  --source call|bpf|kcore       how to get at tables; otherwise the first that works:
-                                call   remap_page_table: the live tables
-                                bpf    each copied by a BPF program, under RCU
-                                kcore  each copied, and what leads to it read twice
-Addresses and frame numbers are hexadecimal, with or without 0x; a tag in the top
-byte of an address is told apart.
+  --source call|bpf|kcore       how to read tables; default: the first that works
+                                call   map the live tables: remap_page_table
+                                bpf    copy each with a BPF program, under RCU
+                                kcore  copy each from /proc/kcore, and read the
+                                       descriptors that lead to it twice
+Addresses and frame numbers are hexadecimal, with or without 0x. A tag in the top
+byte of an address is removed, and shown separately.
 Columns: EL0 is what user space may do now, EL1 what the kernel may.
 FLAGS: A accessed, D dirty, W Linux lets it be written, C contiguous, S special,
 V memory of a device, B guarded (BTI), G global, U write-protected by userfaultfd.
 maps, find and stat show A and D of the whole contiguous block, as Linux does.
-After the flags what is unusual: the memory type if not Normal, GCS for a guarded
-control stack (only its instructions write it), the protection key if not 0
+After the flags: the memory type if not Normal, GCS for a guarded control stack
+(only the instructions for such stacks write it), the protection key if not 0
 (POR_EL0 may permit less than EL0 says), the shareability if not ISH.
-Needs root; of a file it needs nothing.";
+Needs root, except for a file.";
 
 /// Maximum number of addresses on one command line: the kernel passes at most 32 words to init.
 const ADDRESSES: usize = 32;

@@ -37,8 +37,8 @@ Usage: uffd [--alias | [--signals] [--zeros] [--threads N] [--handlers N] [--bat
             [--pages N] [--rounds N] [--quiet]
 Some threads write to missing pages and block. Others resolve the faults by writing
 the page-table entries, and wake the writers. Prints KTAP.
-  --alias       map each donor page a second time, and remove the second entry at
-                the end; default: move the page, so that a kill does no harm
+  --alias       resolve faults by a second entry for an allocated page, and remove
+                this entry at the end; default: move entries from a pool of pages
   --signals     resolve each fault in the faulting thread, by SIGBUS
   --zeros       fill pages with zeros; default: with a mark in each page
   --threads N   threads that write, 1 to 16 (default: 1)
