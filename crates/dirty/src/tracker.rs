@@ -151,13 +151,13 @@ impl Tracker {
         Ok(())
     }
 
-    fn mode(&self, change: u32, tells: bool) -> u32 {
+    fn mode(&self, change: u32, reports: bool) -> u32 {
         let what = match self.options.what {
             What::Written => EXPOSE_PGTBL_TRACK_WRITTEN,
             What::Accessed => EXPOSE_PGTBL_TRACK_ACCESSED,
         };
         let split = change == EXPOSE_PGTBL_TRACK_ARM && self.options.blocks == Blocks::Split;
-        let absent = tells && self.options.absent;
+        let absent = reports && self.options.absent;
         what | [
             (split, EXPOSE_PGTBL_TRACK_SPLIT),
             (absent, EXPOSE_PGTBL_TRACK_ABSENT),

@@ -106,7 +106,7 @@ impl Arena {
             Ok(frame) => Ok(Some(frame).filter(|&frame| id.frame.is_none_or(|id| id == frame))),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => {
-                self.slots.mend(slot..slot + 1, errno);
+                self.slots.repair(slot..slot + 1, errno);
                 Err(self.refused(level, address, errno))
             }
         }
@@ -137,7 +137,7 @@ impl Arena {
             Ok((count, _)) => Ok(count),
             Err(errno) => {
                 let end = slot.saturating_add(remap::EXPOSE_PGTBL_RANGE_MOST);
-                batch.pages.mend(slot..end, errno);
+                batch.pages.repair(slot..end, errno);
                 Err(self.refused(level, start, errno))
             }
         }
@@ -233,7 +233,7 @@ impl Pages {
     /// Like `mmap(MAP_FIXED)`, the kernel may have unmapped pages before it ran out of memory. Such a page is
     /// replaced by an empty one. If something is mapped there, it is either the old page, or a mapping that
     /// another thread made in the meantime. The two cannot be told apart, so the slot is lost.
-    fn mend(&mut self, slots: Range<usize>, errno: Errno) {
+    fn repair(&mut self, slots: Range<usize>, errno: Errno) {
         // All other errors are found before anything is replaced.
         if errno != Errno::ENOMEM {
             return;
@@ -318,7 +318,7 @@ mod tests {
         let mut pages = four_pages();
         pages.words(1)[0].store(7, Ordering::Relaxed);
         take_away(&pages, 1);
-        pages.mend(1..2, Errno::ENOMEM);
+        pages.repair(1..2, Errno::ENOMEM);
         assert_eq!(pages.words(1)[0].load(Ordering::Relaxed), 0);
         assert!(pages.lost.is_empty() && pages.page(1).is_ok());
     }
@@ -331,7 +331,7 @@ mod tests {
         let theirs = Mapping::reserve_at(place, PAGE, Protection::READ_WRITE).unwrap();
         // SAFETY: inside the mapping.
         unsafe { theirs.as_ptr().write_volatile(9) };
-        pages.mend(1..2, Errno::ENOMEM);
+        pages.repair(1..2, Errno::ENOMEM);
         assert!(pages.words(1).is_empty());
         assert_eq!(pages.page(1), Err(LiveError::Lost { slot: 1 }));
         assert!(pages.page(0).is_ok() && pages.page(2).is_ok());
@@ -344,7 +344,7 @@ mod tests {
     fn what_is_refused_before_a_page_is_replaced_loses_none() {
         let mut pages = four_pages();
         for errno in [Errno::EPERM, Errno::ESRCH, Errno::EINVAL, Errno::EAGAIN] {
-            pages.mend(0..512, errno);
+            pages.repair(0..512, errno);
         }
         assert!((0..4).all(|slot| pages.words(slot).len() == PAGE / 8));
         assert!(pages.words(4).is_empty());

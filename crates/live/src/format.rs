@@ -46,7 +46,7 @@ pub const fn format_of(info: &ExposePgtblInfo) -> Result<Format, GeometryError> 
             migration: kind(info.swp_migration),
             device: kind(info.swp_device),
             marker: kind(info.swp_marker),
-            untold: 0,
+            unknown_types: 0,
         },
         overlay: 0,
         gcs: false,

@@ -226,13 +226,13 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
                 return Some(PhysicalAddress(page.0 & frame | address.0 & offset));
             }
         }
-        self.physical_long_way(address)
+        self.physical_slow_path(address)
     }
 
     /// The rest of [`Cache::physical`].
     #[cold]
     #[inline(never)]
-    fn physical_long_way(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
+    fn physical_slow_path(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
         self.lookup(address)?.physical()
     }
 

@@ -54,7 +54,7 @@ pub struct SwapLayout {
     /// `SWP_PTE_MARKER`: a marker without a page.
     pub marker: Option<u8>,
     /// The number of highest types whose meaning is not known; 0 if the fields above are complete.
-    pub untold: u8,
+    pub unknown_types: u8,
 }
 
 /// The kind of an entry that is not valid.
@@ -124,7 +124,7 @@ impl Linux {
             migration: Some(23),
             device: Some(26),
             marker: Some(30),
-            untold: 0,
+            unknown_types: 0,
         },
         overlay: 0,
         gcs: false,
@@ -172,7 +172,7 @@ impl Linux {
         linux.swap.migration = None;
         linux.swap.device = None;
         linux.swap.marker = if version >= 606 { Some(31) } else { None };
-        linux.swap.untold = (1 << linux.swap.type_bits) - 22;
+        linux.swap.unknown_types = (1 << linux.swap.type_bits) - 22;
         linux
     }
 
@@ -313,7 +313,7 @@ impl Linux {
         if is(swap.hardware_poison, kind, 1) {
             return Absent::HardwarePoison { frame };
         }
-        if swap.is_behind_areas(kind) || swap.is_untold(kind) {
+        if swap.is_behind_areas(kind) || swap.is_unknown(kind) {
             return Absent::Unknown;
         }
         Absent::Swap {
@@ -362,8 +362,8 @@ impl SwapLayout {
     }
 
     /// Returns whether `kind` is one of the types whose meaning is not known.
-    const fn is_untold(&self, kind: u8) -> bool {
-        low_bits(self.type_bits as u32) - (kind as u64) < self.untold as u64
+    const fn is_unknown(&self, kind: u8) -> bool {
+        low_bits(self.type_bits as u32) - (kind as u64) < self.unknown_types as u64
     }
 
     /// Returns the offset of a swap entry of any type.

@@ -109,25 +109,25 @@ impl Checkpoint {
         for area in self.areas()? {
             let range = VirtualAddress(area.start)..VirtualAddress(area.end);
             let tracker = Tracker::new(self.pid, range, options);
-            let mut result = Ok(());
+            let mut saved = Ok(());
             // A page without a mark is reported as written.
             let begun = if all { tracker.stop() } else { Ok(()) };
-            let told = begun.and_then(|()| {
+            let collected = begun.and_then(|()| {
                 tracker.collect(|run| {
-                    if result.is_ok() {
-                        result = self.save(&area, &run);
+                    if saved.is_ok() {
+                        saved = self.save(&area, &run);
                     }
                 })
             });
-            match told {
+            match collected {
                 // The process has unmapped it, or this kind of mapping cannot be tracked.
                 Err(DirtyError::Track {
                     errno: Errno::EINVAL,
                     ..
                 }) => {}
-                told => told?,
+                collected => collected?,
             }
-            result?;
+            saved?;
         }
         Ok(self.saved - before)
     }

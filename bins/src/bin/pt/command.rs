@@ -9,7 +9,7 @@ use tablewalk_rt::cli;
 use tablewalk_rt::{Args, ExitCode};
 use tablewalk_walker::{FrameNumber, Level, VirtualAddress};
 
-use crate::options::{Options, Way};
+use crate::options::{Options, SourceKind};
 
 const HELP: &str = "\
 Usage: pt COMMAND TARGET [OPTION...]
@@ -196,10 +196,10 @@ fn parse_option(
         }
         (_, "--source") => {
             let word = value(args, option)?;
-            options.way = Some(match word {
-                "call" => Way::Call,
-                "bpf" => Way::Bpf,
-                "kcore" => Way::Kcore,
+            options.source = Some(match word {
+                "call" => SourceKind::Call,
+                "bpf" => SourceKind::Bpf,
+                "kcore" => SourceKind::Kcore,
                 _ => return Err(not(args, option, word, "call, bpf or kcore")),
             });
         }

@@ -67,7 +67,7 @@ pub(crate) fn compare(
     other: &'static str,
     options: &Options,
 ) -> Result<Ended, Error> {
-    let other = &mut Subject::open(other, options.way)?;
+    let other = &mut Subject::open(other, options.source)?;
     if other.format.geometry.is_kernel() {
         return Err(OF_KERNEL);
     }

@@ -59,7 +59,7 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
     if let (Command::Find(What::Frame(frame)), "all") = (request.command, request.target) {
         return find::everywhere(frame, &request.options);
     }
-    let subject = &mut Subject::open(request.target, request.options.way)?;
+    let subject = &mut Subject::open(request.target, request.options.source)?;
     let options = &request.options.fit(&subject.format.geometry)?;
     let geometry = &subject.format.geometry;
     for &address in &request.addresses {

@@ -11,7 +11,7 @@ const EVERYTHING: (VirtualAddress, VirtualAddress) = (VirtualAddress(0), Virtual
 
 /// A source of the tables of a process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Way {
+pub(crate) enum SourceKind {
     /// The system call.
     Call,
     /// A BPF program.
@@ -38,7 +38,7 @@ pub(crate) struct Options {
     /// The number of rounds; `None` is without limit.
     pub(crate) count: Option<u32>,
     /// The source of tables; `None` is the first that works.
-    pub(crate) way: Option<Way>,
+    pub(crate) source: Option<SourceKind>,
 }
 
 impl Options {
@@ -50,7 +50,7 @@ impl Options {
         frames: false,
         interval: None,
         count: None,
-        way: None,
+        source: None,
     };
 
     /// Returns the options for tables of this geometry, without the tags in the range.

@@ -17,7 +17,7 @@ use tablewalk_walker::{
 };
 
 use crate::error::Error;
-use crate::options::Way;
+use crate::options::SourceKind;
 
 /// One slot for each level, as a walk needs.
 const SLOTS: usize = Level::ALL.len();
@@ -49,7 +49,7 @@ pub(crate) enum Source {
 impl Subject {
     /// Opens what `target` names: digits are a process, `self` is this process, `kernel` the kernel's own
     /// tables, anything else a file.
-    pub(crate) fn open(target: &'static str, way: Option<Way>) -> Result<Self, Error> {
+    pub(crate) fn open(target: &'static str, kind: Option<SourceKind>) -> Result<Self, Error> {
         let pid = match target {
             "self" => Some(process::pid()),
             _ if target.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -61,9 +61,9 @@ impl Subject {
             _ => None,
         };
         let source = match pid {
-            Some(pid) => Source::of_process(pid, way)?,
-            None if target == "kernel" => Source::of_kernel(way)?,
-            None if way.is_some() => {
+            Some(pid) => Source::of_process(pid, kind)?,
+            None if target == "kernel" => Source::of_kernel(kind)?,
+            None if kind.is_some() => {
                 return Err(Error::Usage("--source: a file is its own source"));
             }
             None => Source::Saved(open_dump(target)?),
@@ -135,10 +135,10 @@ impl fmt::Display for Subject {
 
 impl Source {
     /// Opens the tables of a process.
-    pub(crate) fn of_process(pid: i32, way: Option<Way>) -> Result<Self, Error> {
-        if way.is_none_or(|way| way == Way::Call) {
+    pub(crate) fn of_process(pid: i32, kind: Option<SourceKind>) -> Result<Self, Error> {
+        if kind.is_none_or(|kind| kind == SourceKind::Call) {
             match Live::with_batch(pid, SLOTS, BATCH_SLOTS) {
-                Err(LiveError::Info(Errno::ENOSYS)) if way.is_none() => {}
+                Err(LiveError::Info(Errno::ENOSYS)) if kind.is_none() => {}
                 live => {
                     let live = live?;
                     // Checked before anything is printed.
@@ -149,30 +149,30 @@ impl Source {
                 }
             }
         }
-        let mut copied = copied(way, true)?;
+        let mut copied = copied(kind, true)?;
         copied.retarget(pid)?;
         Ok(Self::Copied(copied))
     }
 
     /// Opens the tables of the kernel.
-    fn of_kernel(way: Option<Way>) -> Result<Self, Error> {
-        if way == Some(Way::Call) {
+    fn of_kernel(kind: Option<SourceKind>) -> Result<Self, Error> {
+        if kind == Some(SourceKind::Call) {
             return Err(Error::Usage(
                 "kernel: remap_page_table gives tables of processes alone",
             ));
         }
-        let mut copied = copied(way, false)?;
+        let mut copied = copied(kind, false)?;
         copied.retarget_to_kernel()?;
         Ok(Self::Copied(copied))
     }
 
     /// Returns the kind of source.
-    pub(crate) const fn way(&self) -> Option<Way> {
+    pub(crate) const fn kind(&self) -> Option<SourceKind> {
         match self {
-            Self::Live(..) => Some(Way::Call),
+            Self::Live(..) => Some(SourceKind::Call),
             Self::Copied(copied) => match copied.kernel() {
-                Either::Bpf(_) => Some(Way::Bpf),
-                Either::Kcore(_) => Some(Way::Kcore),
+                Either::Bpf(_) => Some(SourceKind::Bpf),
+                Either::Kcore(_) => Some(SourceKind::Kcore),
             },
             Self::Saved(_) => None,
         }
@@ -180,11 +180,11 @@ impl Source {
 
     /// Returns its name and its guarantee. The kernel frees its own tables without RCU.
     pub(crate) fn promise(&self) -> (&'static str, &'static str) {
-        match self.way() {
-            Some(Way::Call) => ("call", "live"),
-            Some(Way::Bpf) if self.format().geometry.is_kernel() => ("bpf", "checked copy"),
-            Some(Way::Bpf) => ("bpf", "copy under RCU"),
-            Some(Way::Kcore) => ("kcore", "checked copy"),
+        match self.kind() {
+            Some(SourceKind::Call) => ("call", "live"),
+            Some(SourceKind::Bpf) if self.format().geometry.is_kernel() => ("bpf", "checked copy"),
+            Some(SourceKind::Bpf) => ("bpf", "copy under RCU"),
+            Some(SourceKind::Kcore) => ("kcore", "checked copy"),
             None => ("file", "saved"),
         }
     }
@@ -194,7 +194,7 @@ impl Source {
         match self {
             Self::Copied(copied) => Ok(copied.retarget(pid)?),
             _ => {
-                *self = Self::of_process(pid, self.way())?;
+                *self = Self::of_process(pid, self.kind())?;
                 Ok(())
             }
         }
@@ -211,13 +211,13 @@ impl Source {
 
 /// Opens the first source of copies that works, of those that were requested. If none works, prints the
 /// reason for each, and that there is no call, which was `tried` first.
-fn copied(way: Option<Way>, tried: bool) -> Result<Copied<Either>, Error> {
-    let bpf = match way {
-        None | Some(Way::Bpf) => Either::bpf().and_then(Copied::calibrated),
+fn copied(kind: Option<SourceKind>, tried: bool) -> Result<Copied<Either>, Error> {
+    let bpf = match kind {
+        None | Some(SourceKind::Bpf) => Either::bpf().and_then(Copied::calibrated),
         _ => return Ok(Either::kcore().and_then(Copied::calibrated)?),
     };
     let bpf = match bpf {
-        Err(error) if way.is_none() => error,
+        Err(error) if kind.is_none() => error,
         result => return Ok(result?),
     };
     Either::kcore()

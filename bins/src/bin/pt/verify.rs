@@ -11,7 +11,7 @@ use tablewalk_walker::{
 use crate::Ended;
 use crate::error::Error;
 use crate::json::Json;
-use crate::options::{Options, Way};
+use crate::options::{Options, SourceKind};
 use crate::progress::Progress;
 use crate::report::vmas;
 use crate::subject::{Source, Subject, read_maps};
@@ -135,7 +135,7 @@ pub(crate) fn run(subject: &mut Subject, options: &Options) -> Result<Ended, Err
         format,
         pagemap,
         options,
-        way: subject.source.way(),
+        kind: subject.source.kind(),
         second: None,
         walk: options.walk(&mut subject.source),
         next: None,
@@ -196,7 +196,7 @@ struct Verifier<'a> {
     format: Format,
     pagemap: Pagemap,
     options: &'a Options,
-    way: Option<Way>,
+    kind: Option<SourceKind>,
     /// A second source of the same tables, for reading a page again in the middle of the walk. Made when it
     /// is needed.
     second: Option<Source>,
@@ -282,7 +282,7 @@ impl Verifier<'_> {
     fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
         let source = match self.second.take() {
             Some(source) => source,
-            None => Source::of_process(self.pid, self.way)?,
+            None => Source::of_process(self.pid, self.kind)?,
         };
         self.second.insert(source).path(address)
     }

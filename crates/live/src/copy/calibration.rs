@@ -32,7 +32,7 @@ const FILE_WORDS: usize = 48;
 /// Words of a table that are read at a time for a proof.
 const CHUNK: usize = 128;
 /// Maximum number of candidate paths from a task to an `mm` by a file.
-const WAYS: usize = 32;
+const MM_PATHS: usize = 32;
 /// Words before the array of files in a `struct fdtable`: `max_fds`.
 const FDTABLE_FD: u64 = 8;
 
@@ -45,7 +45,7 @@ pub struct Calibration {
     pub(super) mm: u64,
     /// Bytes from an `mm_struct` to the pointer to its PGD.
     pub(super) pgd: u64,
-    pub(super) way: Way,
+    pub(super) mm_path: MmPath,
 }
 
 /// The linear map: the addresses at which the kernel maps all memory.
@@ -61,7 +61,7 @@ pub(super) struct LinearMap {
 
 /// The path from the own `files_struct` to the `mm_struct` of a descriptor of `/proc/PID/mem`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Way {
+pub(super) struct MmPath {
     /// Address of the pointer to the `fdtable`, in the `files_struct`.
     pub(super) fdtable: u64,
     /// Bytes from a `struct file` to the pointer to the `mm_struct`.
@@ -124,13 +124,13 @@ impl Calibration {
             map: &map,
             geometry: &geometry,
         };
-        let way = search.find_way(task, &own, &low)?;
+        let mm_path = search.find_mm_path(task, &own, &low)?;
         Ok(Self {
             map,
             geometry,
             mm: own.mm,
             pgd: own.pgd,
-            way,
+            mm_path,
         })
     }
 
@@ -366,8 +366,13 @@ impl<K: Kernel> Search<'_, K> {
 
     /// Returns the only path from `task` by file descriptors of memory to their `mm`: that of this process,
     /// and that of a child. `page` is a page of this process.
-    fn find_way(&mut self, task: &[u64], own: &OwnMm, page: &OwnPage) -> Result<Way, CopyError> {
-        let ways = {
+    fn find_mm_path(
+        &mut self,
+        task: &[u64],
+        own: &OwnMm,
+        page: &OwnPage,
+    ) -> Result<MmPath, CopyError> {
+        let paths = {
             // These files are not files of memory.
             let open = |name| open_proc(process::pid(), name);
             let [a, b, c, d, e] = [
@@ -379,28 +384,28 @@ impl<K: Kernel> Search<'_, K> {
             ];
             let (memory, others) = ([&a, &c, &e], [&b, &d]);
             let (memory, others) = (memory.map(OwnedFd::number), others.map(OwnedFd::number));
-            self.ways(task, own.mm, &memory, &others)?
+            self.paths(task, own.mm, &memory, &others)?
         };
         let child = Child::new()?;
         // The page of the child has another frame now.
         page.write();
         let file = open_proc(child.pid(), "mem")?;
-        let ways = self.follow_all(&ways, file.number())?;
+        let paths = self.follow_all(&paths, file.number())?;
         // Only now, since this file leads to its `mm` too.
         let pagemap = Pagemap::open(child.pid(), self.geometry.page_shift())?;
         let frame = pagemap.frame(page.address)?.unwrap_or(0);
-        self.only_way(&ways, own.pgd, (page.address, frame))
+        self.only_mm_path(&paths, own.pgd, (page.address, frame))
     }
 
     /// Returns the paths by which each descriptor of `memory` leads to `mm`, and none of `others` does.
-    pub(super) fn ways(
+    pub(super) fn paths(
         &mut self,
         task: &[u64],
         mm: u64,
         memory: &[i32],
         others: &[i32],
-    ) -> Result<Vec<Way, WAYS>, CopyError> {
-        let mut ways = Vec::<Way, WAYS>::new();
+    ) -> Result<Vec<MmPath, MM_PATHS>, CopyError> {
+        let mut paths = Vec::<MmPath, MM_PATHS>::new();
         let first = memory.first().copied().unwrap_or_default();
         for &files in task {
             let mut words = [0; FILES_WORDS];
@@ -412,28 +417,28 @@ impl<K: Kernel> Search<'_, K> {
                     continue;
                 };
                 for at in (0..).step_by(8).take(FILE_WORDS) {
-                    let way = Way { fdtable, mm: at };
+                    let mm_path = MmPath { fdtable, mm: at };
                     if self.word(file.wrapping_add(at))? == Some(mm)
-                        && !ways.contains(&way)
-                        && self.count(way, memory, mm)? == memory.len()
-                        && self.count(way, others, mm)? == 0
+                        && !paths.contains(&mm_path)
+                        && self.count(mm_path, memory, mm)? == memory.len()
+                        && self.count(mm_path, others, mm)? == 0
                     {
-                        ways.push(way).map_err(|_| CopyError::Calibration {
-                            what: WAY,
-                            answers: WAYS + 1,
+                        paths.push(mm_path).map_err(|_| CopyError::Calibration {
+                            what: MM_PATH,
+                            answers: MM_PATHS + 1,
                         })?;
                     }
                 }
             }
         }
-        Ok(ways)
+        Ok(paths)
     }
 
     /// Returns how many of the descriptors lead to `mm`.
-    fn count(&mut self, way: Way, numbers: &[i32], mm: u64) -> Result<usize, CopyError> {
+    fn count(&mut self, mm_path: MmPath, numbers: &[i32], mm: u64) -> Result<usize, CopyError> {
         let mut count = 0;
         for &number in numbers {
-            count += usize::from(self.follow(way, number)? == Some(mm));
+            count += usize::from(self.follow(mm_path, number)? == Some(mm));
         }
         Ok(count)
     }
@@ -441,36 +446,36 @@ impl<K: Kernel> Search<'_, K> {
     /// Returns the `mm` of a descriptor, by each path that leads to one.
     pub(super) fn follow_all(
         &mut self,
-        ways: &[Way],
+        paths: &[MmPath],
         number: i32,
-    ) -> Result<Vec<(Way, u64), WAYS>, CopyError> {
+    ) -> Result<Vec<(MmPath, u64), MM_PATHS>, CopyError> {
         let mut found = Vec::new();
-        for &way in ways {
-            if let Some(mm) = self.follow(way, number)? {
+        for &mm_path in paths {
+            if let Some(mm) = self.follow(mm_path, number)? {
                 // There are at most as many as paths.
-                let _room = found.push((way, mm));
+                let _room = found.push((mm_path, mm));
             }
         }
         Ok(found)
     }
 
     /// Returns the only path whose `mm` maps the page to its frame.
-    pub(super) fn only_way(
+    pub(super) fn only_mm_path(
         &mut self,
-        ways: &[(Way, u64)],
+        paths: &[(MmPath, u64)],
         pgd: u64,
         (address, frame): Known,
-    ) -> Result<Way, CopyError> {
-        let mut answers = Vec::<Way, WAYS>::new();
-        for &(way, mm) in ways {
+    ) -> Result<MmPath, CopyError> {
+        let mut answers = Vec::<MmPath, MM_PATHS>::new();
+        for &(mm_path, mm) in paths {
             if let Some(root) = self.word(mm.wrapping_add(pgd))?
                 && self.frame(root, VirtualAddress(address))? == Some(frame)
             {
                 // There are at most as many as paths.
-                let _room = answers.push(way);
+                let _room = answers.push(mm_path);
             }
         }
-        only(&answers, WAY)
+        only(&answers, MM_PATH)
     }
 
     /// Returns the `struct file` of a descriptor, if there is an `fdtable` at `fdtable`.
@@ -484,19 +489,23 @@ impl<K: Kernel> Search<'_, K> {
     }
 
     /// Returns the `mm_struct` of a descriptor; 0 if it has none. `None` if the path leads nowhere.
-    pub(super) fn follow(&mut self, way: Way, number: i32) -> Result<Option<u64>, CopyError> {
-        let Some(fdtable) = self.word(way.fdtable)? else {
+    pub(super) fn follow(
+        &mut self,
+        mm_path: MmPath,
+        number: i32,
+    ) -> Result<Option<u64>, CopyError> {
+        let Some(fdtable) = self.word(mm_path.fdtable)? else {
             return Ok(None);
         };
         let Some(file) = self.file(fdtable, number)? else {
             return Ok(None);
         };
-        let mm = self.word(file.wrapping_add(way.mm))?;
+        let mm = self.word(file.wrapping_add(mm_path.mm))?;
         Ok(mm.filter(|&mm| mm == 0 || self.is_pointer(mm)))
     }
 }
 
-const WAY: &str = "way from a descriptor to an mm_struct";
+const MM_PATH: &str = "way from a descriptor to an mm_struct";
 
 /// Returns the only element.
 fn only<T: Copy>(answers: &[T], what: &'static str) -> Result<T, CopyError> {

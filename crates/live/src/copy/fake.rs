@@ -89,12 +89,12 @@ pub(super) struct Machine {
 }
 
 /// The memory that a program may load from and store to: addresses of this process.
-struct Room<'r> {
+struct ProgramMemory<'r> {
     value: &'r Mapping,
     stack: &'r mut [u64; 64],
 }
 
-impl Room<'_> {
+impl ProgramMemory<'_> {
     /// Returns the `bytes` from `address` on, if the verifier would let a program use them.
     fn at(&mut self, address: u64, bytes: u64) -> *mut u64 {
         let stack = self.stack.as_mut_ptr();
@@ -132,27 +132,33 @@ impl Machine {
     }
 
     /// `bpf_probe_read_kernel(to, size, from)`: word by word; after a fault all are 0.
-    fn probe_read(&mut self, room: &mut Room<'_>, to: u64, size: u64, from: u64) -> u64 {
+    fn probe_read(
+        &mut self,
+        accessible: &mut ProgramMemory<'_>,
+        to: u64,
+        size: u64,
+        from: u64,
+    ) -> u64 {
         // The verifier requires this.
-        room.at(to, size);
+        accessible.at(to, size);
         for offset in (0..size).step_by(8) {
             self.words += 1;
             let Some(word) = self.memory.read(from.wrapping_add(offset)) else {
                 for offset in (0..size).step_by(8) {
-                    room.store(to + offset, 0);
+                    accessible.store(to + offset, 0);
                 }
                 return (-14_i64).cast_unsigned();
             };
-            room.store(to + offset, word);
+            accessible.store(to + offset, word);
         }
         0
     }
 
-    fn call(&mut self, helper: i32, room: &mut Room<'_>, registers: &mut [u64; 11]) {
+    fn call(&mut self, helper: i32, accessible: &mut ProgramMemory<'_>, registers: &mut [u64; 11]) {
         let [r0, r1, r2, r3, r4, r5, ..] = registers;
         *r0 = match helper {
             35 => self.task,
-            113 => self.probe_read(room, *r1, *r2, *r3),
+            113 => self.probe_read(accessible, *r1, *r2, *r3),
             _ => panic!("helper {helper}"),
         };
         // A call destroys its arguments.
@@ -165,7 +171,7 @@ impl Processor for Machine {
         self.runs += 1;
         let mut stack = [0xdead_beef; 64];
         let top = stack.as_mut_ptr().wrapping_add(64).expose_provenance();
-        let mut room = Room {
+        let mut accessible = ProgramMemory {
             value,
             stack: &mut stack,
         };
@@ -188,7 +194,7 @@ impl Processor for Machine {
             match instruction.code {
                 // BPF_LD | BPF_IMM | BPF_DW of a map's value, which is two instructions.
                 0x18 => {
-                    registers[to] = room.value.address();
+                    registers[to] = accessible.value.address();
                     next += 1;
                 }
                 // BPF_ALU64
@@ -200,14 +206,14 @@ impl Processor for Machine {
                 0x57 => registers[to] = here & value,
                 0xaf => registers[to] = here ^ from,
                 // BPF_LDX and BPF_STX, BPF_MEM | BPF_DW
-                0x79 => registers[to] = room.load(from.wrapping_add(offset)),
-                0x7b => room.store(here.wrapping_add(offset), from),
+                0x79 => registers[to] = accessible.load(from.wrapping_add(offset)),
+                0x7b => accessible.store(here.wrapping_add(offset), from),
                 // BPF_ATOMIC of BPF_ADD | BPF_FETCH
                 0xdb => {
                     assert_eq!(instruction.immediate, 1);
                     let address = here.wrapping_add(offset);
-                    let before = room.load(address);
-                    room.store(address, before.wrapping_add(from));
+                    let before = accessible.load(address);
+                    accessible.store(address, before.wrapping_add(from));
                     registers[usize::from(instruction.registers >> 4)] = before;
                 }
                 // BPF_JMP
@@ -217,7 +223,7 @@ impl Processor for Machine {
                 0x25 => jump(here > value),
                 0x35 => jump(here >= value),
                 0x3d => jump(here >= from),
-                0x85 => self.call(instruction.immediate, &mut room, &mut registers),
+                0x85 => self.call(instruction.immediate, &mut accessible, &mut registers),
                 #[expect(clippy::cast_possible_truncation, reason = "as the kernel does")]
                 0x95 => return Ok(registers[0] as u32),
                 code => panic!("instruction {code:#x}"),

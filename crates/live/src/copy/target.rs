@@ -91,7 +91,7 @@ fn tables<K: Kernel>(
     number: i32,
 ) -> Result<Tables, CopyError> {
     let mut search = calibration.search(kernel);
-    let mm = search.follow(calibration.way, number)?;
+    let mm = search.follow(calibration.mm_path, number)?;
     if mm == Some(0) {
         // A kernel thread, or a process that has ended.
         return Err(CopyError::Process {

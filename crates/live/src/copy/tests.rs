@@ -8,7 +8,7 @@ use tablewalk_walker::{
     FrameNumber, Geometry, Level, TableId, TableSource, VirtualAddress, Visit, Walk, path,
 };
 
-use super::calibration::{Calibration, LinearMap, Search, Way};
+use super::calibration::{Calibration, LinearMap, MmPath, Search};
 use super::fake::{Core, Fake, IMAGE, Machine, Memory, OFFSET, TASK};
 use super::source::Copied;
 use super::{Bpf, CopyError, IGNORED, Kcore, Kernel, Wanted};
@@ -67,7 +67,7 @@ fn copied_by<K: Fake>() -> Copied<K> {
         geometry: geometry(),
         mm: linear(MM),
         pgd: PGD,
-        way: Way { fdtable: 0, mm: 0 },
+        mm_path: MmPath { fdtable: 0, mm: 0 },
     };
     Copied::of_root(K::new(memory()), calibration, linear(ROOT))
 }
@@ -213,11 +213,11 @@ fn nothing_but_the_linear_map_is_read() {
     ];
     let task: std::vec::Vec<u64> = task.iter().flat_map(|&word| [word; 2]).collect();
     let found = search(&mut kernel, |search| {
-        let way = Way {
+        let mm_path = MmPath {
             fdtable: devices,
             mm: 0,
         };
-        assert_eq!(search.follow(way, 3), Ok(None));
+        assert_eq!(search.follow(mm_path, 3), Ok(None));
         assert_eq!(search.word(devices), Ok(None));
         search.find_mm(&OFFSETS, &task, &known)
     });
@@ -275,7 +275,7 @@ const CHILD: u64 = 0x4030_1000;
 /// Its tables, as those of this one.
 const CHILD_TABLES: [u64; 3] = [0x4070_0000, 0x4070_1000, 0x4070_2000];
 const CHILD_PAGE: u64 = 0x4020_1000;
-const RIGHT: Way = Way {
+const RIGHT: MmPath = MmPath {
     fdtable: linear(FILES) + 32,
     mm: FILE_MM,
 };
@@ -309,20 +309,22 @@ fn with_files() -> Bpf<Machine> {
 }
 
 /// The ways by the own files, and the one that is left with the child's.
-fn find_way(kernel: &mut Bpf<Machine>) -> (usize, Result<Way, CopyError>) {
+fn find_mm_path(kernel: &mut Bpf<Machine>) -> (usize, Result<MmPath, CopyError>) {
     search(kernel, |search| {
         // By a saved register it comes to the same place.
         let task = [7, linear(PAGE), linear(FILES), linear(FILES) + 8];
-        let ways = search.ways(&task, linear(MM), &[3, 5, 7], &[4, 6]).unwrap();
-        let found = search.follow_all(&ways, 8).unwrap();
+        let paths = search
+            .paths(&task, linear(MM), &[3, 5, 7], &[4, 6])
+            .unwrap();
+        let found = search.follow_all(&paths, 8).unwrap();
         let known = (ADDRESS, CHILD_PAGE >> 12);
-        (ways.len(), search.only_way(&found, PGD, known))
+        (paths.len(), search.only_mm_path(&found, PGD, known))
     })
 }
 
 #[test]
 fn one_way_leads_from_a_descriptor_to_its_mm() {
-    assert_eq!(find_way(&mut with_files()), (1, Ok(RIGHT)));
+    assert_eq!(find_mm_path(&mut with_files()), (1, Ok(RIGHT)));
 }
 
 #[test]
@@ -333,14 +335,14 @@ fn what_is_beside_a_file_is_no_way() {
     for number in [4, 6, 8] {
         memory.write(field(number, 8), linear(MM));
     }
-    assert_eq!(find_way(&mut kernel), (2, Ok(RIGHT)));
+    assert_eq!(find_mm_path(&mut kernel), (2, Ok(RIGHT)));
     // Files that are none of memory lead to it by the same word.
     let mut kernel = with_files();
     for number in 3..9 {
         let memory = &mut kernel.processor_mut().memory;
         memory.write(field(number, 16), linear(MM));
     }
-    assert_eq!(find_way(&mut kernel), (1, Ok(RIGHT)));
+    assert_eq!(find_mm_path(&mut kernel), (1, Ok(RIGHT)));
 }
 
 #[test]
@@ -350,12 +352,12 @@ fn a_way_that_leads_to_the_own_mm_from_a_child_is_wrong() {
         let memory = &mut kernel.processor_mut().memory;
         memory.write(field(number, 16), linear(MM));
     }
-    assert_eq!(find_way(&mut kernel), (2, Ok(RIGHT)));
+    assert_eq!(find_mm_path(&mut kernel), (2, Ok(RIGHT)));
     // And so is one to a process that has not the page of the child.
     let memory = &mut kernel.processor_mut().memory;
     memory.write(field(8, 16), linear(0x4030_2000));
     memory.write(linear(0x4030_2000) + PGD, linear(ROOT));
-    assert_eq!(find_way(&mut kernel), (2, Ok(RIGHT)));
+    assert_eq!(find_mm_path(&mut kernel), (2, Ok(RIGHT)));
 }
 
 #[test]
@@ -372,10 +374,10 @@ fn two_ways_and_none_are_refused() {
         let mm = if number == 8 { CHILD } else { MM };
         memory.write(field(number, 16), linear(mm));
     }
-    assert_eq!(find_way(&mut kernel), (2, refused(2)));
+    assert_eq!(find_mm_path(&mut kernel), (2, refused(2)));
     let mut kernel = with_files();
     kernel.processor_mut().memory.write(field(5, FILE_MM), 0);
-    assert_eq!(find_way(&mut kernel), (0, refused(0)));
+    assert_eq!(find_mm_path(&mut kernel), (0, refused(0)));
 }
 
 /// Whether the tables of the fake process are believed, which has more pages, by what pagemap says of them.

@@ -101,7 +101,7 @@ fn linux(bits: [u8; 8], swap: [u8; 8], rest: [u8; 8]) -> Linux {
         device,
         marker,
     ] = swap;
-    let [untold, overlay, gcs, ..] = rest;
+    let [unknown_types, overlay, gcs, ..] = rest;
     Linux {
         write,
         dirty,
@@ -120,7 +120,7 @@ fn linux(bits: [u8; 8], swap: [u8; 8], rest: [u8; 8]) -> Linux {
             migration: kind(migration),
             device: kind(device),
             marker: kind(marker),
-            untold,
+            unknown_types,
         },
         overlay: match overlay {
             0 => 0,
@@ -141,7 +141,7 @@ fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8], [u8; 8]) {
         linux.swap_exclusive,
         linux.uffd_wp,
     ];
-    let swap = &linux.swap;
+    let swap_layout = &linux.swap;
     let kind = |kind: Option<u8>| kind.unwrap_or(NONE);
     let number = |mask: u64, none| match mask {
         0 => none,
@@ -150,16 +150,16 @@ fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8], [u8; 8]) {
     };
     let bits = masks.map(|mask| number(mask, NONE));
     let overlay = number(linux.overlay, 0);
-    let rest = [swap.untold, overlay, linux.gcs.into(), 0, 0, 0, 0, 0];
+    let rest = [swap_layout.unknown_types, overlay, linux.gcs.into(), 0, 0, 0, 0, 0];
     let swap = [
-        swap.type_shift,
-        swap.type_bits,
-        swap.offset_shift,
-        swap.offset_bits,
-        kind(swap.hardware_poison),
-        kind(swap.migration),
-        kind(swap.device),
-        kind(swap.marker),
+        swap_layout.type_shift,
+        swap_layout.type_bits,
+        swap_layout.offset_shift,
+        swap_layout.offset_bits,
+        kind(swap_layout.hardware_poison),
+        kind(swap_layout.migration),
+        kind(swap_layout.device),
+        kind(swap_layout.marker),
     ];
     (bits, swap, rest)
 }
