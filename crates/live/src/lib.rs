@@ -145,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    // A worker may be made on one thread and run on another.
+    // A worker may be created on one thread and run on another.
     assert_impl_all!(Live: Send, Sync);
     assert_impl_all!(LiveMut: Send, Sync);
     assert_impl_all!(Cache<LiveMut, 16, 4>: Send, Sync);

@@ -1,4 +1,4 @@
-//! Paths that are put together.
+//! Builds paths of files.
 
 use core::ffi::CStr;
 use core::fmt::{self, Write};
@@ -6,19 +6,19 @@ use core::ops::Deref;
 
 use tablewalk_uapi::{Errno, process};
 
-/// Longest path of a file that the programs are given, with the NUL at its end.
+/// Maximum length of a path in bytes, with the NUL at its end.
 const SIZE: usize = 256;
 
 /// A path of at most 255 bytes, none of them NUL.
 #[derive(Clone, Debug)]
 pub struct PathBuffer {
-    /// Zeros behind the path: one at least.
+    /// The path, followed by zeros, at least one.
     bytes: [u8; SIZE],
     length: usize,
 }
 
 impl PathBuffer {
-    /// No path yet.
+    /// Returns an empty path, to be written with [`Write`].
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -27,7 +27,7 @@ impl PathBuffer {
         }
     }
 
-    /// The path `text`.
+    /// Returns the path `text`.
     ///
     /// # Errors
     ///
@@ -52,7 +52,7 @@ impl Write for PathBuffer {
             *place = byte;
             self.length += 1;
         }
-        // The last byte stays a NUL.
+        // The last byte must stay a NUL.
         if self.length < SIZE {
             Ok(())
         } else {
@@ -69,7 +69,8 @@ impl Deref for PathBuffer {
     }
 }
 
-/// `/proc/<pid>/<name>`; `/proc/self/<name>` for the caller, whose number another `/proc` may not know.
+/// Returns `/proc/<pid>/<name>`; for the calling process `/proc/self/<name>`, since a `/proc` of another PID
+/// namespace may not have its number.
 ///
 /// # Errors
 ///

@@ -387,7 +387,7 @@ pub unsafe fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
 /// Moves pages in the range `from` of process `pid` (0: the caller) to the empty places starting at `to`, and
 /// lends them as [`lend`] does. Moves at most `places.len()` and at most [`EXPOSE_PGTBL_RANGE_MOST`] pages.
 ///
-/// Pages that are shared with another process, or that are under I/O, stay. Each element tells the old
+/// Pages that are shared with another process, or that are under I/O, stay. Each element gets the old
 /// address of the page and the descriptor that mapped it; the address is 0 if the place was not empty.
 /// Returns the number of places handled, and the address to continue at.
 ///

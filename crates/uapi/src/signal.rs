@@ -409,7 +409,7 @@ impl FaultContext<'_> {
     }
 
     /// Returns whether no access caused the signal, so that none is repeated when the handler returns: a
-    /// process sent it, or it reports a memory error that nobody has run into yet (`BUS_MCEERR_AO`).
+    /// process sent it, or it reports a memory error that no access has hit yet (`BUS_MCEERR_AO`).
     #[must_use]
     pub const fn is_asynchronous(&self) -> bool {
         self.is_sent() || self.code == sys::BUS_MCEERR_AO.cast_signed()

@@ -328,7 +328,7 @@ const fn range(start: u64, len: u64) -> sys::uffdio_range {
 fn decode(message: &sys::uffd_msg) -> Event {
     match u32::from(message.event) {
         sys::UFFD_EVENT_PAGEFAULT => {
-            // SAFETY: the event tells which field of the union is valid; all fields are plain numbers.
+            // SAFETY: the event says which field of the union is valid; all fields are plain numbers.
             let fault = unsafe { message.arg.pagefault };
             // SAFETY: the only field of this union, a number.
             let thread = unsafe { fault.feat.ptid };
@@ -339,14 +339,14 @@ fn decode(message: &sys::uffd_msg) -> Event {
             }
         }
         sys::UFFD_EVENT_FORK => {
-            // SAFETY: the event tells which field is valid.
+            // SAFETY: the event says which field is valid.
             let fork = unsafe { message.arg.fork };
             Event::Fork(Userfault {
                 fd: OwnedFd::from_return_value(fork.ufd as usize),
             })
         }
         sys::UFFD_EVENT_REMAP => {
-            // SAFETY: the event tells which field is valid.
+            // SAFETY: the event says which field is valid.
             let remap = unsafe { message.arg.remap };
             Event::Remap {
                 from: remap.from,
@@ -355,7 +355,7 @@ fn decode(message: &sys::uffd_msg) -> Event {
             }
         }
         sys::UFFD_EVENT_REMOVE | sys::UFFD_EVENT_UNMAP => {
-            // SAFETY: the event tells which field is valid.
+            // SAFETY: the event says which field is valid.
             let remove = unsafe { message.arg.remove };
             let range = remove.start..remove.end;
             if u32::from(message.event) == sys::UFFD_EVENT_REMOVE {

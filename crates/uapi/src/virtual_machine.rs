@@ -1,5 +1,5 @@
-//! Virtual machines (KVM), as a second user of the memory of their process: the kernel tells them of each
-//! change of its page tables.
+//! Virtual machines (KVM). They have translations of their own for the memory of their process, so the kernel
+//! notifies them of each change of its page tables.
 
 #![expect(unsafe_code, reason = "the kernel reads the struct of an ioctl")]
 
@@ -31,7 +31,7 @@ pub(crate) struct MemoryRegion {
 pub struct VirtualMachine(OwnedFd);
 
 impl VirtualMachine {
-    /// Makes a machine.
+    /// Creates a virtual machine.
     ///
     /// # Errors
     ///
@@ -44,7 +44,7 @@ impl VirtualMachine {
             .map(Self)
     }
 
-    /// Makes `mapping` the memory of the machine from address 0 on. It has no CPU that would use it.
+    /// Makes `mapping` the memory of the machine from address 0 on. The machine has no CPU that would use it.
     ///
     /// # Errors
     ///

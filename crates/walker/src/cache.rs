@@ -27,7 +27,7 @@ use crate::{
 
 /// A tag that matches no range: tags have at most 52 - 21 bits.
 const NO_TAG: u64 = u64::MAX;
-/// Tag bit of a range that is not for the fast path: blocks, and addresses of more than 48 bits.
+/// Tag bit of a range for which the fast path does not work: blocks, and addresses of more than 48 bits.
 const SLOW_PATH: u64 = 1 << 63;
 
 /// The source of a cache has too few slots.
@@ -139,11 +139,11 @@ pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
 struct PageBits {
     shift: u32,
     range_shift: u32,
-    /// The output address of a page, where the way is not [`SLOW_PATH`]: bits 47:n of the descriptor, 2^n being
-    /// the size of a page.
+    /// Mask of the output address of a page, for the fast path: bits 47:n of the descriptor, 2^n being the
+    /// size of a page.
     frame_mask: u64,
-    /// [`SLOW_PATH`] where addresses have more than 48 bits.
-    way: u64,
+    /// [`SLOW_PATH`] if addresses have more than 48 bits, otherwise 0.
+    slow_path: u64,
 }
 
 impl PageBits {
@@ -152,7 +152,7 @@ impl PageBits {
             shift: geometry.page_shift(),
             range_shift: geometry.level_shift(Level::L2),
             frame_mask: AddressBits::new(geometry, Level::L3).mask(),
-            way: if geometry.oa_bits() > 48 || geometry.va_bits() > 48 {
+            slow_path: if geometry.oa_bits() > 48 || geometry.va_bits() > 48 {
                 SLOW_PATH
             } else {
                 0
@@ -229,7 +229,7 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         self.physical_slow_path(address)
     }
 
-    /// The rest of [`Cache::physical`].
+    /// [`Cache::physical`] where the fast path has found no page.
     #[cold]
     #[inline(never)]
     fn physical_slow_path(&self, address: VirtualAddress) -> Option<PhysicalAddress> {
@@ -273,9 +273,9 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         };
         let index = self.geometry.index(Level::L2, address);
         let seen = self.source.table(parent).load(index);
-        let (seen, table, way) = match seen.kind(&self.geometry, Level::L2) {
+        let (seen, table, slow_path) = match seen.kind(&self.geometry, Level::L2) {
             Kind::Table => match self.map_leaf(address, seen)? {
-                Some(table) => (seen, table, self.page.way),
+                Some(table) => (seen, table, self.page.slow_path),
                 None => return Ok(false),
             },
             Kind::Block => (Descriptor::ZERO, EntryPointer::nothing(), SLOW_PATH),
@@ -292,7 +292,7 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         let tag = self.tag(address);
         if let Some(leaf) = self.leaves.get_mut(Self::place(tag)) {
             *leaf = Leaf {
-                tag: tag | way,
+                tag: tag | slow_path,
                 seen,
                 entry,
                 table,

@@ -84,8 +84,8 @@ impl Rules {
     }
 }
 
-/// Returns the rules for the entries of one table. Where the walk gathers the state of contiguous entries, these
-/// are read block by block.
+/// Returns the rules for the entries of one table. Where the walk gathers the state of contiguous entries,
+/// these are read block by block.
 fn scan_rules<S: TableSource>(walk: &Walk<'_, S>, rules: Rules) -> Rules {
     if walk.is_gathering() {
         rules.apart_if_contiguous()
@@ -123,7 +123,7 @@ pub struct Runs<'s, S: TableSource> {
     rules: Rules,
     /// The rules for entries of one table of level 3.
     scan: Rules,
-    /// Runs of the table at hand, of which those from `next` on are complete and come before `current`.
+    /// Runs of the current table. Those from `next` on are complete and come before `current`.
     runs: TableRuns,
     next: usize,
     /// Its first address, and the limits of the tables above it.
@@ -198,7 +198,7 @@ impl<'s, S: TableSource> Runs<'s, S> {
 }
 
 impl<S: TableSource> Runs<'_, S> {
-    /// Returns `run` of the table at hand as a run.
+    /// Returns `run` of the current table as a [`Run`].
     #[inline]
     const fn run_of(&self, run: TableRun) -> Run {
         Run {
@@ -212,27 +212,27 @@ impl<S: TableSource> Runs<'_, S> {
         }
     }
 
-    /// Looks for the next runs of the current table; returns `None` if there are no more. Then returns the run
-    /// that comes before those in `runs`, if there is one.
+    /// Looks for the next runs of the current table; returns `None` if there are no more. Then returns the
+    /// run that comes before those in `runs`, if there is one.
     fn refill(&mut self) -> Option<Option<Run>> {
         self.runs.clear();
         let table = self.walk.next_runs(&self.scan, &mut self.runs)?;
         (self.table, self.limits) = (table.address, table.limits);
         let first = self.run_of(*self.runs.first()?);
         let last = self.runs.pop()?;
-        // The first one may be the end of the one before.
+        // The first one may continue the run before it.
         let before = self.rules.add(&mut self.current, first);
         if self.runs.is_empty() {
             return Some(before);
         }
-        // The last one may go on in the next table; those before it are complete.
+        // The last one may continue in the next table; those before it are complete.
         let complete = self.current.replace(self.run_of(last));
         // `runs` has the first one: either it is in `complete`, or `complete` is the same again.
         self.next = usize::from(before.is_none());
         Some(before.or(complete))
     }
 
-    /// Finds the next run where it is not among those of the table at hand.
+    /// Finds the next run if it is not in `runs`.
     #[inline(never)]
     fn advance(&mut self) -> Option<Result<Run, WalkError<S::Error>>> {
         if let Some(error) = self.error.take() {

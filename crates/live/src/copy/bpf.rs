@@ -424,7 +424,7 @@ mod tests {
         let filled = bpf.own_task(&mut task).unwrap();
         assert!(filled > 64, "{filled} words");
         let address = bpf.task();
-        // A word that stays: a pointer, as that to the stack.
+        // A word that does not change: a pointer, such as the one to the stack.
         let number = task
             .iter()
             .position(|&word| word >> 47 == 0x1_ffff)
@@ -437,7 +437,7 @@ mod tests {
             descriptor: link.descriptor ^ 1,
             ..link
         };
-        // As hardware may set it.
+        // Hardware may set the access flag.
         let accessed = Link {
             descriptor: link.descriptor ^ super::super::IGNORED,
             ..link

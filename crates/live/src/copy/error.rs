@@ -8,18 +8,18 @@ use tablewalk_walker::{GeometryError, Level, VirtualAddress};
 /// The reason why a table cannot be copied, with the numbers to find the cause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CopyError {
-    /// A file, a map or a program could not be opened or made.
+    /// A file could not be opened, or a map or program could not be created.
     Open {
-        /// What.
+        /// The file, the map or the program.
         what: &'static str,
         /// The error of the system call.
         errno: Errno,
     },
     /// A file has unexpected contents.
     Format {
-        /// Which file.
+        /// The file.
         what: &'static str,
-        /// What is missing, or too much.
+        /// What is wrong in it.
         problem: &'static str,
     },
     /// Kernel memory could not be read.
@@ -33,7 +33,7 @@ pub enum CopyError {
     Geometry(GeometryError),
     /// A search of the calibration has no result, or more than one.
     Calibration {
-        /// What was looked for.
+        /// What the search looks for.
         what: &'static str,
         /// The number of results.
         answers: usize,
@@ -54,7 +54,7 @@ pub enum CopyError {
     Process {
         /// The process.
         pid: i32,
-        /// Which file of its folder in `/proc`.
+        /// The name of the file in `/proc/PID`.
         file: &'static str,
         /// The error: `ESRCH` for a process that has no user tables.
         errno: Errno,
@@ -63,7 +63,7 @@ pub enum CopyError {
     Slot {
         /// The requested slot.
         slot: usize,
-        /// How many there are.
+        /// The number of slots.
         slots: usize,
     },
     /// There are no tables at that level.
@@ -86,12 +86,12 @@ impl CopyError {
     }
 }
 
-/// What cannot be opened or made.
+/// Values of `what` in [`CopyError::Open`].
 pub(super) const BPF_MAP: &str = "BPF map";
 pub(super) const BPF_PROGRAM: &str = "BPF program";
 pub(super) const KCORE: &str = "/proc/kcore";
 
-/// What would help.
+/// Returns advice how to avoid the error, to be appended to the message.
 fn advice(what: &str, errno: Errno) -> &'static str {
     match (what, errno) {
         (BPF_MAP | BPF_PROGRAM, Errno::EPERM) => {
@@ -169,7 +169,7 @@ mod tests {
             (of(BPF_MAP, Errno::EINVAL), true, "BPF map: EINVAL"),
             (of(BPF_MAP, Errno::ENOSYS), true, "this kernel has none"),
             (of(BPF_PROGRAM, Errno::ENOSYS), true, "CONFIG_BPF_EVENTS"),
-            // Not lacking: the kernel is locked down.
+            // The kernel is locked down, which is not a missing feature.
             (of(BPF_PROGRAM, Errno::EINVAL), false, "locked down"),
             (of(KCORE, Errno::EPERM), false, "CAP_SYS_RAWIO"),
             (of(KCORE, Errno::ENOENT), true, "this kernel has none"),

@@ -1,4 +1,4 @@
-//! A kernel of a few pages, for tests of copying: memory that changes at the worst moment, and an interpreter
+//! A kernel of a few pages, for tests of copying: memory that changes between two reads, and an interpreter
 //! that runs the BPF program on it, one instruction after the other.
 
 #![expect(unsafe_code, reason = "the program's loads and stores, at addresses")]
@@ -29,7 +29,7 @@ fn index(address: u64) -> usize {
     usize::try_from(address % 4096 / 8).unwrap()
 }
 
-/// Memory that is read word by word, and can change in between.
+/// Memory that is read word by word, and can change between two reads.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     pages: BTreeMap<u64, [u64; WORDS]>,

@@ -1,4 +1,4 @@
-//! What is copied from a kernel that changes at the worst moment, and where its tables are found.
+//! Tests of copying from a kernel whose memory changes between any two reads, and of the calibration.
 
 extern crate std;
 
@@ -17,16 +17,16 @@ use super::{Bpf, CopyError, IGNORED, Kcore, Kernel, Wanted};
 const ROOT: u64 = 0x4010_0000;
 const MIDDLE: u64 = 0x4010_1000;
 const LEAVES: u64 = 0x4010_2000;
-/// Another table of level 3, beside that or in its place.
+/// Another table of level 3, in addition to the first one or instead of it.
 const OTHER: u64 = 0x4010_3000;
 /// Tables of level 2 and 3 of another subtree.
 const OTHER_MIDDLE: u64 = 0x4010_4000;
 const OTHER_LEAVES: u64 = 0x4010_5000;
 /// A page of the process.
 const PAGE: u64 = 0x4020_0000;
-/// Where it is mapped: entries 1, 2 and 3.
+/// The address at which it is mapped: entry 1 of the root, then entries 2 and 3.
 const ADDRESS: u64 = 1 << 30 | 2 << 21 | 3 << 12;
-/// Physical address of the `mm_struct`, and where in it the PGD is.
+/// Physical address of the `mm_struct`, and the offset of the PGD in it.
 const MM: u64 = 0x4030_0000;
 const PGD: u64 = 104;
 
@@ -42,7 +42,7 @@ fn geometry() -> Geometry {
     Geometry::new(12, 39, 48).unwrap()
 }
 
-/// Three levels that lead to one page.
+/// Returns memory with tables of three levels that lead to one page.
 fn memory() -> Memory {
     let mut kernel = Memory::default();
     kernel.write(linear(ROOT) + 8, MIDDLE | TABLE);
@@ -78,7 +78,7 @@ fn map() -> LinearMap {
     map
 }
 
-/// Looks in memory, without the program.
+/// Calls `look` with a search of the memory.
 fn search<K, T>(kernel: &mut K, look: impl FnOnce(&mut Search<'_, K>) -> T) -> T {
     look(&mut Search {
         kernel,
@@ -99,12 +99,12 @@ fn change_before(copied: &mut Copied<impl Fake>, word: usize, writes: &[(u64, u6
     copied.kernel_mut().memory(change);
 }
 
-/// Whether a change is still to come.
+/// Returns whether a change is still pending.
 fn is_changing(copied: &mut Copied<impl Fake>) -> bool {
     copied.kernel_mut().memory(|memory| memory.is_changing())
 }
 
-/// How often the program was run.
+/// Returns how often the program was run.
 fn runs(copied: &Copied<Bpf<Machine>>) -> usize {
     copied.kernel().processor().runs
 }
@@ -117,7 +117,7 @@ fn id(level: Level) -> TableId {
     }
 }
 
-/// Copies the tables on the way down to level 3.
+/// Copies the tables from the root down to level 3. Returns the frame of the last one.
 fn walk_down(copied: &mut Copied<Bpf<Machine>>) -> Option<FrameNumber> {
     let mut frame = None;
     for (slot, level) in [Level::L1, Level::L2, Level::L3].into_iter().enumerate() {
@@ -130,13 +130,13 @@ fn frame(physical: u64) -> Option<FrameNumber> {
     Some(FrameNumber(physical >> 12))
 }
 
-/// The right one is not the first.
+/// Candidates for the offset of the linear map. The right one is not the first.
 const OFFSETS: [u64; 2] = [OFFSET + (1 << 30), OFFSET];
 
 #[test]
 fn one_mm_leads_to_the_pages() {
     let mut kernel = kernel();
-    // Pointers to something else, to nothing, and into the `mm` from a saved register.
+    // Pointers to other memory, to no memory, and, as in a saved register, into the `mm`.
     let task = [
         7,
         linear(PAGE),
@@ -172,11 +172,11 @@ fn no_mm_and_two_of_them_are_refused() {
     };
     let known = [(ADDRESS, PAGE >> 12)];
     refused(&mut kernel(), &[linear(PAGE); 2], &known, 0);
-    // Where it stands once it may be anything.
+    // A pointer that occurs once may be anything.
     refused(&mut kernel(), &[linear(MM), 0], &known, 0);
-    // The page is elsewhere.
+    // The page has another frame.
     refused(&mut kernel(), &[linear(MM); 2], &[(ADDRESS, 1)], 0);
-    // Nothing proves nothing.
+    // Without a known page nothing can be verified.
     refused(&mut kernel(), &[linear(MM); 2], &[], 0);
     let mut two = kernel();
     two.processor_mut()
@@ -195,7 +195,7 @@ fn no_mm_and_two_of_them_are_refused() {
 fn nothing_but_the_linear_map_is_read() {
     let mut kernel = kernel();
     let memory = &mut kernel.processor_mut().memory;
-    // Devices are behind it. The task and the `mm` have words that would lead there.
+    // Devices follow the linear map. The task and the `mm` have words that would lead there.
     let devices = 0xffff_ffc0_0000_0000;
     memory.devices = Some(devices..u64::MAX);
     memory.write(linear(MM), devices);
@@ -267,12 +267,12 @@ const FILES: u64 = 0x4050_0000;
 const FDTABLE: u64 = 0x4050_1000;
 const ARRAY: u64 = 0x4050_2000;
 const FILE: u64 = 0x4050_3000;
-/// Bytes from one file to the next, and to its `mm_struct`.
+/// Size of a file in bytes, and offset of the pointer to its `mm_struct`.
 const FILE_SIZE: u64 = 192;
 const FILE_MM: u64 = 32;
-/// Another process.
+/// The `mm_struct` of another process.
 const CHILD: u64 = 0x4030_1000;
-/// Its tables, as those of this one.
+/// Its tables: root, level 2 and level 3, like those of this process.
 const CHILD_TABLES: [u64; 3] = [0x4070_0000, 0x4070_1000, 0x4070_2000];
 const CHILD_PAGE: u64 = 0x4020_1000;
 const RIGHT: MmPath = MmPath {
@@ -280,12 +280,13 @@ const RIGHT: MmPath = MmPath {
     mm: FILE_MM,
 };
 
-/// Where the field of a file is whose descriptor has that number.
+/// Returns the address of the field at offset `at` in the file of descriptor `number`.
 const fn field(number: u64, at: u64) -> u64 {
     linear(FILE) + (number - 3) * FILE_SIZE + at
 }
 
-/// Descriptors 3, 5 and 7 of the own memory, 4 and 6 of others, 8 of a child's.
+/// Returns a kernel in which descriptors 3, 5 and 7 are of the own memory, 4 and 6 of other files, and 8 of
+/// the memory of a child.
 fn with_files() -> Bpf<Machine> {
     let mut kernel = kernel();
     let memory = &mut kernel.processor_mut().memory;
@@ -308,10 +309,10 @@ fn with_files() -> Bpf<Machine> {
     kernel
 }
 
-/// The ways by the own files, and the one that is left with the child's.
+/// Returns the number of paths that fit the own files, and the one that also fits the file of the child.
 fn find_mm_path(kernel: &mut Bpf<Machine>) -> (usize, Result<MmPath, CopyError>) {
     search(kernel, |search| {
-        // By a saved register it comes to the same place.
+        // The last pointer, as in a saved register, leads to the same `fdtable`.
         let task = [7, linear(PAGE), linear(FILES), linear(FILES) + 8];
         let paths = search
             .paths(&task, linear(MM), &[3, 5, 7], &[4, 6])
@@ -329,14 +330,15 @@ fn one_way_leads_from_a_descriptor_to_its_mm() {
 
 #[test]
 fn what_is_beside_a_file_is_no_way() {
-    // Behind each file of memory there is one that has the `mm` too: the child's has not.
+    // After each own file of memory there is one that contains the `mm` too; after that of the child there is
+    // none.
     let mut kernel = with_files();
     let memory = &mut kernel.processor_mut().memory;
     for number in [4, 6, 8] {
         memory.write(field(number, 8), linear(MM));
     }
     assert_eq!(find_mm_path(&mut kernel), (2, Ok(RIGHT)));
-    // Files that are none of memory lead to it by the same word.
+    // Other files lead to the `mm` by the same word.
     let mut kernel = with_files();
     for number in 3..9 {
         let memory = &mut kernel.processor_mut().memory;
@@ -353,7 +355,7 @@ fn a_way_that_leads_to_the_own_mm_from_a_child_is_wrong() {
         memory.write(field(number, 16), linear(MM));
     }
     assert_eq!(find_mm_path(&mut kernel), (2, Ok(RIGHT)));
-    // And so is one to a process that has not the page of the child.
+    // A path to a process without the page of the child is rejected, too.
     let memory = &mut kernel.processor_mut().memory;
     memory.write(field(8, 16), linear(0x4030_2000));
     memory.write(linear(0x4030_2000) + PGD, linear(ROOT));
@@ -380,7 +382,7 @@ fn two_ways_and_none_are_refused() {
     assert_eq!(find_mm_path(&mut kernel), (0, refused(0)));
 }
 
-/// Whether the tables of the fake process are believed, which has more pages, by what pagemap says of them.
+/// Returns the result of comparing the tables of a fake process, which has more pages, with its pagemap.
 fn prove(
     pagemap: impl Fn(&mut Memory, u64, usize) -> Option<u64> + 'static,
     pages: u64,
@@ -405,7 +407,7 @@ fn tables_are_believed_if_no_page_is_elsewhere() {
         Some((PAGE >> 12) + page.saturating_sub(1))
     };
     assert_eq!(prove(move |_, address, _| frame(address), 5), Ok(()));
-    // The last one is elsewhere, though the others agree: as in the tables of a parent.
+    // The last page has another frame although the others agree, as in the tables of a parent.
     let last = ADDRESS + (5 << 12);
     let refuted = Err(CopyError::Refuted {
         pid: 7,
@@ -419,7 +421,7 @@ fn tables_are_believed_if_no_page_is_elsewhere() {
         }
     };
     assert_eq!(prove(elsewhere, 5), refuted);
-    // It moves: that says nothing.
+    // The page moves during the comparison, which proves nothing.
     let moves = move |_: &mut Memory, address, asked| {
         if address == last {
             Some(asked as u64)
@@ -431,7 +433,7 @@ fn tables_are_believed_if_no_page_is_elsewhere() {
     // No page is in memory.
     let unproved = Err(CopyError::Unproved { pid: 7 });
     assert_eq!(prove(|_, _, _| None, 5), unproved);
-    // The first thousand tell nothing.
+    // The first thousand pages prove nothing.
     assert_eq!(
         prove(
             move |_, address, _| frame(address).filter(|_| address > ADDRESS + (400 << 12)),
@@ -458,7 +460,7 @@ fn a_walk_comes_to_the_page() {
 /// A word that was never in a table.
 const POISON: u64 = 0xbad0_bad0_bad0_bad0;
 
-/// Each word of the table at `table`, which has one entry.
+/// Returns address and value of each word of the table at `table`, whose only entry is `entry`.
 fn words_of(table: u64, entry: Option<u64>) -> std::vec::Vec<(u64, u64)> {
     (0..512)
         .map(|number| {
@@ -472,7 +474,7 @@ fn words_of(table: u64, entry: Option<u64>) -> std::vec::Vec<(u64, u64)> {
         .collect()
 }
 
-/// Copies the table of level 3 by itself or in a batch; its words if it was copied.
+/// Copies the table of level 3, alone or in a batch. Returns its words if it was copied.
 fn copy_leaves(copied: &mut Copied<impl Fake>, batch: bool) -> Option<std::vec::Vec<u64>> {
     let table = if batch {
         let (start, last) = (VirtualAddress(1 << 30), VirtualAddress((2 << 30) - 1));
@@ -485,8 +487,8 @@ fn copy_leaves(copied: &mut Copied<impl Fake>, batch: bool) -> Option<std::vec::
     Some((0..512).map(|number| table.load(number).0).collect())
 }
 
-/// Lets what leads to the table of level 3 be cut, or come back, before each word that the program reads.
-/// What was copied has to be the table, and the copies of what is above it stay.
+/// Cuts or restores the descriptor that leads to the table of level 3, before each word that the program
+/// reads. What was copied has to be the table, and the copies of what is above it stay.
 fn cut_and_join<K: Fake>(link: u64, descriptor: u64, batch: bool) {
     for comes_back in [false, true] {
         let mut copies = [0, 0];
@@ -499,7 +501,7 @@ fn cut_and_join<K: Fake>(link: u64, descriptor: u64, batch: bool) {
                 .into_iter()
                 .chain(words_of(LEAVES, None))
                 .collect();
-            // The table is whole before it is in the tree.
+            // The table is complete before it is in the tree.
             let joined: std::vec::Vec<_> = words_of(LEAVES, Some(PAGE | LEAF))
                 .into_iter()
                 .chain([(link, descriptor)])
@@ -523,14 +525,14 @@ fn cut_and_join<K: Fake>(link: u64, descriptor: u64, batch: bool) {
             copies[usize::from(words.is_some())] += 1;
             for (slot, number, word) in [(0, 1, MIDDLE), (1, 2, LEAVES)] {
                 let entry = copied.table(slot).load(number).0;
-                // Copied again, from the root on, it may be gone.
+                // It is copied again, from the root on, and may be gone by then.
                 assert!(entry == word | TABLE || entry == 0, "{entry:#x}");
             }
             if is_changing(&mut copied) {
                 break;
             }
         }
-        // Only once the change is early enough, or late enough.
+        // Both results occur: the change may be early enough, or late enough.
         let [none, some] = copies;
         assert!(some > 0 && (comes_back || none > 512), "{none} {some}");
     }
@@ -549,7 +551,7 @@ fn what_was_copied_was_the_table() {
     }
 }
 
-/// The leaves that a walk comes to: address and frame.
+/// Returns the leaves that a walk visits: address and frame.
 fn leaves(copied: &mut Copied<impl Fake>) -> std::vec::Vec<(u64, u64)> {
     Walk::new(copied)
         .filter_map(|visit| match visit.unwrap() {
@@ -566,7 +568,7 @@ fn a_walk_beside_changes_finds_what_stays_and_invents_nothing() {
 }
 
 fn walk_beside_changes<K: Fake>() {
-    // A block, which would be one of the root table too, and a second subtree.
+    // A block whose address is aligned for a block of the root table, too; and a second subtree.
     const BLOCK: u64 = 0x4000_0000;
     let stays = [
         (1 << 30 | 6 << 21, BLOCK >> 12),
@@ -602,7 +604,7 @@ fn the_path_of_an_address_copies_each_table_once() {
     let path = path(&mut copied, VirtualAddress(ADDRESS)).unwrap();
     assert_eq!(path.steps().last().unwrap().descriptor.0, PAGE | LEAF);
     assert_eq!(runs(&copied), 3);
-    // Two looks at each link on the way.
+    // Each link on the path is read twice.
     let looks = 2 + 4;
     assert_eq!(copied.kernel().processor().words, 3 * 512 + looks);
 }
@@ -612,12 +614,12 @@ fn a_word_costs_a_word() {
     let mut kernel = kernel();
     assert_eq!(kernel.read(linear(ROOT) + 8, &mut [0]), Ok(true));
     assert_eq!(kernel.processor().words, 1);
-    // More than a page, to the end of what there is.
+    // More than a page, up to the end of memory.
     let mut words = [0; 513];
     assert_eq!(kernel.read(linear(ROOT), &mut words), Ok(true));
     assert_eq!(words[1], MIDDLE | TABLE);
     assert_eq!(kernel.read(linear(OTHER) + 8, &mut words), Ok(false));
-    // Nothing is behind the last address.
+    // There is no memory after the last address.
     assert_eq!(kernel.read(!0 - 4095, &mut words), Ok(false));
 }
 
@@ -637,7 +639,7 @@ fn a_read_changes_no_page_of_copies() {
     for page in 0..kernel.pages() {
         assert_eq!(kernel.words(page)[3].load(Ordering::Relaxed), 0);
     }
-    // Nor can a copy go to the page of reads, or behind it.
+    // A copy cannot overwrite the page of reads, or what follows it.
     let pages = kernel.pages();
     for page in [pages, pages + 1, usize::MAX] {
         assert_eq!(kernel.copy(&[], &[all], page), Ok(true));
@@ -649,18 +651,18 @@ fn a_read_changes_no_page_of_copies() {
 fn a_slot_that_changes_during_the_copy_has_no_table() {
     let slot = linear(MIDDLE) + 2 * 8;
     for (word, expected) in [
-        // Gone: the second look finds nothing, and neither does a walk from the root.
+        // The table is gone: neither the second read nor a walk from the root finds it.
         (0, None),
-        // Another one now, which a walk from the root finds.
+        // Another table has replaced it, which a walk from the root finds.
         (OTHER | TABLE, frame(OTHER)),
-        // The access flag of a table comes and goes.
+        // Only the access flag of the table descriptor has changed.
         (LEAVES | TABLE | IGNORED, frame(LEAVES)),
     ] {
         let mut copied = copied();
         for (slot, level) in [Level::L1, Level::L2].into_iter().enumerate() {
             assert!(copied.map(slot, id(level)).unwrap().is_some());
         }
-        // Behind the first look, which reads what is above too.
+        // After the first check, which also reads the descriptors above.
         change_before(&mut copied, 2, &[(slot, word)]);
         assert_eq!(copied.map(2, id(Level::L3)), Ok(expected), "{word:#x}");
     }
@@ -721,10 +723,10 @@ fn a_batch_takes_one_copy_and_is_forgotten_by_the_next_walk() {
 #[test]
 fn a_batch_ends_where_a_slot_has_changed() {
     let mut copied = batch();
-    // While the first is copied, the slot of the second changes.
+    // The slot of the second table changes while the first table is copied.
     change_before(&mut copied, 2, &[(linear(MIDDLE) + 5 * 8, 0)]);
     assert_eq!(map_batch(&mut copied), 1);
-    // And nothing is believed once what is above has changed.
+    // No copy is accepted after a descriptor above them has changed.
     let mut copied = batch();
     write(&mut copied, linear(ROOT) + 8, 0);
     assert_eq!(map_batch(&mut copied), 0);
@@ -732,7 +734,7 @@ fn a_batch_ends_where_a_slot_has_changed() {
 
 #[test]
 fn memory_that_the_image_gave_back_is_read_by_the_linear_map() {
-    // All tables are there.
+    // The image contains all tables.
     let [root, middle, leaves] = [0, 1, 2].map(|page| IMAGE + (page << 12));
     let mut kernel = Kcore::<Core>::new(memory());
     kernel.memory(|memory| {
@@ -759,7 +761,7 @@ fn memory_that_the_image_gave_back_is_read_by_the_linear_map() {
     assert_eq!(kernel.copy(&[], &[table], 0), Ok(true));
     assert!(kernel.is_copied(0));
     assert_eq!(kernel.words(0)[3].load(Ordering::Relaxed), PAGE | LEAF);
-    // There is nothing in the hole, and nothing that reaches into it.
+    // Neither an address in the hole nor a read that reaches into it works.
     for address in [linear(0x4100_0000), linear(0x4100_0000 - 8)] {
         assert_eq!(kernel.read(address, &mut [0; 2]), Ok(false));
     }
@@ -783,7 +785,7 @@ fn small_root<K: Fake>() {
     memory.write(linear(root) + 15 * 8, MIDDLE | TABLE);
     memory.write(linear(root) + 16 * 8, POISON);
     let mut kernel = K::new(memory);
-    // What was there before.
+    // The previous contents of the page.
     let table = |address, bytes| Wanted {
         link: None,
         address: linear(address),
@@ -793,7 +795,7 @@ fn small_root<K: Fake>() {
     assert_eq!(kernel.copy(&[], &[table(root, 16 * 8)], 0), Ok(true));
     let word = |number: usize| kernel.words(0)[number].load(Ordering::Relaxed);
     assert_eq!((word(15), word(16)), (MIDDLE | TABLE, 0));
-    // No more than a page.
+    // At most a page is copied.
     assert_eq!(kernel.copy(&[], &[table(LEAVES, 4104)], 0), Ok(true));
     assert!(!kernel.is_copied(0));
 }

@@ -1,4 +1,4 @@
-//! The arm64 part of `struct ucontext`: tells whether a fault was a write.
+//! The arm64 part of `struct ucontext`: says whether a fault was a write.
 
 /// Signal mask, registers and records.
 #[repr(C)]

@@ -1,4 +1,4 @@
-//! The cache: what it answers without the source, and that it never answers from the past.
+//! Tests of the cache: what it returns without asking the source, and that it never returns stale results.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ const SHAPE: Shape = Shape {
 const RANGE: u64 = 1 << 21;
 const PARENT: u64 = 1 << 30;
 
-/// A tree with one page at `address` that leads to 0x1000, and a cache that knows it.
+/// Returns a tree with one page at `address`, a cache that has it, and the number of calls of the source.
 fn warm(shape: Shape, address: u64) -> (Tree, Small, Rc<Cell<usize>>) {
     let tree = Tree::new(shape);
     tree.set(3, address, tree.leaf_word(3, 1 << 16));
@@ -203,7 +203,8 @@ fn ranges_in_different_places_stay() {
 #[test]
 fn a_parent_that_is_evicted_takes_its_leaves_along() {
     let (tree, mut cache, _) = warm(SHAPE, 0);
-    // The same parent's place, another leaf's place: only the parent is in the way.
+    // This range has the same slot for its parent and another one for its leaf table: only the parent
+    // conflicts.
     let other = 2 * PARENT + RANGE;
     tree.set(3, other, tree.leaf_word(3, 0x2000));
     assert_eq!(physical(&mut cache, other), Some(0x2000));
@@ -218,7 +219,7 @@ fn a_block_does_not_survive_the_parent_that_it_was_read_from() {
     let (tree, mut cache, _) = warm(SHAPE, 0);
     tree.set(2, RANGE, tree.leaf_word(2, 0x4000_0000));
     assert_eq!(physical(&mut cache, RANGE), Some(0x4000_0000));
-    // The same word at the same place of the next parent in the slot.
+    // The same word at the same index of the next parent in this slot.
     tree.set(2, 2 * PARENT + RANGE, tree.leaf_word(2, 0x4000_0000));
     assert_eq!(physical(&mut cache, 2 * PARENT), None);
     tree.set(2, RANGE, 0);
@@ -344,7 +345,7 @@ fn an_address_out_of_range_asks_the_source_nothing_and_keeps_the_parents() {
     for shape in SHAPES {
         let (_tree, mut cache, calls) = warm(shape, 0);
         calls.set(0);
-        // Another leaf's place.
+        // This address belongs to the slot of another leaf.
         let outside = (1 << shape.va_bits) + (1 << shape.shift(2));
         assert_eq!(physical(&mut cache, outside), None);
         assert_eq!(calls.get(), 0, "{shape:?}");
@@ -361,7 +362,7 @@ fn a_source_that_fails_leaves_a_cache_that_is_right() {
     let mut cache = Small::new(source).unwrap();
     assert_eq!(physical(&mut cache, 0), Some(0x1_0000));
     refusing.set(true);
-    // The new parent, and a leaf table under the old one.
+    // One address needs a new parent, the other a leaf table under the old one.
     for address in [2 * PARENT, 4 * RANGE] {
         assert_eq!(cache.insert(VirtualAddress(address)), Err(Refused));
         assert_eq!(cache.translate(VirtualAddress(address)), Err(Refused));

@@ -1,4 +1,4 @@
-//! Saved trees.
+//! Tests of saved trees.
 
 use proptest::prelude::*;
 use tablewalk_walker::dump::{Dump, DumpError, DumpWriter, HEADER_SIZE};
@@ -11,7 +11,7 @@ use crate::walk::level;
 
 const TEXT: &[u8] = b"400000-401000 r-xp /bin/one\n";
 
-/// A dump of `tree`; its first bytes are aligned as words are.
+/// Returns a dump of `tree`. The first byte has the alignment of a word.
 fn save(tree: &Tree) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut put = |offset: u64, piece: &[u8]| {
@@ -55,7 +55,7 @@ proptest! {
     ) {
         let tree = Tree::new(shape);
         for (index, [address, word]) in words.into_iter().enumerate() {
-            // Pages here and there, and any words in the place of one.
+            // Scattered level-3 entries: pages, and random words.
             let address = address % (1 << shape.va_bits);
             tree.set(3, address, if index % 2 == 0 { word } else { tree.leaf_word(3, address) });
         }
@@ -79,7 +79,7 @@ proptest! {
     ) {
         let mut bytes = save(&two_pages(shape));
         let whole = bytes.len();
-        // Most bytes are descriptors: half of the changes are elsewhere.
+        // Most bytes are descriptors, so half of the changes are made before them.
         let index = if value % 2 == 0 { place.index(HEADER_SIZE + 16) } else { place.index(whole) };
         bytes[index] = value;
         if let Ok(mut dump) = Dump::from_bytes(&mut bytes) {
@@ -101,7 +101,7 @@ fn what_is_no_dump_is_refused_with_the_number() {
         Dump::from_bytes(&mut bytes).unwrap_err()
     };
     assert_eq!(refused(&|bytes| bytes.clear()), DumpError::Magic);
-    // The header comes last: a dump that was not finished has none.
+    // The header is written last: a dump that was not finished has none.
     assert_eq!(refused(&|bytes| bytes[..8].fill(0)), DumpError::Magic);
     assert_eq!(refused(&|bytes| bytes[8] = 2), DumpError::Version(2));
     assert!(matches!(
@@ -123,12 +123,12 @@ fn what_is_no_dump_is_refused_with_the_number() {
             expected: None
         }
     );
-    // The level of the first table: above the root.
+    // The level of the first table is above the root.
     assert_eq!(
         refused(&|bytes| bytes[HEADER_SIZE] = 0),
         DumpError::Order { table: 0 }
     );
-    // The first table once more, in the place of the second.
+    // The second table has the address and level of the first one.
     let record = 16 + (1 << shape.page_shift);
     assert_eq!(
         refused(&|bytes| bytes.copy_within(HEADER_SIZE..HEADER_SIZE + 8, HEADER_SIZE + record)),

@@ -1,6 +1,6 @@
-//! What the Arm ARM says about descriptors, once more, in plain integers.
+//! A second implementation of what the Arm ARM says about descriptors, with plain integers, to compare with.
 
-/// A geometry by its three numbers.
+/// The three numbers that define a geometry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shape {
     pub(crate) page_shift: u32,
@@ -33,7 +33,7 @@ pub(crate) const SHAPES: [Shape; 13] = [
     shape(14, 52, 52),
 ];
 
-/// What a word says.
+/// The meaning of a descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Meaning {
     Nothing,
@@ -44,12 +44,12 @@ pub(crate) enum Meaning {
 }
 
 impl Shape {
-    /// Bits of the index into a full table.
+    /// Returns the number of bits of the index into a full table.
     fn stride(self) -> u32 {
         self.page_shift - 3
     }
 
-    /// The lookup level of the root.
+    /// Returns the lookup level of the root.
     pub(crate) fn first(self) -> i32 {
         let mut level = 4;
         let mut bits = self.page_shift;
@@ -60,12 +60,12 @@ impl Shape {
         level
     }
 
-    /// Bits of an address below the index of `level`.
+    /// Returns the number of address bits below the index of `level`.
     pub(crate) fn shift(self, level: i32) -> u32 {
         self.page_shift + self.stride() * (3 - level) as u32
     }
 
-    /// Words in a table of `level`.
+    /// Returns the number of words in a table of `level`.
     pub(crate) fn words(self, level: i32) -> usize {
         if level == self.first() {
             1 << (self.va_bits - self.shift(level))
@@ -78,7 +78,7 @@ impl Shape {
         (address >> self.shift(level)) as usize % self.words(level)
     }
 
-    /// Levels with blocks: Arm ARM DDI 0487, "VMSAv8-64 Block descriptor and Page descriptor".
+    /// Returns the levels with blocks: Arm ARM DDI 0487, "VMSAv8-64 Block descriptor and Page descriptor".
     pub(crate) fn block_levels(self) -> &'static [i32] {
         match (self.page_shift, self.oa_bits) {
             (12, 52) => &[0, 1, 2],
@@ -87,7 +87,7 @@ impl Shape {
         }
     }
 
-    /// The address in `word` from bit `lowest` on.
+    /// Returns the address in `word`, from bit `lowest` on.
     fn address(self, word: u64, lowest: u32) -> u64 {
         let (bits, above) = match (self.oa_bits, self.page_shift) {
             (52, 16) => (48, word / (1 << 12) % 16),
@@ -109,7 +109,7 @@ impl Shape {
         }
     }
 
-    /// The address field of a descriptor for `address`.
+    /// Returns the address field of a descriptor for `address`.
     pub(crate) fn field(self, address: u64) -> u64 {
         match self.page_shift {
             16 => address % (1 << 48) + address / (1 << 48) * (1 << 12),
@@ -117,8 +117,9 @@ impl Shape {
         }
     }
 
-    /// The translation of `address`: the level of the last word, that word, and the address it leads
-    /// to if it is a leaf. `word` reads a word of the table in a frame, `None` if there is none.
+    /// Translates `address`. Returns the level of the last word, that word, and the physical address if the
+    /// word is a leaf. `word` reads a word of the table in a frame, and returns `None` if there is no such
+    /// frame.
     pub(crate) fn translate(
         self,
         root: u64,

@@ -1,4 +1,4 @@
-//! Random words and random changes, against the model.
+//! Compares the walker with the model, on tables of random words and with random changes.
 
 use proptest::prelude::*;
 
@@ -16,18 +16,18 @@ pub(crate) fn shapes() -> impl Strategy<Value = Shape> {
     prop::sample::select(&SHAPES[..])
 }
 
-/// Frames of random trees: few, so that tables lead back to each other.
+/// Number of frames in a random tree: few, so that tables often lead to each other in a circle.
 const FRAMES: u64 = 5;
 
-/// What is in a random tree.
+/// A word in a random tree.
 #[derive(Clone, Copy, Debug)]
 enum Word {
     Any(u64),
-    /// Leads to a frame, which exists or not.
+    /// A table descriptor for a frame, which need not exist.
     Table(u64),
 }
 
-/// A word, and where it goes: a frame, and a place in it.
+/// The frame for a word, the index in this frame, and the word.
 type Placed = (u64, usize, Word);
 
 fn placed() -> impl Strategy<Value = Placed> {
@@ -35,12 +35,12 @@ fn placed() -> impl Strategy<Value = Placed> {
         any::<u64>().prop_map(Word::Any),
         (0..FRAMES + 2).prop_map(Word::Table),
     ];
-    // The first words are those that small addresses use.
+    // Small addresses use the first words.
     let place = prop_oneof![0..4usize, any::<usize>()];
     (0..FRAMES, place, word)
 }
 
-/// The words in frames 1 to `FRAMES`, of which the first is the root.
+/// Returns a tree with these words in frames 1 to `FRAMES`; frame 1 is the root.
 fn random_tree(shape: Shape, words: &[Placed]) -> Tree {
     let tree = Tree::with_root(shape, 1);
     (2..=FRAMES).for_each(|frame| tree.add_frame(frame));
@@ -54,7 +54,7 @@ fn random_tree(shape: Shape, words: &[Placed]) -> Tree {
     tree
 }
 
-/// What a walk of the table in `frame` should visit, until `visits` is as long as `limit`.
+/// Adds to `visits` what a walk of the table in `frame` should visit, up to `limit` elements.
 fn model_walk(
     tree: &Tree,
     number: i32,
@@ -91,7 +91,7 @@ fn model_walk(
             Meaning::Nothing => visits.push(Visit::NotValid(found)),
             Meaning::Leaf(_) => visits.push(Visit::Leaf(found)),
             Meaning::Table(next) if tree.word(next, 0).is_some() => {
-                // Bits 62:59 of a table descriptor hold for everything below.
+                // Bits 62:59 of a table descriptor apply to everything below it.
                 let hierarchy = hierarchy | word & 0xf << 59;
                 model_walk(tree, number + 1, next, address, hierarchy, limit, visits);
             }
@@ -126,7 +126,7 @@ fn permissions(leaf: u64, tables: &[u64]) -> [[bool; 3]; 2] {
     [[el0.0, el0.1, el0_execute], [el1.0, el1.1, el1_execute]]
 }
 
-/// Runs, by looking at each entry and the one before.
+/// Returns the expected runs, found by comparing each entry with the previous one.
 fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Vec<Run> {
     let shape = tree.shape;
     let geometry = tree.geometry();
@@ -185,8 +185,8 @@ fn model_runs(tree: &Tree, frames: bool, ignored: u64, wanted: (u64, u64)) -> Ve
     runs.into_iter().map(|(run, _)| run).collect()
 }
 
-/// Writes pages in a row, as many as three contiguous blocks have, with these bits beside the address. The
-/// last ones are in the next table.
+/// Maps as many consecutive pages as three contiguous blocks have, with `bits` changed in each entry. The last
+/// ones are in the next table.
 fn set_pages(tree: &Tree, bits: impl Fn(usize) -> u64) {
     let shape = tree.shape;
     let block = contiguous_pages(shape);
@@ -198,7 +198,7 @@ fn set_pages(tree: &Tree, bits: impl Fn(usize) -> u64) {
     }
 }
 
-/// Pages of a contiguous block (Arm ARM, "The Contiguous bit").
+/// Returns the number of pages of a contiguous block (Arm ARM, "The Contiguous bit").
 fn contiguous_pages(shape: Shape) -> usize {
     match shape.page_shift {
         12 => 16,
@@ -207,12 +207,12 @@ fn contiguous_pages(shape: Shape) -> usize {
     }
 }
 
-/// The bits of the pages of one block, as `contpte_ptep_get` of Linux puts them together.
+/// Returns the bits of the pages of one block after gathering, as `contpte_ptep_get` of Linux does it.
 fn gathered(bits: &[u64]) -> Vec<u64> {
     const CONTIGUOUS: u64 = 1 << 52;
     const AF: u64 = 1 << 10;
     let dirty = |word: u64| word & 1 << 55 != 0 || word & 1 << 51 != 0 && word & 1 << 7 == 0;
-    // A leaf of a tree has the access flag, which these bits take away.
+    // A leaf of a tree has the access flag, which is cleared if it is set in `bits`.
     let of_block = || bits.iter().filter(|&&word| word & CONTIGUOUS != 0);
     let any_accessed = of_block().any(|word| word & AF == 0);
     let any_dirty = of_block().any(|&word| dirty(word));
@@ -235,7 +235,7 @@ fn gathered(bits: &[u64]) -> Vec<u64> {
 enum Change {
     Page(u64),
     Block(u64),
-    /// Any word in the place of a page.
+    /// Any word as the level-3 entry.
     Word(u64),
     Unmap(i32),
     Nothing,
@@ -251,7 +251,7 @@ fn changes() -> impl Strategy<Value = Change> {
     ]
 }
 
-/// Makes the change at `address` as a kernel would, breaking before making.
+/// Makes the change at `address` as a kernel would, with break-before-make.
 fn apply(tree: &Tree, address: u64, change: Change) {
     let shape = tree.shape;
     match change {
@@ -279,7 +279,7 @@ fn apply(tree: &Tree, address: u64, change: Change) {
     }
 }
 
-/// An address in one of the few ranges and parents that share places in a small cache.
+/// An address in one of a few ranges and parents, some of which share a slot of a small cache.
 fn addresses(shape: Shape) -> impl Strategy<Value = u64> {
     let (parent, range) = (0..3u64, 0..4u64);
     // The first pages and the last one of a range.
@@ -292,7 +292,7 @@ fn addresses(shape: Shape) -> impl Strategy<Value = u64> {
     })
 }
 
-/// Changes at addresses, and then an address that is looked at.
+/// Changes at addresses, and an address to look up after them.
 type Step = (Vec<(u64, Change)>, u64);
 
 fn histories() -> impl Strategy<Value = (Shape, Vec<Step>)> {
@@ -336,7 +336,7 @@ proptest! {
         let mut cache = Cache::<_, 2, 1>::new(Source::new(&tree, 5)).unwrap();
         let mut source = Source::new(&tree, 1);
         for address in addresses {
-            // Anywhere, and where the first words are used.
+            // The address itself, and two smaller ones, which use the first words.
             for address in [address, address % (1 << shape.va_bits), address % (1 << (shape.page_shift + 2))] {
                 let expected = translation(tree.translate(address));
                 let address = VirtualAddress(address);
@@ -418,7 +418,7 @@ proptest! {
         let mut source = Source::new(&tree, 5);
         let within = Walk::new(&mut source).within(VirtualAddress(start), VirtualAddress(last));
         let found: Vec<_> = within.take(LIMIT).map(Result::unwrap).collect();
-        // The whole walk may have been cut off before the range ends.
+        // The walk of the whole tree may have ended, at its limit, before the end of the range.
         let seen = found.len().min(expected.len());
         prop_assert_eq!(&found[..seen], &expected[..seen]);
         prop_assert!(found.len() >= expected.len().min(LIMIT));
@@ -440,13 +440,13 @@ proptest! {
                 apply(&tree, place, change);
             }
         }
-        // Pages in a row, of one of a few places in memory, across the border of two tables.
+        // Consecutive pages, at one of a few places in memory, across the border of two tables.
         for (table, first, count, place) in fill {
             let start = (table << shape.shift(2)) + (1 << shape.shift(2)) - (20 << shape.page_shift);
             for page in first..first + count {
                 let address = start + (page << shape.page_shift);
                 if tree.table(3, address).is_some() || tree.table(2, address).is_none() || tree.translate(address).2.is_none() {
-                    // Neighbours are far from each other: more runs in a table than are looked for at once.
+                    // Neighbouring pages are far apart: more runs in a table than one search returns.
                     let place = if scattered { place + page % 2 } else { place };
                     let target = (place << shape.shift(2)) + (page << shape.page_shift);
                     tree.set(3, address, tree.leaf_word(3, target) ^ (page / 16 % 2) << 10);

@@ -1,4 +1,4 @@
-//! One address.
+//! Tests of the translation of one address.
 
 use std::cell::Cell;
 
@@ -11,7 +11,7 @@ use crate::model::{SHAPES, Shape};
 use crate::tree::{Refused, Source, Tree};
 use crate::walk::level;
 
-/// The translation that the model's answer stands for.
+/// Converts a translation of the model.
 pub(crate) fn translation((number, word, address): (i32, u64, Option<u64>)) -> Translation {
     let (level, descriptor) = (level(number), Descriptor(word));
     match address {

@@ -1,4 +1,4 @@
-//! Trees made by hand, and a source of their tables.
+//! Page tables that a test builds, and a source of these tables.
 
 #![expect(unsafe_code, reason = "vouches for the words that the cache reads")]
 
@@ -14,8 +14,8 @@ use tablewalk_walker::{
 
 use crate::model::{Meaning, Shape};
 
-/// AF and inner shareable, as most leaves have them; with 52-bit output addresses of small pages there is
-/// no shareability.
+/// Returns the attributes of most leaves: AF and inner shareable. With 52-bit output addresses, descriptors
+/// of 4K and 16K pages have no shareability.
 pub(crate) const fn attributes(shape: Shape) -> u64 {
     match (shape.page_shift, shape.oa_bits) {
         (12 | 14, 52) => 1 << 10,
@@ -23,20 +23,20 @@ pub(crate) const fn attributes(shape: Shape) -> u64 {
     }
 }
 
-/// Tables in the frames of a machine. Clones are the same machine.
+/// The tables in the frames of a machine. A clone refers to the same machine.
 #[derive(Clone)]
 pub(crate) struct Tree {
     pub(crate) shape: Shape,
     pub(crate) root: u64,
     frames: Rc<RefCell<BTreeMap<u64, Page>>>,
-    /// The highest frame so far. A frame is not used twice: what is mapped is pinned.
+    /// The highest frame so far. A frame is not used twice, since a mapped table is pinned.
     last_frame: Rc<Cell<u64>>,
     views: Rc<RefCell<Vec<View>>>,
 }
 
 type Page = Rc<[AtomicU64]>;
 
-/// A page that shows what is in a frame, as the pages of an arena do.
+/// A page of a slot and the frame that is mapped there, as in an arena.
 struct View {
     page: Page,
     frame: Page,
@@ -48,14 +48,14 @@ fn empty_page(shape: Shape) -> Page {
 }
 
 impl Tree {
-    /// A tree with an empty root.
+    /// Returns a tree with an empty root.
     pub(crate) fn new(shape: Shape) -> Self {
-        // So that frame numbers use every bit that they have.
+        // The frame numbers use the highest bits of an output address.
         let root = (0b1010 << (shape.oa_bits - 4) >> shape.page_shift) + 1;
         Self::with_root(shape, root)
     }
 
-    /// A tree with an empty root in this frame.
+    /// Returns a tree with an empty root in this frame.
     pub(crate) fn with_root(shape: Shape, root: u64) -> Self {
         let tree = Self {
             shape,
@@ -77,7 +77,7 @@ impl Tree {
         Geometry::new(page_shift, va_bits, oa_bits).unwrap()
     }
 
-    /// A page full of zeros in `frame`.
+    /// Adds `frame`, filled with zeros.
     pub(crate) fn add_frame(&self, frame: u64) {
         let page = empty_page(self.shape);
         self.frames.borrow_mut().insert(frame, page);
@@ -97,7 +97,7 @@ impl Tree {
         self.store(&self.frames.borrow()[&frame], index, word);
     }
 
-    /// Writes a word of a frame, which is seen wherever the frame is mapped.
+    /// Writes a word of a frame, and of every slot where the frame is mapped.
     fn store(&self, page: &Page, index: usize, word: u64) {
         page[index].store(word, Ordering::Relaxed);
         for view in self.views.borrow().iter() {
@@ -107,7 +107,7 @@ impl Tree {
         }
     }
 
-    /// Shows `frame` in the page of a slot.
+    /// Maps `frame` to the page of a slot.
     fn show(&self, page: &Page, frame: u64) {
         let frame = self.frames.borrow()[&frame].clone();
         for (to, from) in page.iter().zip(frame.iter()) {
@@ -121,7 +121,7 @@ impl Tree {
         });
     }
 
-    /// The frame of the table of `level` that translates `address`.
+    /// Returns the frame of the table of `level` that translates `address`.
     pub(crate) fn table(&self, level: i32, address: u64) -> Option<u64> {
         let mut frame = self.root;
         for above in self.shape.first()..level {
@@ -135,8 +135,9 @@ impl Tree {
         (exists && self.frames.borrow().contains_key(&frame)).then_some(frame)
     }
 
-    /// Tables of `wanted` below the table of `level` in `frame`, which begins at `base`, that translate
-    /// addresses of `range`: address, what leads there, and frame; until there are `room`.
+    /// Finds tables of level `wanted` that translate addresses of `range`, below the table of `level` in
+    /// `frame`, whose first address is `base`. Adds address, descriptor and frame of each, until there are
+    /// `room`.
     #[expect(clippy::too_many_arguments, reason = "a recursion")]
     fn tables_of(
         &self,
@@ -167,7 +168,7 @@ impl Tree {
         }
     }
 
-    /// Writes the entry of `level` that translates `address`, with the tables above it.
+    /// Writes the entry of `level` that translates `address`, and creates missing tables above it.
     pub(crate) fn set(&self, level: i32, address: u64, word: u64) {
         for level in self.shape.first() + 1..=level {
             if self.table(level, address).is_none() {
@@ -179,8 +180,8 @@ impl Tree {
         self.write(level, address, word);
     }
 
-    /// Empties the entry of `level` that translates `address`, and, as a kernel does, the table
-    /// behind it and those below, which it frees.
+    /// Clears the entry of `level` that translates `address`. As a kernel does, also clears and frees the
+    /// table to which the entry points and the tables below it.
     pub(crate) fn unmap(&self, level: i32, address: u64) {
         let Some(frame) = self.table(level, address) else {
             return;
@@ -214,20 +215,20 @@ impl Tree {
         self.shape.field(frame << self.shape.page_shift) | 0b11
     }
 
-    /// A leaf of `level` that leads to `address`.
+    /// Returns a leaf of `level` that maps `address`.
     pub(crate) fn leaf_word(&self, level: i32, address: u64) -> u64 {
         let kind = if level == 3 { 0b11 } else { 0b01 };
         self.shape.field(address) | attributes(self.shape) | kind
     }
 
-    /// What the model says of `address`.
+    /// Returns the model's translation of `address`.
     pub(crate) fn translate(&self, address: u64) -> (i32, u64, Option<u64>) {
         self.shape
             .translate(self.root, address, |frame, index| self.word(frame, index))
     }
 }
 
-/// What the source was told to say.
+/// The error that a test makes the source return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refused;
 
@@ -258,25 +259,25 @@ impl Source {
         }
     }
 
-    /// Keeps up to `slots` tables in batches.
+    /// Adds `slots` batch slots.
     pub(crate) fn with_batch(mut self, slots: usize) -> Self {
         self.batch = (0..slots).map(|_| empty_page(self.tree.shape)).collect();
         self.batched = vec![None; slots];
         self
     }
 
-    /// Has the tree change before a table is mapped.
+    /// Calls `hook`, which may change the tree, before each table is mapped.
     pub(crate) fn before_map(mut self, hook: impl FnMut(&Tree, TableId) + 'static) -> Self {
         self.hook = Some(Box::new(hook));
         self
     }
 
-    /// Counts the calls of `map`.
+    /// Returns the counter of calls of `map`.
     pub(crate) fn calls(&self) -> Rc<Cell<usize>> {
         self.calls.clone()
     }
 
-    /// While it is true, `map` fails.
+    /// Returns a flag; while it is true, `map` fails.
     pub(crate) fn refusing(&self) -> Rc<Cell<bool>> {
         self.refusing.clone()
     }
@@ -310,7 +311,8 @@ unsafe impl TableSource for Source {
         let Some(frame) = self.tree.table(level, id.address.0) else {
             return Ok(None);
         };
-        // Like the system call, this replaces what is in the slot even by the wrong table.
+        // Like the system call, this replaces the table in the slot even if the new one is not the expected
+        // one.
         self.tree.show(&self.slots[slot], frame);
         let frame = FrameNumber(frame);
         Ok(id

@@ -1,4 +1,4 @@
-//! Whole walks.
+//! Tests of walks.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ fn walk(tree: &Tree) -> Vec<Visit> {
         .unwrap()
 }
 
-/// A tree of 4K pages and 39 bits, all numbers of which are written out:
+/// Returns a tree with 4K pages and 39-bit addresses, with these tables:
 ///
 /// frame 2, level 1: [0] table 3, [1] block at 0x8000_0000, [511] table 5
 /// frame 3, level 2: [0] table 4, [1] block at 0x4020_0000, [2] not valid
@@ -222,11 +222,11 @@ fn an_error_is_the_last_item() {
     assert_eq!(walk.next(), None);
 }
 
-/// A tree with every kind of descriptor that there can be at every level, in the first and the last
-/// entry and somewhere between, and the visits that a walk of it makes.
+/// Returns a tree with every kind of descriptor that is possible at each level, in the first, the last and
+/// some entry between, and the visits of a walk of this tree.
 fn full(shape: Shape) -> (Tree, Vec<Visit>) {
     let tree = Tree::new(shape);
-    // By address, level, and whether it is the table or an entry of it.
+    // The key is address and level; the value is the word, and whether it is a leaf.
     let mut entries = BTreeMap::new();
     let mut put = |number: i32, address: u64, word: u64, leaf: bool| {
         tree.set(number, address, word);
@@ -236,7 +236,7 @@ fn full(shape: Shape) -> (Tree, Vec<Visit>) {
     let middle = last / 2;
     for number in shape.first()..4 {
         let size = 1 << shape.shift(number);
-        // Apart from each other at every level, so that no table stands where a leaf shall be.
+        // The addresses differ at each level, so that no table takes the entry of a leaf.
         let swap = number == 3 || number > shape.first();
         if number == 3 || shape.block_levels().contains(&number) {
             let target = (0b1001 << (shape.oa_bits - 4)) + size * 3;
@@ -257,7 +257,7 @@ fn full(shape: Shape) -> (Tree, Vec<Visit>) {
             put(number, middle + size * 2, 0x1234_5678_9abc, false);
         }
     }
-    // Without access, and an encoding that level 3 does not have.
+    // A page without access, and an encoding that is reserved at level 3.
     let page = 1 << shape.page_shift;
     put(3, page, 1 << 58 | tree.leaf_word(3, page) & !3, false);
     put(3, page * 2, tree.leaf_word(3, page) & !2, false);
@@ -333,7 +333,7 @@ fn leaves_of_every_geometry_map_to_what_the_builder_said() {
 fn a_run_without_pages_ends_where_entries_are_0() {
     let tree = Tree::new(SHAPES[0]);
     let page = 1 << SHAPES[0].page_shift;
-    // Swapped out to the first area: nothing but the offset tells these words from 0.
+    // Swapped out to the first area: these words differ from 0 only in the offset.
     for number in [0, 1, 3] {
         tree.set(3, number * page, (number + 5) << 8);
     }
