@@ -86,7 +86,7 @@ fn join(id: &AtomicU32) {
 ///
 /// # Safety
 ///
-/// `closure` points to an `F` that nobody else takes.
+/// `closure` points to an `F`, and no other code moves it out.
 unsafe extern "C" fn run<F: FnOnce()>(closure: *mut u8) -> ! {
     // SAFETY: guaranteed by the caller.
     let closure = unsafe { closure.cast::<F>().read() };

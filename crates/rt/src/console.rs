@@ -50,7 +50,8 @@ impl Output {
     /// Writes all bytes, or nothing once a write has failed: what arrives is a prefix of the output, without
     /// a gap.
     fn write(&self, mut bytes: &[u8]) {
-        // `/dev/null` would accept what nobody receives. Process 1 has opened the console since.
+        // The descriptor is `/dev/null` now, so a write would succeed although nobody gets the output. In
+        // process 1 it is the console, which init has opened meanwhile.
         if self.closed.load(Ordering::Relaxed) && !ENDLESS.load(Ordering::Relaxed) {
             return self.lose(Errno::EBADF);
         }
@@ -167,8 +168,8 @@ pub fn never_give_up() {
 }
 
 /// Opens `/dev/null` for each of descriptors 0 to 2 that is closed, or the root folder if there is no
-/// `/dev/null`, so that no file of the program gets such a number and receives the program's messages. What is
-/// printed to such a descriptor is lost.
+/// `/dev/null`, so that no file of the program gets such a number and receives the program's messages. What
+/// is printed to such a descriptor is lost.
 #[cfg(target_arch = "aarch64")]
 pub(crate) fn fill_descriptors() {
     for fd in 0..=2 {
@@ -180,8 +181,8 @@ pub(crate) fn fill_descriptors() {
                 output.closed.store(true, Ordering::Relaxed);
             }
         }
-        // Opens under the lowest free number, which is this one. Nothing can be written to a folder, but it keeps
-        // the number.
+        // Opens under the lowest free number, which is this one. Nothing can be written to a folder, but it
+        // keeps the number.
         let _ = file::open_for_good(c"/dev/null", file::O_RDWR)
             .or_else(|_| file::open_for_good(c"/", file::O_RDONLY));
     }

@@ -11,7 +11,7 @@ pub fn sort<T: PartialOrd>(things: &mut [T]) {
     }
 }
 
-/// Moves the one at `root` down until it is not less than the two below it.
+/// Moves the element at `root` down the heap until it is not less than its two children.
 fn sift_down<T: PartialOrd>(things: &mut [T], mut root: usize) {
     loop {
         let left = 2 * root + 1;

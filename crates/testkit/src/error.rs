@@ -14,7 +14,7 @@ pub enum Error {
     Live(LiveError),
     /// Resolving faults.
     Pager(PagerError),
-    /// Tracking what is written.
+    /// Tracking written pages.
     Dirty(DirtyError),
     /// A system call; the text says what it was for.
     Call(&'static str, Errno),

@@ -1,4 +1,4 @@
-//! Tests of the ways in which a checkpointer ends, and of what remains then.
+//! Tests of the ways in which a checkpointer ends, and of the state that it leaves behind.
 
 use core::time::Duration;
 
@@ -108,7 +108,7 @@ pub(crate) fn killed_while_stopped() -> Result<Verdict, Error> {
     let checkpointer = unsafe { Fork::promised() }
         .spawn(|| {
             let stopped = Stopped::stop(pid);
-            // A signal that a terminal or a user may send to all of them.
+            // The guard must survive signals that a terminal or a user sends to all these processes.
             let guard = stopped.as_ref().ok().and_then(Stopped::guard);
             let sent = guard.is_some_and(|guard| kill(guard, Signal::Usr1).is_ok());
             if sent && file::write(&writer, b".").is_ok() {

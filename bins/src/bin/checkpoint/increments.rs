@@ -22,7 +22,7 @@ const CHUNK: usize = 32 << 10;
 struct Area {
     start: u64,
     end: u64,
-    /// A missing page has the contents of the mapped file, not zeros.
+    /// Whether a missing page has the contents of the mapped file, instead of zeros.
     of_file: bool,
 }
 
@@ -110,7 +110,8 @@ impl Checkpoint {
             let range = VirtualAddress(area.start)..VirtualAddress(area.end);
             let tracker = Tracker::new(self.pid, range, options);
             let mut saved = Ok(());
-            // A page without a mark is reported as written.
+            // A page without a mark is reported as written, so removing the marks makes the tracker report
+            // all pages.
             let begun = if all { tracker.stop() } else { Ok(()) };
             let collected = begun.and_then(|()| {
                 tracker.collect(|run| {

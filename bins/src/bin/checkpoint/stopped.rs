@@ -67,7 +67,7 @@ impl Stopped {
 impl Drop for Stopped {
     fn drop(&mut self) {
         if self.guard.is_some() {
-            // A process that has ended needs nothing.
+            // An error means that the process has ended.
             let _ = kill(self.pid, Signal::Continue);
         }
     }

@@ -44,7 +44,7 @@ impl Output {
             println!("init: /dev/console: {why}; the kernel log has the lines of init");
             return Self::KernelLog;
         }
-        // Open something, or pipes would get these numbers. A folder accepts no output either.
+        // Without an open file, pipes would get these numbers. A folder discards output like `/dev/null`.
         let _ = take(c"/dev/null", O_RDWR).or_else(|_| take(c"/", O_RDONLY));
         Self::Nowhere
     }

@@ -50,7 +50,7 @@ impl Led {
             for (lit, milliseconds) in [(true, 250), (false, off)] {
                 // An error was reported when the LED was set the first time.
                 let _ = self.set(lit);
-                // A signal ends the sleep early; then it blinks sooner.
+                // If a signal ends the sleep early, the LED changes early.
                 let _ = time::sleep(Duration::from_millis(milliseconds));
             }
         }

@@ -14,7 +14,7 @@ pub(crate) enum Source {
     Refused(Errno),
     Bpf,
     Kcore(Errno),
-    /// The errors of BPF and of `/proc/kcore`: neither works.
+    /// Neither BPF nor `/proc/kcore` works; their errors.
     None(Errno, Errno),
 }
 

@@ -21,10 +21,10 @@ use crate::report;
 use crate::save;
 use crate::subject::Subject;
 
-/// Address space for the tables of one process.
+/// Bytes of address space that are reserved for the tables of one process.
 const ROOM: usize = 4 << 30;
 
-/// Tables of the kernel.
+/// The error of a command that does not support the kernel's tables.
 pub(crate) const OF_KERNEL: Error = Error::Usage("only processes can be saved or compared");
 
 /// The default interval between rounds.
@@ -39,7 +39,7 @@ pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, E
     let start = ticks();
     let mut changed = 0;
     let mut round = 0;
-    // Ends when the output is lost.
+    // Stop when the output is lost.
     while options.count.is_none_or(|count| round < count) && !output_is_lost() {
         // Not interrupted, since there is no signal handler.
         let _ = time::sleep(options.interval.unwrap_or(INTERVAL));

@@ -16,23 +16,23 @@ pub(crate) enum Error {
     Live(LiveError),
     /// Copying tables.
     Copy(CopyError),
-    /// Tracking what is written.
+    /// Tracking written pages.
     Dirty(DirtyError),
-    /// A file that is no dump.
+    /// A file that is not a dump.
     Dump(&'static str, DumpError),
     /// A file that cannot be read or written.
     File(&'static str, Errno),
     /// A file of a process.
     Proc(i32, &'static str, Errno),
-    /// No memory for this purpose.
+    /// There is not enough memory for this purpose.
     Memory(&'static str, Errno),
-    /// A dump has fewer slots than asked for.
+    /// A dump has fewer slots than were requested.
     Slot(InvalidSlot),
     /// A process without user tables.
     NoTables(i32),
     /// A process that ended, or started another program, while its tables were copied.
     Ended(u32),
-    /// No source of tables works; true if the kernel has none.
+    /// No source of tables works. True if the kernel has none, false if none is permitted.
     NoSource(bool),
     /// A command that needs the call.
     Call(&'static str),

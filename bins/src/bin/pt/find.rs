@@ -53,7 +53,7 @@ pub(crate) fn everywhere(frame: FrameNumber, options: &Options) -> Result<ExitCo
         match find_in(&mut subject, pid, frame, options) {
             Ok(of_this) => changed += of_this,
             Err(Error::Copy(CopyError::Unproved { .. })) => unproved += 1,
-            // The output about this process is not reliable.
+            // The process has changed its tables, so the output about it is not reliable.
             Err(error @ Error::Ended(_)) => eprintln!("pt: {error}"),
             Err(error) if error.is_gone() => {}
             Err(error) => {

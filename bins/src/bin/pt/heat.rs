@@ -36,7 +36,7 @@ pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<
     let start = ticks();
     let mut last = start;
     let mut round = 0;
-    // Ends when the output is lost.
+    // Stop when the output is lost.
     while options.count.is_none_or(|count| round < count) && !output_is_lost() {
         // Not interrupted, since there is no signal handler.
         let _ = time::sleep(options.interval.unwrap_or(INTERVAL));

@@ -46,7 +46,7 @@ fn main(args: Args) -> ExitCode {
                 Error::Live(LiveError::Info(Errno::ENOSYS))
                 | Error::NoSource(true)
                 | Error::Call(_) => ExitCode::SKIP,
-                // That which `--source` asks for.
+                // The source of `--source` is missing.
                 Error::Copy(error @ CopyError::Open { .. }) if error.is_missing() => ExitCode::SKIP,
                 _ => ExitCode::FAILURE,
             }

@@ -136,7 +136,8 @@ pub(crate) fn print_run<'a>(
     }
 }
 
-/// The exception level whose permissions columns show: that of those whose tables these are.
+/// Returns the exception level whose permissions the columns show: 0 for tables of a process, 1 for those of
+/// the kernel.
 pub(crate) fn el(format: &Format) -> u64 {
     format.geometry.is_kernel().into()
 }

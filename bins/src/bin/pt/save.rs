@@ -63,7 +63,7 @@ pub(crate) fn run(
     Ok((ExitCode::SUCCESS, changed))
 }
 
-/// What was written.
+/// The numbers of a saved dump.
 pub(crate) struct Saved {
     pub(crate) tables: u64,
     /// The number of tables that vanished before they could be read.
@@ -85,7 +85,7 @@ pub(crate) fn write_all(
     let put = &mut |offset, bytes: &[u8]| put(offset, bytes);
     let mut writer = DumpWriter::new(subject.format, subject.pid());
     let (tables, changed) = writer.tables(&mut options.walk(&mut subject.source), put)?;
-    // Half of the tables of a process that has ended is not a dump.
+    // If the process has ended meanwhile, tables are missing, and the file would not be a valid dump.
     subject.check()?;
     writer.text(text, put)?;
     let bytes = writer.finish(put)?;

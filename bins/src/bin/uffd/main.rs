@@ -253,7 +253,7 @@ impl Demo {
             let entry = pagemap.entry(address).map_err(Error::call("pagemap"))?;
             Ok::<_, Error>(entry.is_present().then_some(entry.frame()))
         };
-        // Ask the independent witness which frames the pool has, to find out who has them afterwards.
+        // Read the frames of the pool in pagemap, to find out which pages have them afterwards.
         let pool = pager.pool();
         for (slot, place) in self.frames.iter_mut().enumerate() {
             *place = frame(pool.start + slot as u64 * page_size)?.unwrap_or(0);

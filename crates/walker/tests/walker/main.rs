@@ -1,5 +1,5 @@
-//! The walker on tables made by hand: every geometry, every kind of descriptor, tables that change
-//! while they are read, and random words against a model that shares no code with the walker.
+//! Tests of the walker on tables that the tests build: every geometry, every kind of descriptor, tables that
+//! change while they are read, and random words against a model that shares no code with the walker.
 
 #![expect(
     clippy::unwrap_used,
