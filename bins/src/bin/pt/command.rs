@@ -17,7 +17,7 @@ Shows page tables. TARGET is the number of a process, `self`, `kernel` for the
 kernel's own tables (only with bpf and kcore), or a file that `pt save` wrote.
   walk TARGET [--level N]       the tree, down to tables of level N
   maps TARGET [--frames]        ranges of equal attributes, with the names from
-                                /proc/PID/maps; --frames: and consecutive frames
+                                /proc/PID/maps; --frames: of consecutive frames
   translate TARGET ADDRESS...   each address, one line per level
   find TARGET WHAT              WHAT: --wx (writable and executable), --alias (frames
                                 mapped twice), --frame PFN, --block, --dirty, --young
