@@ -389,7 +389,8 @@ pub unsafe fn lend(pid: i32, address: u64, pages: u64) -> Result<u64, Errno> {
 ///
 /// Pages that are shared with another process, or that are under I/O, stay. Each element gets the old
 /// address of the page and the descriptor that mapped it; the address is 0 if the place was not empty.
-/// Returns the number of places handled, and the address to continue at.
+/// Returns the number of places handled, and the address to continue at. The call ends before either is done if a
+/// signal arrives or somebody waits for the lock of the address space.
 ///
 /// # Errors
 ///
