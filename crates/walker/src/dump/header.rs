@@ -150,7 +150,16 @@ fn linux_bytes(linux: &Linux) -> ([u8; 8], [u8; 8], [u8; 8]) {
     };
     let bits = masks.map(|mask| number(mask, NONE));
     let overlay = number(linux.overlay, 0);
-    let rest = [swap_layout.unknown_types, overlay, linux.gcs.into(), 0, 0, 0, 0, 0];
+    let rest = [
+        swap_layout.unknown_types,
+        overlay,
+        linux.gcs.into(),
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
     let swap = [
         swap_layout.type_shift,
         swap_layout.type_bits,
