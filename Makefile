@@ -264,7 +264,7 @@ stock: programs
 	@tests/stock $(BIN)
 
 ##   bench       instructions per operation, beside the kernel's own ways; PARTS: calls,
-##               dumps, faults or dirty alone; CPU [cortex-a72]
+##               dumps, faults, start or dirty alone; CPU [cortex-a72]
 bench: kernel-speed programs bench-program
 	@read -ra parts <<<"$$PARTS"; tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench "$${parts[@]}"
 

@@ -133,7 +133,7 @@ fn touched(what: impl FnOnce()) -> Ticks {
 
 /// Pins the calling thread to a CPU, so that each method has its threads on the same CPUs. Without that CPU,
 /// all threads run on the only one.
-fn pin_to(cpu: u32) {
+pub(crate) fn pin_to(cpu: u32) {
     let _ = process::set_affinity(0, 1 << cpu);
 }
 

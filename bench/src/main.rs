@@ -7,6 +7,7 @@
 mod dirty;
 mod dumps;
 mod faults;
+mod start;
 
 use core::hint::black_box;
 use core::time::Duration;
@@ -32,7 +33,7 @@ use tablewalk_walker::{
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: bench [calls | dumps | faults | dirty]
+Usage: bench [calls | dumps | faults | start | dirty]
 Measures what operations cost, all or one kind, in ticks of the virtual counter. A tick is one
 instruction if QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
 
@@ -48,10 +49,11 @@ const QUIET: Duration = Duration::from_secs(1);
 /// A part of the measurements: its name and function.
 type Part = (&'static str, fn() -> Result<(), Error>);
 
-const PARTS: [Part; 4] = [
+const PARTS: [Part; 5] = [
     ("calls", measure_all_calls),
     ("dumps", || dumps::measure(live_page_size()?)),
     ("faults", faults::measure),
+    ("start", start::measure),
     ("dirty", dirty::measure),
 ];
 
