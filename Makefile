@@ -228,7 +228,8 @@ series-check:
 ##   check-config  what a kernel configuration lacks, and why it is needed; CONFIG: .config or
 ##               a copy of /proc/config.gz
 check-config:
-	@kernel/check-config "$${CONFIG:?which? make check-config CONFIG=path/to/.config}"
+	@[ -n "$$CONFIG" ] || { echo 'CONFIG: no file; make check-config CONFIG=path/to/.config' >&2; exit 2; }
+	@kernel/check-config "$$CONFIG"
 
 # The header has one home, the kernel series.
 HEADER := include/uapi/linux/remap_page_table.h

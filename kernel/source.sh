@@ -60,7 +60,11 @@ fragments() {
 	local version=$1 name
 	shift
 	for name in "$@"; do
-		ls "$here/config/$name.config" || return 1
+		ls "$here/config/$name.config" 2>/dev/null || {
+			echo "no fragment $name of the configuration; there is: $(cd "$here/config" && ls ./*.config |
+				sed 's,./\(.*\).config,\1,' | xargs)" >&2
+			return 1
+		}
 		ls "$here/config/$name-$version.config" 2>/dev/null || true
 	done
 }

@@ -220,6 +220,13 @@ class Kernel(WithFolder):
                 self.refuses(source, "kernel/build", "base", KERNEL_SRC=source, TABLEWALK_CACHE=f"{self.folder}/cache")
                 self.assertFalse(os.path.exists(f"{self.folder}/cache"))
 
+    def test_no_such_fragment(self):
+        self.refuses("4k99", "kernel/build", "base", "4k99", KERNEL_SRC=self.source(), TABLEWALK_CACHE=f"{self.folder}/cache")
+
+    def test_no_configuration(self):
+        status, output = run("make", "check-config")
+        self.assertEqual((status, "CONFIG: no file" in output), (2, True), output)
+
     def test_key_without_a_part(self):
         checkout, cache = self.checkout(), f"{self.folder}/cache"
         os.symlink("gone", f"{checkout}/kernel/patches/6.1/9999-gone.patch")
