@@ -120,6 +120,16 @@ class Output(unittest.TestCase):
             self.assertEqual(done.returncode, 1 if "/nowhere" in words else 2, words)
             self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1), words)
 
+    def test_words_that_are_wrong_are_named(self):
+        for words, said in ((["pt", "find", "1"], "find needs TARGET WHAT"), (["pt", "walk"], "walk needs TARGET"),
+                            (["pt", "save", "1"], "save needs PID FILE"), (["pt", "look", "1"], "`look`"),
+                            (["pt", "", "1"], "``"), (["pt", "walk", ""], "``"), (["lazyload", "a", "b"], "b:"),
+                            (["lazyload", "--frames", "+5"], "+5"), (["pt", "dirty", "1", "--count", "+5"], "+5")):
+            done = subprocess.run(["qemu-aarch64", f"{BIN}/{words[0]}", *words[1:]], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, check=False)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), words)
+            self.assertIn(said, done.stderr, words)
+
     def test_only_what_was_tried_is_said_to_be_missing(self):
         # The emulation of processes has neither the call nor BPF; the call gives no tables of the kernel.
         for words, status in ((["1", "--source", "bpf"], 4), (["1", "--source", "call"], 4), (["kernel"], None)):

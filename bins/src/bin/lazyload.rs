@@ -67,8 +67,7 @@ struct Lazy {
 
 fn main(mut args: Args) -> ExitCode {
     let mut frames = 8;
-    let mut path = CString::<256>::new();
-    let default = path.extend_from_bytes(b"/init");
+    let mut name = None;
     loop {
         match cli::next(&mut args, HELP) {
             Ok(None) => break,
@@ -77,14 +76,15 @@ fn main(mut args: Args) -> ExitCode {
                 Err(status) => return status,
             },
             Ok(Some(option)) if option.starts_with('-') => return cli::unknown(&args, option),
-            Ok(Some(name)) => {
-                path = CString::new();
-                if path.extend_from_bytes(name.as_bytes()).is_err() {
-                    return cli::refuse(&args, format_args!("{name}: too long"));
-                }
-            }
+            Ok(Some(file)) if name.is_none() => name = Some(file),
+            Ok(Some(file)) => return cli::refuse(&args, format_args!("{file}: a second file")),
             Err(status) => return status,
         }
+    }
+    let name = name.unwrap_or("/init");
+    let mut path = CString::<256>::new();
+    if path.extend_from_bytes(name.as_bytes()).is_err() {
+        return cli::refuse(&args, format_args!("{name}: too long"));
     }
     let info = match prerequisite::info("lazyload") {
         Ok(info) => info,
@@ -93,10 +93,7 @@ fn main(mut args: Args) -> ExitCode {
     if let Err(status) = prerequisite::userfaultfd("lazyload") {
         return status;
     }
-    let opened = default
-        .map_err(|_| tablewalk_uapi::Errno::EINVAL)
-        .and_then(|()| open(&path));
-    match opened {
+    match open(&path) {
         Ok((file, size)) => ktap::run(
             &mut Lazy {
                 file,

@@ -100,7 +100,9 @@ fn parse(mut args: Args) -> Result<Option<i32>, ExitCode> {
 
 fn walk_other(context: &mut Context) -> Result<Verdict, Error> {
     if let Some(pid) = context.pid {
-        return context.compare(pid);
+        return context
+            .compare(pid)
+            .inspect_err(|_| println!("# process {pid}"));
     }
     let (reader, writer) = file::pipe().map_err(Error::call("pipe"))?;
     // SAFETY: the child has a copy of memory, pipes, and what it makes itself.

@@ -47,7 +47,9 @@ pub fn number(args: &mut Args, help: &str, option: &str, most: u32) -> Result<u3
     let Some(argument) = next(args, help)? else {
         return Err(refuse(args, format_args!("{option} needs a number")));
     };
-    match argument.parse() {
+    // `parse` accepts a sign.
+    let digits = argument.strip_prefix('+').map_or(argument, |_| "");
+    match digits.parse() {
         Ok(number) if (1..=most).contains(&number) => Ok(number),
         _ => Err(refuse(
             args,

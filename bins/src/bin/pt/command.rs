@@ -143,11 +143,21 @@ pub(crate) fn parse(mut args: Args) -> Result<Request, ExitCode> {
         ("verify", &[target], _) => (Command::Verify, target, &[][..]),
         ("save", &[target, file], _) => (Command::Save(file), target, &[][..]),
         _ => {
-            let words = words.len();
-            let what = format_args!("{name} with {words} words: no such command");
-            return Err(cli::refuse(&args, what));
+            let needs = match name {
+                "walk" | "maps" | "stat" => "TARGET",
+                "translate" => "TARGET ADDRESS...",
+                "find" => "TARGET WHAT",
+                "diff" => "PID or TARGET TARGET",
+                "dirty" | "idle" | "verify" => "PID",
+                "save" => "PID FILE",
+                _ => return Err(cli::unknown(&args, name)),
+            };
+            return Err(cli::refuse(&args, format_args!("{name} needs {needs}")));
         }
     };
+    if target.is_empty() {
+        return Err(cli::unknown(&args, target));
+    }
     let mut request = Request {
         name,
         command,
