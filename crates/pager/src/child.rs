@@ -4,7 +4,6 @@ use tablewalk_uapi::file::OwnedFd;
 use tablewalk_uapi::{Errno, Mapping, memory::Protection};
 
 use crate::events::{Events, Messages, PollFd, poll};
-use crate::owner::Owner;
 use crate::space::{Batch, EVENTS, Provided, Space, retry};
 use crate::{Pager, PagerError, Policy};
 
@@ -13,27 +12,19 @@ use crate::{Pager, PagerError, Policy};
 /// After it is dropped, missing pages of the child are zeros, and the child waits for no page. In a process
 /// that was forked later, dropping it does nothing.
 #[derive(Debug)]
-pub struct Child {
-    space: Space,
-    /// `None` if there was no memory for it.
-    owner: Option<Owner>,
-}
+pub struct Child(Space);
 
 impl Child {
-    /// `page` is the page size in bytes.
-    pub(crate) fn new(space: Space, page: usize) -> Self {
-        Self {
-            space,
-            owner: Owner::new(page).ok(),
-        }
+    pub(crate) const fn new(space: Space) -> Self {
+        Self(space)
     }
 }
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.owner.as_ref().is_some_and(Owner::is_here) {
+        if self.0.is_owner() {
             // SAFETY: nobody serves the child any more, as documented.
-            unsafe { self.space.unregister(true) };
+            unsafe { self.0.unregister(true) };
         }
     }
 }
@@ -62,7 +53,7 @@ impl<P: Policy> Pager<P> {
         let mut messages = Messages::<EVENTS>::new();
         loop {
             let mut fds = [
-                PollFd::new(child.space.uffd().fd(), Events::READABLE),
+                PollFd::new(child.0.uffd().fd(), Events::READABLE),
                 PollFd::new(ended, Events::READABLE),
             ];
             retry(|| poll(&mut fds, None)).map_err(PagerError::call("ppoll"))?;
@@ -76,14 +67,11 @@ impl<P: Policy> Pager<P> {
             if event.is_empty() {
                 continue;
             }
-            let mut batch = child.space.batch();
-            self.read(&child.space, &mut messages, &mut batch, &mut |_, _| {})?;
+            let mut batch = child.0.batch();
+            self.read(&child.0, &mut messages, &mut batch, &mut |_, _| {})?;
             // Before the policy may wait: a fork in the meantime would copy their descriptors.
-            batch.hand_over(&mut |space| {
-                // SAFETY: nobody serves it, as documented.
-                unsafe { space.unregister(true) };
-            });
-            match self.provide_all(&child.space, batch, &mut scratch) {
+            batch.release_children();
+            match self.provide_all(&child.0, batch, &mut scratch) {
                 // It has ended meanwhile.
                 Err(Errno::ESRCH | Errno::ENOSPC) => return Ok(()),
                 result => result.map_err(PagerError::call("UFFDIO_COPY"))?,

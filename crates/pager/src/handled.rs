@@ -8,30 +8,43 @@ use tablewalk_uapi::signal::{
 };
 
 use crate::PagerError;
-use crate::mutex::Mutex;
+use crate::mutex::MutexGuard;
+use crate::owner::Owner;
 
-/// The number of threads that need the handler. The lock protects `BEFORE` and the handler.
+/// The number of threads that need the handler. The lock protects `BEFORE` and the handler. `None` before the
+/// first pager is made.
 #[cfg(not(loom))]
-static USERS: Mutex<u32> = Mutex::new(0);
+fn users() -> Option<MutexGuard<'static, u32>> {
+    crate::owner::users().map(crate::mutex::Mutex::lock)
+}
 #[cfg(loom)]
-loom::lazy_static! {
-    static ref USERS: Mutex<u32> = Mutex::new(0);
+fn users() -> Option<MutexGuard<'static, u32>> {
+    loom::lazy_static! {
+        static ref USERS: crate::mutex::Mutex<u32> = crate::mutex::Mutex::new(0);
+    }
+    Some(USERS.lock())
 }
 /// The previous action for `SIGBUS`.
 static BEFORE: SavedAction = SavedAction::new();
 
 /// Keeps the handler installed as long as this value lives.
-pub(crate) struct Handled(Handler);
+///
+/// A thread that forks while it has this value also has it in the child, whose count begins at 0: it is not
+/// counted there, and dropping it removes the handler unless a thread of the child needs it.
+pub(crate) struct Handled {
+    handler: Handler,
+    owner: Owner,
+}
 
 impl Handled {
     /// Installs `handler`, which runs on the alternate stack of the thread that gets a `SIGBUS`. All callers
-    /// pass the same handler.
+    /// pass the same handler, and the process that they are in.
     ///
     /// # Safety
     ///
     /// As [`tablewalk_uapi::signal::handle`].
-    pub(crate) unsafe fn by(handler: Handler) -> Result<Self, PagerError> {
-        let mut users = USERS.lock();
+    pub(crate) unsafe fn by(handler: Handler, owner: Owner) -> Result<Self, PagerError> {
+        let mut users = users().ok_or(PagerError::Forked)?;
         let before = Action::current(Signal::Bus).map_err(PagerError::call("sigaction"))?;
         // Other code may have installed a handler since the last time. Signals of others are passed on to it,
         // from the first one on.
@@ -42,23 +55,27 @@ impl Handled {
                 .map_err(PagerError::call("sigaction"))?;
         }
         *users += 1;
-        Ok(Self(handler))
+        Ok(Self { handler, owner })
     }
 }
 
 impl Drop for Handled {
     fn drop(&mut self) {
-        let mut users = USERS.lock();
-        *users -= 1;
+        let Some(mut users) = users() else {
+            return;
+        };
+        if self.owner.is_here() {
+            *users -= 1;
+        }
         // Other code may have installed a handler in the meantime, which stays.
-        if *users != 0 || !Action::current(Signal::Bus).is_ok_and(|now| now.is(self.0)) {
+        if *users != 0 || !Action::current(Signal::Bus).is_ok_and(|now| now.is(self.handler)) {
             return;
         }
         // SAFETY: restores the previous action of the process.
         let now = unsafe { replace_action(Signal::Bus, &BEFORE.load()) };
         // Or between the two calls.
         if let Ok(now) = now
-            && !now.is(self.0)
+            && !now.is(self.handler)
         {
             // SAFETY: as it was.
             let _ = unsafe { replace_action(Signal::Bus, &now) };

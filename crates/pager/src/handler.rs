@@ -19,7 +19,8 @@ pub(crate) const MOMENT: Duration = Duration::from_millis(1);
 
 impl<P: Policy> Worker<'_, P> {
     /// Resolves faults until [`Pager::stop`]. Calls `forked` with each forked child; `forked` must pass it to
-    /// a thread that calls [`Pager::serve_child`], and return soon, since faults wait for it.
+    /// a thread that calls [`Pager::serve_child`], and return soon, since faults wait for it. If it panics, the
+    /// children that were to be passed to it next are as those whose [`Child`] is dropped.
     ///
     /// When this function ends, even by an error or a panic of the policy, the threads whose faults it has
     /// read repeat their accesses. Another handler gets these faults, or the next one that is started.
@@ -148,10 +149,31 @@ impl<P> Drop for Heirs<'_, '_, '_, P> {
             batch,
             forked,
         } = self;
-        batch.hand_over(&mut |space| {
+        while let Some(space) = batch.next_child() {
             add(&pager.counters.events, 1);
-            forked(Child::new(space, 1 << pager.page_shift));
-        });
+            forked(Child::new(space));
+        }
+    }
+}
+
+/// Pages that were discarded. The policy is called for all pieces, even if it panics at one.
+struct Discarded<'p, P: Policy, I: Iterator<Item = Range<usize>>> {
+    pager: &'p Pager<P>,
+    pieces: I,
+}
+
+impl<P: Policy, I: Iterator<Item = Range<usize>>> Discarded<'_, P, I> {
+    fn tell_all(&mut self) {
+        for pages in self.pieces.by_ref() {
+            self.pager.space.discards().note(pages.clone());
+            self.pager.policy.discarded(pages);
+        }
+    }
+}
+
+impl<P: Policy, I: Iterator<Item = Range<usize>>> Drop for Discarded<'_, P, I> {
+    fn drop(&mut self) {
+        self.tell_all();
     }
 }
 
@@ -181,10 +203,12 @@ impl<P: Policy> Pager<P> {
         add(&self.counters.events, 1);
         match change {
             Change::Removed(range) => {
-                layout.pages_in(range, &mut |pages| {
-                    self.space.discards().note(pages.clone());
-                    self.policy.discarded(pages);
-                });
+                let pieces = layout.pages_in(range);
+                Discarded {
+                    pager: self,
+                    pieces,
+                }
+                .tell_all();
             }
             // The kernel knows what is mapped where, so it copies pages from now on.
             Change::Moved { .. } | Change::Unmapped(_) => {

@@ -123,15 +123,14 @@ impl Layout {
         self.was_moved
     }
 
-    /// Calls `each` with the pages that are mapped in `range`, in one or more parts.
-    pub(crate) fn pages_in(&self, range: &Range<u64>, each: &mut dyn FnMut(Range<usize>)) {
-        for piece in self.pieces.iter().filter_map(|piece| piece.inside(range)) {
-            let page =
-                |offset: u64| usize::try_from(offset >> self.page_shift).unwrap_or(usize::MAX);
-            if piece.state != State::Displaced {
-                each(page(piece.offset)..page(piece.offset + piece.length));
-            }
-        }
+    /// Returns the pages that are mapped in `range`, in one or more parts.
+    pub(crate) fn pages_in(&self, range: &Range<u64>) -> impl Iterator<Item = Range<usize>> {
+        let page = |offset: u64| usize::try_from(offset >> self.page_shift).unwrap_or(usize::MAX);
+        self.pieces
+            .iter()
+            .filter(|piece| piece.state != State::Displaced)
+            .filter_map(|piece| piece.inside(range))
+            .map(move |piece| page(piece.offset)..page(piece.offset + piece.length))
     }
 
     /// Returns whether all of `range` maps the part of the region that begins `offset` bytes after its start.

@@ -76,7 +76,6 @@ pub struct Pager<P> {
     pub(crate) space: Space,
     /// The number of handlers that should end.
     pub(crate) stop: Stops,
-    pub(crate) owner: Owner,
     /// The pages that were mapped, by an entry of ours or by the kernel, and not taken back since: no entry
     /// is installed for them, and one thread can add a page.
     ///
@@ -131,7 +130,7 @@ impl<P: Policy> Pager<P> {
         let (memory, part) = reserve(&options, page_shift)?;
         // Before the memory is kept for good.
         let stop = Stops::new().map_err(PagerError::call("pipe"))?;
-        let owner = Owner::new(1 << page_shift).map_err(PagerError::call("MADV_WIPEONFORK"))?;
+        let owner = Owner::this(1 << page_shift).map_err(PagerError::call("MADV_WIPEONFORK"))?;
         let came =
             PageSet::new(options.pages, 1 << page_shift).map_err(PagerError::call("mmap"))?;
         let discards = discards(&options, &policy, page_shift)?;
@@ -158,9 +157,8 @@ impl<P: Policy> Pager<P> {
             options,
             moving: AtomicBool::new(format.is_some()),
             format,
-            space: Space::new(uffd, options.delivery, layout, discards, page_shift),
+            space: Space::new(uffd, owner, options.delivery, layout, discards, page_shift),
             stop,
-            owner,
             came,
             ring: Ring::new(options.frames as u64),
             map_lock: RwLock::new(),
@@ -276,7 +274,7 @@ impl<P: Policy> Pager<P> {
 
     /// Returns whether this process made the pager, and is not a child.
     pub(crate) fn is_owner(&self) -> bool {
-        self.owner.is_here()
+        self.space.is_owner()
     }
 
     pub(crate) fn check_owner(&self) -> Result<(), PagerError> {
@@ -442,7 +440,7 @@ fn watch(memory: &Mapping, part: Range<usize>, features: u64) -> Result<Userfaul
 
 impl<P> Drop for Pager<P> {
     fn drop(&mut self) {
-        if !self.owner.is_here() {
+        if !self.space.is_owner() {
             // The userfaultfd watches the parent's region, and a child has other mappings at the address of
             // the pool.
             return;

@@ -56,7 +56,7 @@ impl<P: Policy> Worker<'_, P> {
         let _stack = Stack::install(ptr::from_mut(self).cast(), resolve::<P>)?;
         // SAFETY: the handler touches only workers, each of which is borrowed exclusively by a call of this
         // function, and the page for which the interrupted access waits.
-        let _handled = unsafe { Handled::by(on_bus) }?;
+        let _handled = unsafe { Handled::by(on_bus, self.pager.space.owner()) }?;
         Ok(body())
     }
 

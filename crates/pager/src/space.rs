@@ -13,6 +13,7 @@ use crate::events::{Event, Messages, Userfault, Waking, poll};
 use crate::handler::MOMENT;
 use crate::layout::{Layout, Place};
 use crate::mutex::{Mutex, MutexGuard};
+use crate::owner::Owner;
 use crate::policy::{Policy, Refusal};
 use crate::sync::mutant;
 
@@ -55,6 +56,8 @@ pub(crate) enum Provided {
 #[derive(Debug)]
 pub(crate) struct Space {
     uffd: Userfault,
+    /// The process that has the pager.
+    owner: Owner,
     page_shift: u32,
     delivery: Delivery,
     layout: Mutex<Layout>,
@@ -65,6 +68,7 @@ impl Space {
     /// `uffd` does not block.
     pub(crate) fn new(
         uffd: Userfault,
+        owner: Owner,
         delivery: Delivery,
         layout: Layout,
         discards: Discards,
@@ -72,6 +76,7 @@ impl Space {
     ) -> Self {
         Self {
             uffd,
+            owner,
             page_shift,
             delivery,
             layout: Mutex::new(layout),
@@ -81,6 +86,15 @@ impl Space {
 
     pub(crate) const fn uffd(&self) -> &Userfault {
         &self.uffd
+    }
+
+    pub(crate) const fn owner(&self) -> Owner {
+        self.owner
+    }
+
+    /// Returns whether this process has the pager, and is not a child.
+    pub(crate) fn is_owner(&self) -> bool {
+        self.owner.is_here()
     }
 
     pub(crate) const fn discards(&self) -> &Discards {
@@ -353,7 +367,7 @@ pub(crate) enum Change {
 }
 
 /// Events that were read together. Dropping it wakes all faults that were not woken before, so that their
-/// accesses are repeated instead of waiting for ever.
+/// accesses are repeated, and unregisters the children that nobody has: none of them waits for ever.
 #[derive(Debug)]
 pub(crate) struct Batch<'s> {
     space: &'s Space,
@@ -461,25 +475,32 @@ impl<'s> Batch<'s> {
         self.faults.clear();
     }
 
-    /// Calls `each` with the space of each forked child.
-    pub(crate) fn hand_over(&mut self, each: &mut dyn FnMut(Space)) {
-        let Some(mut layout) = self.before.take() else {
-            return;
-        };
-        for told in core::mem::take(&mut self.told) {
-            match told {
+    /// Returns the space of the next forked child, which belongs to the caller then.
+    pub(crate) fn next_child(&mut self) -> Option<Space> {
+        let layout = self.before.as_mut()?;
+        while !self.told.is_empty() {
+            match self.told.remove(0) {
                 Told::Fork(uffd) => {
-                    let Space {
-                        delivery,
-                        page_shift,
-                        ..
-                    } = *self.space;
-                    let layout = layout.for_child();
-                    let discards = Discards::unheard();
-                    each(Space::new(uffd, delivery, layout, discards, page_shift));
+                    return Some(Space::new(
+                        uffd,
+                        self.space.owner,
+                        self.space.delivery,
+                        layout.for_child(),
+                        Discards::unheard(),
+                        self.space.page_shift,
+                    ));
                 }
-                Told::Change(change) => change.apply(&mut layout),
+                Told::Change(change) => change.apply(layout),
             }
+        }
+        None
+    }
+
+    /// Unregisters the children that nobody has: their missing pages are zeros.
+    pub(crate) fn release_children(&mut self) {
+        while let Some(child) = self.next_child() {
+            // SAFETY: nobody will serve it, as documented.
+            unsafe { child.unregister(true) };
         }
     }
 }
@@ -489,11 +510,16 @@ impl Drop for Batch<'_> {
         if mutant("batch: no wake when it is dropped") {
             return;
         }
+        // A policy may have forked.
+        if !self.space.is_owner() {
+            return;
+        }
         for fault in &self.faults {
             // The error has no receiver, and nothing else can be done.
             let page = 1 << self.space.page_shift;
             let _ = self.space.wake(fault.address..fault.address + page);
         }
+        self.release_children();
     }
 }
 

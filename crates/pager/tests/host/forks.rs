@@ -16,14 +16,13 @@ use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
 use crate::events::{Panics, serve, start_waiting};
 use crate::scene::{
-    Numbers, alone, handle, handle_children, in_time, pager, read, stop, word, write_number,
+    Numbers, alone, fail, handle, handle_children, in_time, pager, read, stop, word, write_number,
 };
 
 unsafe extern "C" {
     fn fork() -> i32;
     fn _exit(status: i32) -> !;
     fn waitpid(pid: i32, status: *mut i32, options: i32) -> i32;
-    fn prctl(option: i32, ...) -> i32;
     fn setrlimit(resource: i32, limit: *const [u64; 2]) -> i32;
     fn capget(header: *const u32, sets: *mut u32) -> i32;
     fn capset(header: *const u32, sets: *const u32) -> i32;
@@ -44,39 +43,8 @@ impl Policy for Once {
 
 /// From now on this thread has a kernel without `UFFDIO_POISON`, as before Linux 6.6.
 fn without_poison() {
-    // struct sock_filter and the instructions of classic BPF: the number of the system call, then the low
-    // half of its second argument.
-    let load = |offset| (0x20_u16, 0_u8, 0_u8, offset);
-    let unless = |value, skip| (0x15, 0, skip, value);
-    let end = |action| (6, 0, 0, action);
     let ioctl = if cfg!(target_arch = "x86_64") { 16 } else { 29 };
-    let program: [(u16, u8, u8, u32); 6] = [
-        load(0),
-        unless(ioctl, 3),
-        load(24),
-        unless(0xc020_aa08, 1),
-        // SECCOMP_RET_ERRNO, EINVAL.
-        end(0x0005_0000 | 22),
-        // SECCOMP_RET_ALLOW.
-        end(0x7fff_0000),
-    ];
-    let bytes: Vec<u8> = program
-        .iter()
-        .flat_map(|(code, yes, no, value)| {
-            let mut one = code.to_ne_bytes().to_vec();
-            one.extend([*yes, *no]);
-            one.extend(value.to_ne_bytes());
-            one
-        })
-        .collect();
-    let filter = (program.len(), bytes.as_ptr());
-    #[repr(C)]
-    struct Program(u16, *const u8);
-    let filter = Program(u16::try_from(filter.0).unwrap(), filter.1);
-    // SAFETY: PR_SET_NO_NEW_PRIVS.
-    assert_eq!(unsafe { prctl(38, 1_usize, 0_usize, 0_usize, 0_usize) }, 0);
-    // SAFETY: PR_SET_SECCOMP, SECCOMP_MODE_FILTER.
-    assert_eq!(unsafe { prctl(22, 2_usize, &raw const filter) }, 0);
+    fail(ioctl, Some(0xc020_aa08), Errno::EINVAL);
 }
 
 #[test]
@@ -296,10 +264,10 @@ fn a_policy_that_panics_costs_a_child_no_page() {
 }
 
 /// A page that parent and children share.
-struct Flag(Mapping);
+pub(crate) struct Flag(Mapping);
 
 impl Flag {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Mapping::anonymous(4096, Protection::READ_WRITE, Sharing::Shared).unwrap())
     }
 
@@ -308,11 +276,11 @@ impl Flag {
         unsafe { AtomicUsize::from_ptr(self.0.as_ptr().cast()) }
     }
 
-    fn set(&self) {
+    pub(crate) fn set(&self) {
         self.word().store(1, Ordering::SeqCst);
     }
 
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         while self.word().load(Ordering::SeqCst) == 0 {
             process::yield_now();
         }
@@ -320,7 +288,7 @@ impl Flag {
 }
 
 /// Forks a child that ends when `end` is set.
-fn fork_until(end: &Arc<Flag>) -> i32 {
+pub(crate) fn fork_until(end: &Arc<Flag>) -> i32 {
     let flag = Arc::clone(end);
     in_time("fork", move || {
         crate::events::fork(|| {

@@ -13,6 +13,8 @@
 
 mod events;
 mod forks;
+mod inherited;
+mod released;
 mod scene;
 mod signals;
 mod workers;

@@ -5,6 +5,7 @@ use std::thread;
 use std::time::Duration;
 
 use tablewalk_pager::{Child, Delivery, Options, Pager, PagerError, Policy, Refusal};
+use tablewalk_uapi::Errno;
 
 /// One test at a time: a fork waits for the handlers of every pager in the process.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
@@ -124,4 +125,41 @@ pub(crate) fn word_at(address: usize) -> u64 {
     let place: *const u64 = std::ptr::with_exposed_provenance(address);
     // SAFETY: the tests name memory that is mapped.
     unsafe { place.read_volatile() }
+}
+
+unsafe extern "C" {
+    fn prctl(option: i32, ...) -> i32;
+}
+
+/// From now on `call` of this thread, with this second argument if one is given, fails.
+pub(crate) fn fail(call: u32, argument: Option<u32>, errno: Errno) {
+    // struct sock_filter and the instructions of classic BPF: the number of the system call, then the low
+    // half of its second argument.
+    let load = |offset| (0x20_u16, 0_u8, 0_u8, offset);
+    let unless = |value, skip| (0x15, 0, skip, value);
+    let end = |action| (6, 0, 0, action);
+    // SECCOMP_RET_ERRNO, SECCOMP_RET_ALLOW.
+    let (error, allow) = (0x0005_0000 | u32::from(errno.number()), 0x7fff_0000);
+    let mut program: Vec<(u16, u8, u8, u32)> = vec![load(0)];
+    program.extend(match argument {
+        Some(value) => vec![unless(call, 3), load(24), unless(value, 1)],
+        None => vec![unless(call, 1)],
+    });
+    program.extend([end(error), end(allow)]);
+    let bytes: Vec<u8> = program
+        .iter()
+        .flat_map(|(code, yes, no, value)| {
+            let mut one = code.to_ne_bytes().to_vec();
+            one.extend([*yes, *no]);
+            one.extend(value.to_ne_bytes());
+            one
+        })
+        .collect();
+    #[repr(C)]
+    struct Program(u16, *const u8);
+    let filter = Program(u16::try_from(program.len()).unwrap(), bytes.as_ptr());
+    // SAFETY: PR_SET_NO_NEW_PRIVS.
+    assert_eq!(unsafe { prctl(38, 1_usize, 0_usize, 0_usize, 0_usize) }, 0);
+    // SAFETY: PR_SET_SECCOMP, SECCOMP_MODE_FILTER.
+    assert_eq!(unsafe { prctl(22, 2_usize, &raw const filter) }, 0);
 }

@@ -128,7 +128,7 @@ unsafe extern "C" {
 }
 
 /// Has the kernel send this thread a signal as if an access had failed.
-fn raise(code: i32, address: u64) {
+pub(crate) fn raise(code: i32, address: u64) {
     let number = if cfg!(target_arch = "x86_64") {
         297
     } else {
@@ -207,7 +207,7 @@ impl Policy for Refuses {
 }
 
 /// How a child that does this ends.
-fn child(body: impl FnOnce() -> bool) -> Status {
+pub(crate) fn child(body: impl FnOnce() -> bool) -> Status {
     // SAFETY: the child does nothing that needs another thread.
     match unsafe { process::fork() }.unwrap() {
         None => process::exit(i32::from(!body())),
