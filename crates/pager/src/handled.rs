@@ -4,7 +4,7 @@ use core::ffi::{c_int, c_void};
 
 use tablewalk_uapi::process;
 use tablewalk_uapi::signal::{
-    Action, FaultContext, Handler, SavedAction, Signal, replace_action, siginfo_t,
+    Action, FaultContext, Handler, SavedAction, Signal, replace_action, send_again, siginfo_t,
 };
 
 use crate::PagerError;
@@ -90,7 +90,7 @@ pub(crate) fn pass_on(
     info: *mut siginfo_t,
     context: *mut c_void,
 ) {
-    let before = BEFORE.handler();
+    let before = BEFORE.next_handler();
     // SAFETY: these are the arguments of the handler that it is called from.
     if unsafe { before.call(signal, info, context) } {
         return;
@@ -98,10 +98,13 @@ pub(crate) fn pass_on(
     if before.ignores() && fault.is_asynchronous() {
         return;
     }
-    // The access is repeated and ends the process; a signal that no access caused is sent again. SAFETY: no
-    // handler.
-    let _ = unsafe { replace_action(Signal::Bus, &Action::DEFAULT) };
-    if fault.is_asynchronous() {
-        let _ = process::kill_thread(process::pid(), process::tid(), Signal::Bus);
+    // The default action does not end the first process of a PID namespace, unless an access has failed.
+    if fault.is_asynchronous() && process::pid() == 1 {
+        return;
     }
+    // The signal arrives again when this handler returns, before the access is repeated, which may succeed by
+    // then: so the process ends in any case, before it could go on without a handler. SAFETY: no handler.
+    let _ = unsafe { replace_action(Signal::Bus, &Action::DEFAULT) };
+    // SAFETY: the information that the kernel gave to the handler.
+    let _ = unsafe { send_again(Signal::Bus, info) };
 }

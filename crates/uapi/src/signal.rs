@@ -219,12 +219,15 @@ impl Action {
 #[derive(Debug)]
 pub struct SavedAction {
     words: [AtomicUsize; 4],
-    /// The address of the handler, with [`TAKES_INFO`] if it was installed with `SA_SIGINFO`.
+    /// The address of the handler, with [`TAKES_INFO`] if it was installed with `SA_SIGINFO`, and [`ONCE`] if
+    /// with `SA_RESETHAND`.
     handler: AtomicUsize,
 }
 
 /// Bit 63, which no address in user space has.
 const TAKES_INFO: usize = 1 << 63;
+/// Bit 62, likewise.
+const ONCE: usize = 1 << 62;
 
 impl SavedAction {
     /// Stores [`Action::DEFAULT`].
@@ -245,21 +248,27 @@ impl SavedAction {
             place.store(word, Ordering::Relaxed);
         }
         let takes_info = action.0.sa_flags & u64::from(sys::SA_SIGINFO) != 0;
-        let flag = if takes_info { TAKES_INFO } else { 0 };
+        let once = action.0.sa_flags & u64::from(sys::SA_RESETHAND) != 0;
+        let flags = if takes_info { TAKES_INFO } else { 0 } | if once { ONCE } else { 0 };
         self.handler
-            .store(action.address() | flag, Ordering::Release);
+            .store(action.address() | flags, Ordering::Release);
     }
 
-    /// Returns an action that runs the stored handler, without its mask and other flags. Reads one word, so
-    /// another thread may store an action meanwhile.
+    /// Returns an action that runs the stored handler for the next signal, without its mask and other flags.
+    /// With `SA_RESETHAND` the stored action is the default one then. Uses one word, so another thread may
+    /// store an action meanwhile.
     #[must_use]
-    pub fn handler(&self) -> Action {
-        let word = self.handler.load(Ordering::Acquire);
+    pub fn next_handler(&self) -> Action {
+        let reset = |word| (word & ONCE != 0).then_some(0);
+        let before = self
+            .handler
+            .fetch_update(Ordering::Acquire, Ordering::Acquire, reset);
+        let (Ok(word) | Err(word)) = before;
         let takes_info = word & TAKES_INFO != 0;
         Action(sys::kernel_sigaction {
             // SAFETY: the address of a stored function, or 0 or 1.
             sa_handler_kernel: unsafe {
-                transmute::<usize, Option<unsafe extern "C" fn(c_int)>>(word & !TAKES_INFO)
+                transmute::<usize, Option<unsafe extern "C" fn(c_int)>>(word & !(TAKES_INFO | ONCE))
             },
             sa_flags: if takes_info {
                 sys::SA_SIGINFO.into()
@@ -273,6 +282,9 @@ impl SavedAction {
     /// Returns the stored action. Only the thread that may store actions calls this.
     #[must_use]
     pub fn load(&self) -> Action {
+        if self.handler.load(Ordering::Relaxed) == 0 {
+            return Action::DEFAULT;
+        }
         let words = self
             .words
             .each_ref()
@@ -294,6 +306,23 @@ const RESTORER_FLAG: u32 = sys::SA_RESTORER;
 const RESTORER: Option<unsafe extern "C" fn()> = None;
 #[cfg(not(target_arch = "x86_64"))]
 const RESTORER_FLAG: u32 = 0;
+
+/// rt_tgsigqueueinfo(2): sends `signal` to the calling thread, with the information of one that it got before.
+/// While it is blocked, as in its own handler, it stays pending.
+///
+/// # Errors
+///
+/// As rt_sigqueueinfo(2).
+///
+/// # Safety
+///
+/// `info` is that of a handler that the kernel has called and that has not returned yet. The handler of the
+/// signal is sound when the same information arrives twice.
+pub unsafe fn send_again(signal: Signal, info: *mut siginfo_t) -> Result<(), Errno> {
+    let (pid, tid) = (crate::process::pid(), crate::process::tid());
+    // SAFETY: the kernel reads the information; the caller guarantees the rest.
+    unsafe { syscall!(sys::__NR_rt_tgsigqueueinfo, pid, tid, signal as u32, info) }.map(drop)
+}
 
 /// An alternate signal stack of a thread, or none: `stack_t`.
 #[derive(Clone, Copy, Debug)]
@@ -494,7 +523,7 @@ mod tests {
                 }
             });
             for _ in 0..200_000 {
-                let found = saved.handler();
+                let found = saved.next_handler();
                 let takes_info = found.0.sa_flags & u64::from(sys::SA_SIGINFO) != 0;
                 assert_eq!(found.is(nothing), takes_info);
             }

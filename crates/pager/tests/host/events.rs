@@ -11,8 +11,8 @@ use tablewalk_uapi::memory::{self, Advice, Protection};
 use tablewalk_uapi::{Errno, Mapping, process};
 
 use crate::scene::{
-    Handler, Numbers, alone, handle, handle_children, in_time, pager, read, stop, word, word_at,
-    write_number,
+    Handler, Numbers, alone, end_with, handle, handle_children, in_time, pager, read, stop, word,
+    word_at, write_number,
 };
 
 /// A fork in a process with many threads: the child does nothing but `body`.
@@ -20,7 +20,7 @@ pub(crate) fn fork(body: impl FnOnce() -> bool) -> i32 {
     // SAFETY: the child does nothing that needs another thread.
     match unsafe { process::fork() }.unwrap() {
         Some(pid) => pid,
-        None => process::exit(i32::from(!body())),
+        None => end_with(body),
     }
 }
 

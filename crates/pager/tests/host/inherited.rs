@@ -1,5 +1,6 @@
 //! The SIGBUS handler of a process, and what a forked child has of it.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Barrier, mpsc};
 use std::thread;
 
@@ -7,8 +8,8 @@ use tablewalk_pager::{Delivery, Pager};
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::signal::{Action, Signal};
 
-use crate::scene::{Numbers, alone, in_time, pager, word};
-use crate::signals::child;
+use crate::scene::{Numbers, alone, end_with, in_time, pager, word};
+use crate::signals::{child, raise};
 
 /// The action of the process for SIGBUS.
 fn action() -> String {
@@ -49,7 +50,7 @@ fn a_child_has_the_handler_from_before_when_it_leaves() {
         let forked = worker.resolve_own(|| unsafe { process::fork() }.unwrap());
         match forked.unwrap() {
             Some(pid) => pid,
-            None => process::exit(i32::from(action() != before)),
+            None => end_with(|| action() == before),
         }
     });
     assert_eq!(end_of(pid), Status::Exited(0));
@@ -97,9 +98,113 @@ fn a_thread_that_was_forked_takes_the_handler_from_no_other() {
     });
     match forked.unwrap() {
         Ok(pid) => assert_eq!(end_of(pid), Status::Exited(0)),
-        Err((goes_on, thread)) => {
+        Err((goes_on, thread)) => end_with(|| {
             goes_on.send(()).unwrap();
-            process::exit(i32::from(thread.join().unwrap() != Ok(2)))
-        }
+            thread.join().unwrap() == Ok(2)
+        }),
     }
+}
+
+unsafe extern "C" {
+    fn signal(signal: i32, handler: usize) -> usize;
+    /// With `SA_RESETHAND`.
+    fn sysv_signal(signal: i32, handler: usize) -> usize;
+    fn unshare(flags: i32) -> i32;
+}
+
+const DEFAULT: usize = 0;
+const IGNORED: usize = 1;
+
+/// BUS_ADRERR, BUS_MCEERR_AO.
+const NO_PAGE: i32 = 2;
+const DAMAGED_SOMEWHERE: i32 = 5;
+
+/// How a process ends that gets a signal, which `body` sends, in `resolve_own`; the access that has caused it
+/// succeeds when it is repeated.
+fn end_after(before: usize, send: impl FnOnce()) -> Status {
+    child(|| {
+        // SAFETY: no handler.
+        unsafe { signal(7, before) };
+        let pager = pager(4, Delivery::Signals, Numbers);
+        let mut worker = pager.worker().unwrap();
+        worker.resolve_own(|| {
+            send();
+            word(&pager, 1)
+        }) == Ok(2)
+    })
+}
+
+#[test]
+fn an_access_that_fails_ends_the_process_also_if_it_would_succeed_now() {
+    let _alone = alone();
+    for before in [DEFAULT, IGNORED] {
+        let status = end_after(before, || {
+            raise(NO_PAGE, 0x1000);
+            process::exit(3);
+        });
+        assert_eq!(status, Status::Killed(7), "{before}");
+    }
+}
+
+#[test]
+fn what_is_ignored_and_caused_by_no_access_changes_nothing() {
+    let _alone = alone();
+    let sent = || process::kill_thread(process::pid(), process::tid(), Signal::Bus).unwrap();
+    assert_eq!(end_after(IGNORED, sent), Status::Exited(0));
+    let reported = || raise(DAMAGED_SOMEWHERE, 0x1000);
+    assert_eq!(end_after(IGNORED, reported), Status::Exited(0));
+}
+
+/// Gets a signal that was sent, as the first process of a namespace.
+fn goes_on() -> bool {
+    // SAFETY: no handler.
+    unsafe { signal(7, DEFAULT) };
+    let pager = pager(4, Delivery::Signals, Numbers);
+    let mut worker = pager.worker().unwrap();
+    let found = worker.resolve_own(|| {
+        process::kill_thread(process::pid(), process::tid(), Signal::Bus).unwrap();
+        word(&pager, 1)
+    });
+    process::pid() == 1 && found == Ok(2)
+}
+
+/// The default action does not end it, and must not cost it the handler.
+#[test]
+fn the_first_process_of_a_namespace_goes_on_after_a_signal_that_is_sent() {
+    let _alone = alone();
+    let status = child(|| {
+        // SAFETY: CLONE_NEWPID, for the next child.
+        assert_eq!(unsafe { unshare(0x2000_0000) }, 0);
+        // Without a thread, which this process cannot start any more.
+        // SAFETY: the child does nothing that needs another thread.
+        let inner = unsafe { process::fork() }.unwrap();
+        let Some(pid) = inner else { end_with(goes_on) };
+        process::wait(pid).unwrap().1 == Status::Exited(0)
+    });
+    assert_eq!(status, Status::Exited(0));
+}
+
+static SEEN: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn see(_: i32) {
+    SEEN.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn a_handler_that_was_there_for_one_signal_gets_one() {
+    let _alone = alone();
+    let status = child(|| {
+        // SAFETY: the handler counts.
+        unsafe { sysv_signal(7, see as *const () as usize) };
+        let pager = pager(4, Delivery::Signals, Numbers);
+        let mut worker = pager.worker().unwrap();
+        let found = worker.resolve_own(|| {
+            raise(NO_PAGE, 0x1000);
+            word(&pager, 1)
+        });
+        assert_eq!((found, SEEN.load(Ordering::Relaxed)), (Ok(2), 1));
+        let _unreached = worker.resolve_own(|| raise(NO_PAGE, 0x1000));
+        false
+    });
+    assert_eq!(status, Status::Killed(7));
 }

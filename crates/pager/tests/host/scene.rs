@@ -1,11 +1,12 @@
 //! What the tests have in common: a pager whose pages hold their number, and a watchdog.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use tablewalk_pager::{Child, Delivery, Options, Pager, PagerError, Policy, Refusal};
-use tablewalk_uapi::Errno;
+use tablewalk_uapi::{Errno, process};
 
 /// One test at a time: a fork waits for the handlers of every pager in the process.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
@@ -60,6 +61,12 @@ pub(crate) const fn options(pages: usize, delivery: Delivery) -> Options {
 /// A pager that outlives threads that hang.
 pub(crate) fn pager<P: Policy>(pages: usize, delivery: Delivery, policy: P) -> Arc<Pager<P>> {
     Arc::new(Pager::new(options(pages, delivery), policy).expect("userfaultfd: root?"))
+}
+
+/// Ends this process, a child: with 0 if `body` returns true, and not if it panics.
+pub(crate) fn end_with(body: impl FnOnce() -> bool) -> ! {
+    let done = std::panic::catch_unwind(AssertUnwindSafe(body));
+    process::exit(i32::from(!matches!(done, Ok(true))))
 }
 
 pub(crate) type Handler = thread::JoinHandle<Result<(), PagerError>>;

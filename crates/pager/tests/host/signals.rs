@@ -10,7 +10,7 @@ use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::signal::{Action, AlternateStack, Signal, replace_action};
 
-use crate::scene::{Numbers, alone, in_time, pager, word, write_number};
+use crate::scene::{Numbers, alone, end_with, in_time, pager, word, write_number};
 
 /// The handler of SIGBUS and the alternate stack of this thread, as addresses.
 fn state() -> (String, Option<(*mut u8, u64)>) {
@@ -210,7 +210,7 @@ impl Policy for Refuses {
 pub(crate) fn child(body: impl FnOnce() -> bool) -> Status {
     // SAFETY: the child does nothing that needs another thread.
     match unsafe { process::fork() }.unwrap() {
-        None => process::exit(i32::from(!body())),
+        None => end_with(body),
         Some(pid) => in_time("the end of a child", move || process::wait(pid).unwrap().1),
     }
 }
