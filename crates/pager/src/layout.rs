@@ -56,11 +56,20 @@ pub(crate) struct Layout {
     was_moved: bool,
     /// Old places of moved pieces whose unmapping is still to be reported, the latest last.
     owed: Vec<Range<u64>, PIECES>,
+    /// In a child: what `owed` was for the parent. Some of it was left behind and is mapped.
+    inherited: Vec<Range<u64>, PIECES>,
 }
 
 impl Piece {
     const fn end(&self) -> u64 {
         self.address + self.length
+    }
+
+    /// Returns whether the two are contiguous, both in memory and in the region.
+    fn joins(&self, other: &Self) -> bool {
+        let same = other.state == self.state
+            && other.address.wrapping_sub(other.offset) == self.address.wrapping_sub(self.offset);
+        same && (other.end() == self.address || self.end() == other.address)
     }
 
     /// Returns the part of the piece that is inside `range`, if any.
@@ -85,6 +94,7 @@ impl Layout {
             is_incomplete: false,
             was_moved: false,
             owed: Vec::new(),
+            inherited: Vec::new(),
         };
         layout.push(Piece {
             address,
@@ -112,10 +122,11 @@ impl Layout {
 
     /// Returns the layout for a child, to which events that the parent still has to read are not reported.
     pub(crate) fn for_child(&self) -> Self {
-        Self {
-            owed: Vec::new(),
-            ..self.clone()
+        let mut child = self.clone();
+        for owed in core::mem::take(&mut child.owed) {
+            let _room = child.inherited.push(owed);
         }
+        child
     }
 
     /// Whether a part was ever moved.
@@ -154,6 +165,16 @@ impl Layout {
         }
     }
 
+    /// Calls `each` with the address ranges of which moves may have left the mapping behind
+    /// (`MREMAP_DONTUNMAP`). Such a mapping is still watched.
+    pub(crate) fn left_behind(&self, each: &mut dyn FnMut(Range<u64>)) {
+        self.owed
+            .iter()
+            .chain(&self.inherited)
+            .cloned()
+            .for_each(each);
+    }
+
     /// Records that `length` bytes were moved from `from` to `to`.
     pub(crate) fn moved(&mut self, from: u64, to: u64, length: u64) {
         self.was_moved = true;
@@ -179,6 +200,8 @@ impl Layout {
 
     /// Records that `range` was unmapped.
     pub(crate) fn unmapped(&mut self, range: &Range<u64>) {
+        self.inherited
+            .retain(|old| old.end <= range.start || range.end <= old.start);
         if let Some(owed) = self.owed.iter().position(|owed| owed == range) {
             // The old place of a moved piece, or a mapping that was made there before this report.
             self.owed.remove(owed);
@@ -222,22 +245,13 @@ impl Layout {
         }
     }
 
-    /// Adds a piece, or extends its neighbour if the two are contiguous.
-    fn push(&mut self, piece: Piece) {
-        for other in &mut self.pieces {
-            let same = other.state == piece.state
-                && other.address.wrapping_sub(other.offset)
-                    == piece.address.wrapping_sub(piece.offset);
-            if same && other.end() == piece.address {
-                other.length += piece.length;
-                return;
-            }
-            if same && piece.end() == other.address {
-                other.address = piece.address;
-                other.offset = piece.offset;
-                other.length += piece.length;
-                return;
-            }
+    /// Adds a piece, as one with its neighbours if they are contiguous.
+    fn push(&mut self, mut piece: Piece) {
+        while let Some(place) = self.pieces.iter().position(|other| piece.joins(other)) {
+            let other = self.pieces.swap_remove(place);
+            piece.address = piece.address.min(other.address);
+            piece.offset = piece.offset.min(other.offset);
+            piece.length += other.length;
         }
         self.is_incomplete |= self.pieces.push(piece).is_err();
     }
@@ -341,6 +355,24 @@ mod tests {
         child.moved(0x40 * P, 0x10 * P, P);
         child.unmapped(&(0x10 * P..0x11 * P));
         assert_eq!(find(&child, 0x10), Place::New);
+    }
+
+    #[test]
+    fn pages_that_are_moved_away_and_back_are_no_pieces() {
+        let mut layout = Layout::new(0, 200 * P, 12);
+        for page in 1..199 {
+            layout.moved(page * P, 1000 * P, P);
+            layout.unmapped(&(page * P..(page + 1) * P));
+            layout.moved(1000 * P, page * P, P);
+            layout.unmapped(&(1000 * P..1001 * P));
+        }
+        for page in 0..200 {
+            assert_eq!(
+                layout.find(page * P),
+                Place::Page(usize::try_from(page).unwrap())
+            );
+        }
+        assert!(layout.is_original(&(0..200 * P), 0));
     }
 
     #[test]

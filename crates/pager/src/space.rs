@@ -297,7 +297,13 @@ impl Space {
     /// As [`Space::unregister`].
     unsafe fn unregister_pieces(&self, is_child: bool) -> bool {
         let mut is_done = true;
-        self.lock().mapped(&mut |range| {
+        let layout = self.lock();
+        layout.left_behind(&mut |range| {
+            let length = range.end - range.start;
+            // It fails where nothing was left behind. SAFETY: the caller's promise; there are zeros.
+            let _ = unsafe { self.uffd.unregister_range(range.start, length) };
+        });
+        layout.mapped(&mut |range| {
             let length = range.end - range.start;
             // SAFETY: the caller's promise.
             let done = unsafe { self.uffd.unregister_range(range.start, length) };

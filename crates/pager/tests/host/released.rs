@@ -198,13 +198,7 @@ fn a_panic_at_one_piece_hides_no_other_piece_of_a_discard() {
     let first = handle(&pager);
     let page = pager.page_size();
     let from = pager.as_ptr().wrapping_add(2 * page).expose_provenance();
-    let to = in_time("mremap", move || {
-        let place = std::ptr::with_exposed_provenance_mut(from);
-        let flags = memory::MREMAP_MAYMOVE | MREMAP_DONTUNMAP;
-        // SAFETY: the pages are looked for where they are then.
-        let to = unsafe { memory::mremap(place, page, page, flags, std::ptr::null_mut()) };
-        to.unwrap().expose_provenance()
-    });
+    let to = leave_behind(from, page);
     // The event was read.
     assert_eq!(in_time("a moved page", move || word_at(to)), 3);
     let shared = Arc::clone(&pager);
@@ -220,4 +214,60 @@ fn a_panic_at_one_piece_hides_no_other_piece_of_a_discard() {
     assert_eq!(found, [0; 8]);
     assert_eq!(in_time("a moved page", move || word_at(to)), 3);
     stop(&pager, vec![second]);
+}
+
+/// Moves `size` bytes to a new place, and leaves the mapping where it was.
+fn leave_behind(from: usize, size: usize) -> usize {
+    in_time("mremap", move || {
+        let place = std::ptr::with_exposed_provenance_mut(from);
+        let flags = memory::MREMAP_MAYMOVE | MREMAP_DONTUNMAP;
+        // SAFETY: the pages are looked for where they are then.
+        let to = unsafe { memory::mremap(place, size, size, flags, std::ptr::null_mut()) };
+        to.unwrap().expose_provenance()
+    })
+}
+
+#[test]
+fn nobody_waits_where_a_part_was_moved_from_when_the_pager_ended() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Numbers);
+    let handler = handle(&pager);
+    let page = pager.page_size();
+    let from = pager.as_ptr().wrapping_add(2 * page).expose_provenance();
+    let to = leave_behind(from, page);
+    assert_eq!(in_time("a moved page", move || word_at(to)), 3);
+    // As a child that was forked has them.
+    let copied = copies();
+    stop(&pager, vec![handler]);
+    drop(pager);
+    let found = std::panic::catch_unwind(|| in_time("a page", move || word_at(from)));
+    drop(copied);
+    assert_eq!(found.unwrap(), 0);
+}
+
+#[test]
+fn a_child_does_not_wait_where_its_parent_has_moved_a_part_from() {
+    let _alone = alone();
+    let pager = pager(8, Delivery::Threads, Numbers);
+    let (handler, children) = handle_children(&pager);
+    let page = pager.page_size();
+    let from = pager.as_ptr().wrapping_add(2 * page).expose_provenance();
+    let to = leave_behind(from, page);
+    assert_eq!(in_time("a moved page", move || word_at(to)), 3);
+    let touch = Arc::new(Flag::new());
+    let flag = Arc::clone(&touch);
+    let pid = in_time("fork", move || {
+        fork(|| {
+            flag.wait();
+            word_at(from) == 0
+        })
+    });
+    let child = children.recv().unwrap();
+    let copied = copies();
+    drop(child);
+    touch.set();
+    let ended = std::panic::catch_unwind(|| end_well(pid));
+    drop(copied);
+    ended.unwrap();
+    stop(&pager, vec![handler]);
 }
