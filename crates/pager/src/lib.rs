@@ -48,6 +48,10 @@
 //! [`Policy`]. The same holds for `fork`, `mremap`, `munmap` and `madvise` of the region, whose events the
 //! handlers have to read.
 //!
+//! When a pager or a [`Child`] is dropped, missing pages become zeros, and no thread waits any more. But memory
+//! that `mremap` added to the region stays watched as long as another process has a copy of the userfaultfd:
+//! its size is in no event.
+//!
 //! A forked child waits for its pages until [`Pager::serve_child`] makes them, or its [`Child`] is dropped.
 //! If the process with the pager is killed, neither happens, and a waiting child continues only when all
 //! children that were forked after it have ended, since they have its userfaultfd too. A child that must not

@@ -42,7 +42,8 @@ impl<P: Policy> Worker<'_, P> {
     /// alternate signal stack of the pager; afterwards, even after a panic, the thread has its previous one
     /// again. While any thread is inside this function, the pager has the `SIGBUS` handler of the process. It
     /// passes signals with another cause on to the previous handler, which is restored when the last thread
-    /// leaves. Other signals of this thread wait while a page is made, so their handlers may touch the region.
+    /// leaves. If there is none, or it ignores the signal and an access has caused it, the process ends, as it
+    /// does when the kernel has no memory for a page. Other signals of this thread wait while a page is made, so their handlers may touch the region.
     ///
     /// # Errors
     ///

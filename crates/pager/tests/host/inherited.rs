@@ -1,14 +1,14 @@
 //! The SIGBUS handler of a process, and what a forked child has of it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Barrier, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
-use tablewalk_pager::{Delivery, Pager};
+use tablewalk_pager::{Delivery, Pager, PagerError};
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::signal::{Action, Signal};
 
-use crate::scene::{Numbers, alone, end_with, in_time, pager, word};
+use crate::scene::{Numbers, alone, end_with, handle_children, in_time, pager, read, stop, word};
 use crate::signals::{child, raise};
 
 /// The action of the process for SIGBUS.
@@ -103,6 +103,29 @@ fn a_thread_that_was_forked_takes_the_handler_from_no_other() {
             thread.join().unwrap() == Ok(2)
         }),
     }
+}
+
+/// Its own pager does not make it the process that has the inherited one.
+#[test]
+fn a_child_with_its_own_pager_leaves_that_of_the_parent_alone() {
+    let _alone = alone();
+    let inherited = pager(4, Delivery::Threads, Numbers);
+    let (handler, children) = handle_children(&inherited);
+    let shared = Arc::clone(&inherited);
+    let pid = in_time("fork", move || {
+        crate::events::fork(|| {
+            let own = pager(4, Delivery::Signals, Numbers);
+            let refused = shared.take_back(0..4) == Err(PagerError::Forked);
+            // SAFETY: a copy of the parent's pager, which nobody in the child uses any more.
+            unsafe { Arc::as_ptr(&shared).cast_mut().drop_in_place() };
+            let mut worker = own.worker().unwrap();
+            refused && worker.resolve_own(|| word(&own, 1)) == Ok(2)
+        })
+    });
+    drop(children.recv().unwrap());
+    assert_eq!(end_of(pid), Status::Exited(0));
+    assert_eq!(read(&inherited, 2), 3);
+    stop(&inherited, vec![handler]);
 }
 
 unsafe extern "C" {
