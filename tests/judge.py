@@ -33,17 +33,20 @@ STAMPED = re.compile(STAMP)
 # that access the memory. Each was seen, and is in one flag or one word, which is written as a whole:
 # - a poll is woken while it checks whether it was woken (pwq->triggered);
 # - a task notes that it used a capability (PF_SUPERPRIV) while another checks whether it is a kernel
-#   thread (PF_KTHREAD), as /proc/PID/mem does;
+#   thread (PF_KTHREAD), as /proc/PID/mem and kill do;
 # - an interrupt reports the same quiescent state as the code that it interrupts;
 # - two files are opened with the same credentials, of which each notes that they are in use
 #   (get_cred(), cred->non_rcu = 0);
 # - a timer clears the pointer to the task that sleeps, which looks whether it is cleared;
-# - /proc writes owner and mode of a file again, the same as before, while it is opened.
+# - a timer that is being run is cancelled by a task on another CPU, which looks again if it was (base->running);
+# - /proc writes owner and mode of a file again, the same as before, while it is opened;
+# - a fault reads an entry without the lock while UFFDIO_COPY writes it, and compares it under the lock.
 KNOWN_RACES = re.compile(
-    r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / get_task_mm"
+    r"BUG: KCSAN: data-race in (do_sys_poll / pollwake|capable / (get_task_mm|prepare_signal)"
     r"|rcu_momentary_eqs / rcu_report_qs_rdp|__alloc_file / __alloc_file"
-    r"|do_nanosleep(\.constprop\.0)? / hrtimer_wakeup|(do_dentry_open|pid_revalidate) / pid_revalidate"
-    r"|task_dump_owner / task_dump_owner)"
+    r"|do_nanosleep(\.constprop\.0)? / hrtimer_wakeup|__hrtimer_run_queues / hrtimer_active"
+    r"|(do_dentry_open|may_open|pid_revalidate) / pid_revalidate"
+    r"|__handle_mm_fault / __set_pte_at(\.constprop\.0)?|task_dump_owner / task_dump_owner)"
 )
 # A later line of a report of KCSAN, whose first line counts: the words are also those of a report of KASAN.
 RACING = re.compile(r"(racing )?[a-z-]+( \([a-z, ]+\))? to 0x[0-9a-f]+ of [0-9]+ bytes by (task [0-9]+|interrupt)"

@@ -211,6 +211,10 @@ class Judge(unittest.TestCase):
             ("do_sys_poll / pollwake", True),
             ("do_nanosleep.constprop.0 / hrtimer_wakeup", True),
             ("pid_revalidate / pid_revalidate", True),
+            ("may_open / pid_revalidate", True),
+            ("capable / prepare_signal", True),
+            ("__handle_mm_fault / __set_pte_at.constprop.0", True),
+            ("__handle_mm_fault / track_table", False),
             ("pid_revalidate / find_table", False),
         ]:
             line = f"[    1.000000] BUG: KCSAN: data-race in {race}\n" \
