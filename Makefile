@@ -31,7 +31,7 @@ GEOMETRIES ?= 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
 SANITIZERS ?= kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
-export INITRAMFS_LIMIT := 143360
+export INITRAMFS_LIMIT := 141312
 # The smallest image.
 export SMALL_LIMIT := 1310720
 # The programs are looked for here, whatever the user has set for other projects.
