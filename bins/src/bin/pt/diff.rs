@@ -25,7 +25,8 @@ use crate::subject::Subject;
 const ROOM: usize = 4 << 30;
 
 /// The error of a command that does not support the kernel's tables.
-pub(crate) const OF_KERNEL: Error = Error::Usage("only processes can be saved or compared");
+pub(crate) const OF_KERNEL: Error =
+    Error::Usage("only processes can be saved, compared or tracked");
 
 /// The default interval between rounds.
 const INTERVAL: Duration = Duration::from_secs(1);

@@ -119,7 +119,11 @@ impl fmt::Display for Error {
             Self::NoSource(false) => f.write_str("no way to page tables is permitted"),
             Self::Call(command) => write!(
                 f,
-                "{command}: asks remap_page_table what is written or used, and this kernel lacks it"
+                "{command}: needs remap_page_table, which this kernel lacks: {}",
+                match *command {
+                    "dirty" => "PAGEMAP_SCAN tells only of writes to one's own memory",
+                    _ => "page_idle tells only whether any process used a frame",
+                }
             ),
             Self::Live(error) => error.fmt(f),
             Self::Dirty(error) => error.fmt(f),

@@ -24,12 +24,12 @@ mod walk;
 use tablewalk_live::LiveError;
 use tablewalk_live::copy::CopyError;
 use tablewalk_rt::{Args, ExitCode, eprintln};
-use tablewalk_uapi::Errno;
+use tablewalk_uapi::{Errno, remap};
 
 use crate::command::{Command, Request, What};
 use crate::error::Error;
 use crate::options::untag;
-use crate::subject::{Source, Subject};
+use crate::subject::{Source, Subject, process_of};
 
 tablewalk_rt::program!(main);
 
@@ -58,6 +58,13 @@ fn main(args: Args) -> ExitCode {
 fn run(request: &Request) -> Result<ExitCode, Error> {
     if let (Command::Find(What::Frame(frame)), "all") = (request.command, request.target) {
         return find::everywhere(frame, &request.options);
+    }
+    // No copy says what was written or accessed since, so do not look for a source of copies.
+    if matches!(request.command, Command::Heat(_))
+        && process_of(request.target)?.is_some()
+        && remap::info() == Err(Errno::ENOSYS)
+    {
+        return Err(Error::Call(request.name));
     }
     let subject = &mut Subject::open(request.target, request.options.source)?;
     let options = &request.options.fit(&subject.format.geometry)?;
@@ -93,11 +100,13 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
 fn refuse(request: &Request, subject: &Subject) -> Result<(), Error> {
     let copied = matches!(subject.source, Source::Copied(_));
     match request.command {
-        Command::Heat(_) if copied => Err(Error::Call(request.name)),
         Command::Verify if subject.live_pid().is_none() => Err(verify::NO_PAGEMAP),
-        Command::Diff(_) | Command::Save(_) if subject.format.geometry.is_kernel() => {
+        Command::Diff(_) | Command::Save(_) | Command::Heat(_)
+            if subject.format.geometry.is_kernel() =>
+        {
             Err(diff::OF_KERNEL)
         }
+        Command::Heat(_) if copied => Err(Error::Usage("dirty and idle need --source call")),
         Command::Diff(None) | Command::Heat(_) if subject.live_pid().is_none() => {
             Err(Error::Usage("a file does not change: give a process"))
         }

@@ -50,16 +50,7 @@ impl Subject {
     /// Opens what `target` names: digits are a process, `self` is this process, `kernel` the kernel's own
     /// tables, anything else a file.
     pub(crate) fn open(target: &'static str, kind: Option<SourceKind>) -> Result<Self, Error> {
-        let pid = match target {
-            "self" => Some(process::pid()),
-            _ if target.bytes().all(|byte| byte.is_ascii_digit()) => {
-                let pid = parse_number(target.as_bytes(), 10).and_then(|pid| pid.try_into().ok());
-                // To the call, 0 is the caller.
-                let pid = pid.filter(|&pid| pid != 0);
-                Some(pid.ok_or(Error::File(target, Errno::ESRCH))?)
-            }
-            _ => None,
-        };
+        let pid = process_of(target)?;
         let source = match pid {
             Some(pid) => Source::of_process(pid, kind)?,
             None if target == "kernel" => Source::of_kernel(kind)?,
@@ -206,6 +197,20 @@ impl Source {
             Self::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
             source => path(source, address),
         }
+    }
+}
+
+/// Returns the process that `target` names, if it names one.
+pub(crate) fn process_of(target: &'static str) -> Result<Option<i32>, Error> {
+    match target {
+        "self" => Ok(Some(process::pid())),
+        _ if target.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let pid = parse_number(target.as_bytes(), 10).and_then(|pid| pid.try_into().ok());
+            // To the call, 0 is the caller.
+            let pid = pid.filter(|&pid| pid != 0);
+            pid.ok_or(Error::File(target, Errno::ESRCH)).map(Some)
+        }
+        _ => Ok(None),
     }
 }
 
