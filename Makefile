@@ -8,7 +8,7 @@ TARGET := aarch64-unknown-linux-gnu
 PROGRAMS := init pt walktest uffd
 EXAMPLES := lazyload checkpoint
 # What tests these, the call and the kernel, in testers/, packed apart.
-TESTERS := contract blocks kinds hostile stress moved tracked scene busy without unruly
+TESTERS := contract blocks kinds hostile stress moved tracked scene busy without unruly module
 # What of these the smallest image has room for.
 SMALL_TESTERS := contract blocks kinds stress moved lazyload scene
 # Variants of the kernel, and the fragments of kernel/config/ that make each.
@@ -44,9 +44,9 @@ ifeq ($(HOME),)
 export HOME := $(shell unset HOME; echo ~)
 endif
 # Words for recipes, which reach them as data: nothing in them is for the shell.
-$(foreach name,RUN IMAGE PARTS CONFIG SECONDS_EACH,$(if $(filter-out undefined,$(origin $(name))), \
+$(foreach name,RUN IMAGE PARTS CONFIG KDIR SECONDS_EACH,$(if $(filter-out undefined,$(origin $(name))), \
 	$(eval override $(name) := $$(value $(name)))))
-export RUN IMAGE PARTS CONFIG SECONDS_EACH
+export RUN IMAGE PARTS CONFIG KDIR SECONDS_EACH
 unexport CDPATH
 
 # These do all set-up that they need.
@@ -61,7 +61,7 @@ BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench stock clean
 .PHONY: packages packages-6.12 small keys dist dist-again boards
-.PHONY: series-check check-config headers examples lava neighbours trinity fuzz ptview pictures
+.PHONY: series-check check-config headers module examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests loom miri package judge-tests output-tests
 
 # Prints what stands behind `##` in this file.
@@ -240,6 +240,13 @@ headers:
 		$(sort $(wildcard kernel/patches/6.1/*.patch)) | patch --quiet --strip=4 --directory=build/include
 	@mkdir build/include/linux && mv build/include/*.h build/include/linux/
 	@echo headers: build/include/linux/remap_page_table.h
+
+##   module      build/module/remap_page_table.ko, for a kernel without the call; KDIR: its headers,
+##               as kernel/headers fetches them
+module: $(PACKAGES) headers
+	@[ -n "$$KDIR" ] || { echo 'KDIR: no folder; make module KDIR=$$(kernel/headers 6.1.0-56-arm64)' >&2; exit 2; }
+	@kernel/module/build "$$KDIR" build/module
+	@echo module: build/module/remap_page_table.ko
 
 ##   examples    an init in Rust and one in C: build/own-init, build/c-init
 examples: $(PACKAGES) headers

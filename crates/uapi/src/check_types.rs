@@ -15,6 +15,7 @@ use crate::remap::{
     EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH_SIZE_VER0, EXPOSE_PGTBL_RANGE_SIZE_VER0,
     ExposePgtblArgs, ExposePgtblInfo, ExposePgtblPath, ExposePgtblRange, ExposePgtblTable,
 };
+use crate::remap_device::{EXPOSE_PGTBL_PATH5_SIZE, ExposePgtblPath5};
 use crate::track::{EXPOSE_PGTBL_TRACK_SIZE_VER0, ExposePgtblRun, ExposePgtblTrack};
 use crate::virtual_machine::MemoryRegion;
 
@@ -54,10 +55,15 @@ check_struct!(ExposePgtblInfo, size 56, align 8, {
 check_struct!(ExposePgtblPath, size 56, align 8, {
     size: 0, root_level: 4, last_level: 8, reserved: 12, root_pfn: 16, desc: 24
 });
+check_struct!(ExposePgtblPath5, size 64, align 8, { path: 0, desc_root: 56 });
 check_struct!(ExposePgtblTable, size 16, align 8, { addr: 0, desc: 8 });
 check_struct!(ExposePgtblRange, size 32, align 8, {
     size: 0, count: 4, start: 8, end: 16, tables: 24
 });
+static_assertions::const_assert_eq!(
+    size_of::<ExposePgtblPath5>(),
+    EXPOSE_PGTBL_PATH5_SIZE as usize
+);
 static_assertions::const_assert_eq!(
     size_of::<ExposePgtblRange>(),
     EXPOSE_PGTBL_RANGE_SIZE_VER0 as usize

@@ -54,6 +54,7 @@ pub mod poll;
 pub mod process;
 pub mod raw;
 pub mod remap;
+pub mod remap_device;
 pub mod signal;
 pub mod system;
 pub mod terminal;

@@ -1,4 +1,4 @@
-//! The system as a whole: reboot, mounts, swap, and the kernel's name.
+//! The system as a whole: reboot, mounts, kernel modules, swap, and the kernel's name.
 
 #![expect(
     unsafe_code,
@@ -13,6 +13,7 @@ pub use linux_raw_sys::general::{MS_NODEV, MS_NOEXEC, MS_NOSUID};
 use linux_raw_sys::system::new_utsname;
 
 use crate::errno::Errno;
+use crate::file::OwnedFd;
 
 /// What reboot(2) does: `include/uapi/linux/reboot.h`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -73,6 +74,26 @@ pub fn remount(target: &CStr, flags: u32, options: &CStr) -> Result<(), Errno> {
         )
     }
     .map(drop)
+}
+
+/// finit_module(2): loads the kernel module in `file`, without parameters.
+///
+/// # Errors
+///
+/// As finit_module(2): `EEXIST` if it is loaded, `ENOEXEC` if it is for another kernel, `EPERM` under lockdown.
+pub fn load_module(file: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_finit_module, file, c"".as_ptr(), 0_u32) }.map(drop)
+}
+
+/// delete_module(2) with `O_NONBLOCK`: removes the kernel module `name`.
+///
+/// # Errors
+///
+/// As delete_module(2): `EAGAIN` if it is in use.
+pub fn remove_module(name: &CStr) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_delete_module, name.as_ptr(), sys::O_NONBLOCK) }.map(drop)
 }
 
 /// swapon(2): starts swapping to the file or device at `path`, which has the header of a swap area.

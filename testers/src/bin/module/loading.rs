@@ -1,0 +1,101 @@
+//! Loading and removing the module, and lockdown.
+
+#![expect(
+    unsafe_code,
+    reason = "puts other descriptors in the place of those of the module"
+)]
+
+use core::ffi::CStr;
+
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_testkit::expect::{all, expect, expect_error, expect_ok};
+use tablewalk_testkit::page::Page;
+use tablewalk_uapi::Errno;
+use tablewalk_uapi::file::{self, O_RDONLY, O_WRONLY};
+use tablewalk_uapi::remap::EXPOSE_PGTBL_ADDR;
+use tablewalk_uapi::remap_device::{Device, Target};
+use tablewalk_uapi::system::{load_module, mount, remove_module};
+
+use crate::place::{map, open_target, read_only, touched, writable};
+use crate::{Context, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    Case {
+        name: "it is not removed while a descriptor or a table is there: EAGAIN",
+        run: removal,
+    },
+    Case {
+        name: "lockdown=integrity: no writable table",
+        run: lockdown,
+    },
+];
+
+/// Where the initramfs has the module.
+pub(crate) const PATH: &str = "/lib/modules/remap_page_table.ko";
+const NAME: &CStr = c"remap_page_table";
+
+pub(crate) fn load() -> Result<(), Errno> {
+    let file = file::open(&tablewalk_proc::path::PathBuffer::of(PATH)?, O_RDONLY)?;
+    load_module(&file)
+}
+
+fn removal(context: &mut Context) -> Result<Verdict, Errno> {
+    let remove = || remove_module(NAME);
+    let page = read_only(&context.info)?;
+    let memory = touched(&context.info)?;
+    let level = 3 | EXPOSE_PGTBL_ADDR;
+    let frame = map(&context.own, &page, level, memory.address())?;
+    let both = remove();
+    let null = || file::open(c"/dev/null", O_RDONLY);
+    // SAFETY: no ioctl is made with it.
+    context.own = unsafe { Target::from_descriptor(null()?) };
+    let device = remove();
+    // SAFETY: no ioctl is made with it.
+    context.device = unsafe { Device::from_descriptor(null()?) };
+    let table = remove();
+    let entry = page.words_in_use();
+    drop(page);
+    let nothing = remove();
+    let gone = Device::open().map(drop);
+    load()?;
+    context.device = Device::open()?;
+    context.own = open_target(&context.device, 0)?;
+    let page = read_only(&context.info)?;
+    all(&[
+        expect_error("both descriptors and a table", both, Errno::EAGAIN),
+        expect_error("the device and a table", device, Errno::EAGAIN),
+        expect_error("a table", table, Errno::EAGAIN),
+        expect("it is still there", Ok(u64::from(entry > 0)), Ok(1)),
+        expect_ok("nothing", nothing),
+        expect_error("the device then", gone, Errno::ENOENT),
+        expect(
+            "loaded again",
+            map(&context.own, &page, level, memory.address()),
+            Ok(frame),
+        ),
+    ])
+}
+
+fn lockdown(context: &mut Context) -> Result<Verdict, Errno> {
+    match mount(c"securityfs", c"/sys/kernel/security", c"securityfs", 0) {
+        Ok(()) | Err(Errno::EBUSY) => {}
+        Err(_) => return Ok(Verdict::Skip("no securityfs")),
+    }
+    let Ok(file) = file::open(c"/sys/kernel/security/lockdown", O_WRONLY) else {
+        return Ok(Verdict::Skip("no lockdown"));
+    };
+    let (small, large) = (read_only(&context.info)?, writable(&context.info)?);
+    let memory = touched(&context.info)?;
+    let table = |page: &Page| {
+        let level = 3 | EXPOSE_PGTBL_ADDR;
+        map(&context.own, page, level, memory.address()).map(drop)
+    };
+    let before = table(&large);
+    let other = writable(&context.info)?;
+    file::write(&file, b"integrity")?;
+    all(&[
+        expect_ok("writable before", before),
+        expect_error("writable", table(&other), Errno::EPERM),
+        expect_ok("read-only", table(&small)),
+    ])
+}

@@ -1,0 +1,82 @@
+//! Tables of level 2 that processes share: hugetlbfs.
+
+#![expect(unsafe_code, reason = "forks")]
+
+use core::fmt::Write;
+
+use tablewalk_proc::path::PathBuffer;
+use tablewalk_rt::ExitCode;
+use tablewalk_rt::ktap::{Case, Verdict};
+use tablewalk_rt::memory::{read, write};
+use tablewalk_rt::process::Fork;
+use tablewalk_testkit::expect::{all, expect, expect_error};
+use tablewalk_uapi::file::{self, O_WRONLY};
+use tablewalk_uapi::{Errno, Mapping, Sharing};
+
+use crate::place::{entry_shift, map_address, open_target, read_only, writable};
+use crate::{Context, Test};
+
+pub(crate) const TESTS: &[Test] = &[Case {
+    name: "a shared table of level 2 is mapped read-only, writable is EBUSY",
+    run: shared,
+}];
+
+/// Sets the number of huge pages of `1 << shift` bytes.
+fn reserve(shift: u32, pages: u32) -> Result<(), Errno> {
+    let mut path = PathBuffer::new();
+    let kib = 1_u64 << (shift - 10);
+    write!(
+        path,
+        "/sys/kernel/mm/hugepages/hugepages-{kib}kB/nr_hugepages"
+    )
+    .map_err(|_| Errno::ENAMETOOLONG)?;
+    let file = file::open(&path, O_WRONLY)?;
+    let digit = [b'0' + u8::try_from(pages).map_err(|_| Errno::EINVAL)?];
+    file::write(&file, &digit).map(drop)
+}
+
+fn shared(context: &mut Context) -> Result<Verdict, Errno> {
+    let info = &context.info;
+    let (page_shift, table_shift) = (entry_shift(info, 2), entry_shift(info, 1));
+    if info.levels < 3 || info.page_shift == 16 {
+        return Ok(Verdict::Skip("this kernel shares no tables"));
+    }
+    if reserve(page_shift, 2).is_err() {
+        return Ok(Verdict::Skip("no hugetlbfs"));
+    }
+    let memory = Mapping::huge(2 << table_shift, page_shift, Sharing::Shared)?;
+    // The kernel shares tables that one mapping fills.
+    let address = memory.address().next_multiple_of(1 << table_shift);
+    let offset = usize::try_from(address - memory.address()).unwrap_or(0);
+    write(&memory, offset, 5);
+    let (page, ours) = (writable(info)?, read_only(info)?);
+    let alone = map_address(info, &context.own, &page, 2, address);
+    let (reader, writer) = file::pipe()?;
+    // SAFETY: the child uses shared memory, to which no reference exists, and the pipe.
+    let child = unsafe { Fork::promised() }.spawn(|| {
+        let met = read(&memory, offset) == 5 && file::write(&writer, b".").is_ok();
+        if met {
+            tablewalk_uapi::signal::pause();
+        }
+        ExitCode::FAILURE
+    })?;
+    drop(writer);
+    file::read(&reader, &mut [0])?;
+    let target = open_target(&context.device, child.pid())?;
+    let again = writable(info)?;
+    let refused = [
+        map_address(info, &context.own, &again, 2, address),
+        map_address(info, &target, &again, 2, address),
+    ];
+    let theirs = map_address(info, &target, &ours, 2, address);
+    let value = read(&memory, offset);
+    drop(child);
+    drop((page, ours, memory));
+    reserve(page_shift, 0)?;
+    all(&[
+        expect("the same table", theirs, alone),
+        expect_error("ours, writable", refused[0], Errno::EBUSY),
+        expect_error("theirs, writable", refused[1], Errno::EBUSY),
+        expect("what is there", Ok(value), Ok(5)),
+    ])
+}
