@@ -268,7 +268,7 @@ trinity: programs headers
 	@tests/trinity/run $(BIN)/init
 
 ##   stock       kernels of Debian that nobody patched, as a table; ROWS, ROUNDS
-stock: programs
+stock: programs headers
 	@tests/stock $(BIN)
 
 ##   bench       instructions per operation, beside the kernel's own ways; PARTS: calls,
