@@ -14,6 +14,7 @@ mod loading;
 mod mappings;
 mod place;
 mod privileges;
+mod races;
 mod shared;
 
 use tablewalk_rt::ktap::{self, Case};
@@ -52,6 +53,7 @@ fn main(args: Args) -> ExitCode {
                 entries::TESTS,
                 mappings::TESTS,
                 kept::TESTS,
+                races::TESTS,
                 shared::TESTS,
                 arguments::TESTS,
                 descriptors::TESTS,
