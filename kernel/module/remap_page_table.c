@@ -583,24 +583,44 @@ free:
 /*
  * As flush_tlb_range() and flush_tlb_mm(), which tell secondary MMUs by a
  * function that is not exported; here the mm has none.  Entries may have changed
- * at every level, so no leaf-only TLBI.
+ * at every level, so no leaf-only TLBI.  With KPTI user space has an ASID of its
+ * own.  Some kernels keep __tlbi_user() and __TLBI_VADDR() to their headers.
  */
 static void flush_tlb(struct mm_struct *mm, unsigned long addr,
 		      unsigned long pages)
 {
-	unsigned long asid = ASID(mm);
+	u64 user = arm64_kernel_unmapped_at_el0() ? USER_ASID_FLAG : 0;
+	u64 asid = (u64)ASID(mm) << 48;
 
 	dsb(ishst);
 	if (!pages || pages > MAX_TLBIS) {
-		__tlbi(aside1is, __TLBI_VADDR(0, asid));
-		__tlbi_user(aside1is, __TLBI_VADDR(0, asid));
-	} else {
-		for (; pages; pages--, addr += PAGE_SIZE) {
-			__tlbi(vae1is, __TLBI_VADDR(addr, asid));
-			__tlbi_user(vae1is, __TLBI_VADDR(addr, asid));
-		}
+		__tlbi(aside1is, asid);
+		if (user)
+			__tlbi(aside1is, asid | user);
+		pages = 0;
+	}
+	for (; pages; pages--, addr += PAGE_SIZE) {
+		u64 arg = asid | (addr >> 12 & GENMASK_ULL(43, 0));
+
+		__tlbi(vae1is, arg);
+		if (user)
+			__tlbi(vae1is, arg | user);
 	}
 	dsb(ish);
+	/* Otherwise __tlbi() repeats it on CPUs that need that. */
+#ifdef __repeat_tlbi_sync
+	__repeat_tlbi_sync(vale1is, 0);
+#endif
+}
+
+/* Whether the TLBs of this machine need a function that is not exported. */
+static bool cannot_flush(void)
+{
+#ifdef CONFIG_ARM64_ERRATUM_4193714
+	return alternative_has_cap_unlikely(ARM64_WORKAROUND_4193714);
+#else
+	return false;
+#endif
 }
 
 static long flush_pages(const struct request *req)
@@ -610,6 +630,8 @@ static long flush_pages(const struct request *req)
 	if (req->remap_vaddr > TASK_SIZE_64 ||
 	    req->pfn > (TASK_SIZE_64 - req->remap_vaddr) >> PAGE_SHIFT)
 		return -EINVAL;
+	if (cannot_flush())
+		return -EOPNOTSUPP;
 	/* Nobody subscribes to the notifiers: mm_take_all_locks(). */
 	if (mmap_read_lock_killable(req->mm))
 		return -EINTR;
@@ -843,7 +865,8 @@ static int get_request(struct request *req,
  *  -EBUSY	- a table of level 2 that other processes share would be
  *		  writable; FLUSH of a process with secondary MMUs
  *  -EINVAL     - args->pid is not 0
- *  -EOPNOTSUPP - ADOPT, LEND, TAKE, TRACK; a writable root that would be a copy
+ *  -EOPNOTSUPP - ADOPT, LEND, TAKE, TRACK; a writable root that would be a copy;
+ *		  FLUSH on CPUs with Arm's erratum 4193714
  *  -ESRCH      - the process has ended, or executes another program
  */
 static long target_ioctl(struct file *file, unsigned int cmd, unsigned long arg)

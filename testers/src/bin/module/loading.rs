@@ -41,38 +41,41 @@ pub(crate) fn load() -> Result<(), Errno> {
 
 fn removal(context: &mut Context) -> Result<Verdict, Errno> {
     let remove = || remove_module(NAME);
-    let page = read_only(&context.info)?;
     let memory = touched(&context.info)?;
-    let level = 3 | EXPOSE_PGTBL_ADDR;
-    let frame = map(&context.own, &page, level, memory.address())?;
-    let both = remove();
+    let table = |target: &Target| {
+        let page = read_only(&context.info)?;
+        let frame = map(target, &page, 3 | EXPOSE_PGTBL_ADDR, memory.address())?;
+        Ok::<_, Errno>((page, frame))
+    };
     let null = || file::open(c"/dev/null", O_RDONLY);
-    // SAFETY: no ioctl is made with it.
-    context.own = unsafe { Target::from_descriptor(null()?) };
-    let device = remove();
+    let (page, frame) = table(&context.own)?;
+    let all_three = remove();
     // SAFETY: no ioctl is made with it.
     context.device = unsafe { Device::from_descriptor(null()?) };
-    let table = remove();
-    let entry = page.words_in_use();
+    drop(page);
+    let target = remove();
+    let (page, _) = table(&context.own)?;
+    // SAFETY: no ioctl is made with it.
+    context.own = unsafe { Target::from_descriptor(null()?) };
+    let alone = remove();
+    let entries = page.words_in_use();
     drop(page);
     let nothing = remove();
     let gone = Device::open().map(drop);
     load()?;
     context.device = Device::open()?;
+    let device = remove();
     context.own = open_target(&context.device, 0)?;
-    let page = read_only(&context.info)?;
+    let again = table(&context.own).map(|(_, frame)| frame);
     all(&[
-        expect_error("both descriptors and a table", both, Errno::EAGAIN),
-        expect_error("the device and a table", device, Errno::EAGAIN),
-        expect_error("a table", table, Errno::EAGAIN),
-        expect("it is still there", Ok(u64::from(entry > 0)), Ok(1)),
+        expect_error("descriptors and a table", all_three, Errno::EAGAIN),
+        expect_error("the descriptor of a process", target, Errno::EAGAIN),
+        expect_error("a table", alone, Errno::EAGAIN),
+        expect("it is still there", Ok(u64::from(entries > 0)), Ok(1)),
         expect_ok("nothing", nothing),
         expect_error("the device then", gone, Errno::ENOENT),
-        expect(
-            "loaded again",
-            map(&context.own, &page, level, memory.address()),
-            Ok(frame),
-        ),
+        expect_error("the device", device, Errno::EAGAIN),
+        expect("loaded again", again, Ok(frame)),
     ])
 }
 
