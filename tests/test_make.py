@@ -223,6 +223,19 @@ class Kernel(WithFolder):
     def test_no_such_fragment(self):
         self.refuses("4k99", "kernel/build", "base", "4k99", KERNEL_SRC=self.source(), TABLEWALK_CACHE=f"{self.folder}/cache")
 
+    def test_module_names_what_is_wrong_with_its_headers(self):
+        status, output = run("make", "module", PATH=os.environ["PATH"])
+        self.assertNotEqual(status, 0)
+        self.assertIn("KDIR: no folder", output)
+        folder = os.path.join(self.folder, "headers")
+        for content, message in ((None, "no .config"), ("CONFIG_X86=y\n", "not of an arm64 kernel")):
+            if content:
+                for name in (".config", "Makefile", "Module.symvers"):
+                    write(os.path.join(folder, name), content)
+            status, output = run("make", "module", KDIR=folder)
+            self.assertNotEqual(status, 0)
+            self.assertIn(message, output)
+
     def test_no_configuration(self):
         status, output = run("make", "check-config")
         self.assertEqual((status, "CONFIG: no file" in output), (2, True), output)

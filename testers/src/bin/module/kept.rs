@@ -4,8 +4,8 @@ use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_testkit::expect::{all, expect, expect_error};
 use tablewalk_testkit::page::Page;
 use tablewalk_testkit::witness::Witness;
-use tablewalk_uapi::Errno;
 use tablewalk_uapi::remap_device::{EXPOSE_PGTBL_ROOT_COPY, Target};
+use tablewalk_uapi::{Errno, process};
 
 use crate::place::{
     Other, frame_of, index, map, map_address, open_target, read_only, root_level, witness,
@@ -88,7 +88,8 @@ fn frames(context: &mut Context) -> Result<Verdict, Errno> {
         Errno::EIO
     };
     let witness = Witness::begin().map_err(lost)?;
-    for _ in 0..50 {
+    // More tables than a count may be wrong by for each CPU.
+    for _ in 0..40 * process::cpus()? {
         killed(context)?;
     }
     witness.all_came_back().map(Verdict::from).map_err(lost)
