@@ -112,6 +112,8 @@ class Variables(WithFolder):
         self.refuses("no Image", "tests/boot", "x", "/etc/passwd", "")
         self.refuses("SMP", "tests/boot", "x", "/dev/null", "", SMP="0")
         self.refuses("SMP", "tests/boot", "x", "/dev/null", "", SMP="2 4")
+        # With the one of tests/boot itself, these are 33.
+        self.refuses("32 words", "tests/boot", "x", "/dev/null", "", *["a"] * 30, "a a")
         self.refuses("INITRAMFS_LIMIT", "initramfs/pack", f"{self.folder}/x", "Makefile", INITRAMFS_LIMIT="abc")
         self.refuses("TABLEWALK_CACHE", "kernel/build", "base", TABLEWALK_CACHE="x")
         self.refuses("`frob'", "tests/matrix", "/bin", "x=4k48", GROUPS_WANTED="races frob")
