@@ -203,6 +203,7 @@ NONSENSE = [
     refuse("led-empty", f"--led= {GOOD}", "no LED `` .*EINVAL"),
     refuse("timeout", f"--timeout=0 {GOOD}", "`--timeout=0` is not one of the seconds from 1 to 65535"),
     refuse("timeout-large", f"--timeout=65536 {GOOD}", "`--timeout=65536` is not one of"),
+    refuse("timeout-sign", f"--timeout=+5 {GOOD}", r"`--timeout=\+5` is not one of"),
     refuse("timeout-words", f"--timeout=soon {GOOD}", "`--timeout=soon` is not one of"),
     refuse("plus", "+", r"no program before or after \+"),
     refuse("plus-twice", f"{GOOD} + + {GOOD}", r"no program before or after \+"),

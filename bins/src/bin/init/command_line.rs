@@ -205,7 +205,9 @@ impl<'a> CommandLine<'a> {
             },
             "--led" => self.led.replace(value).is_some(),
             "--timeout" => {
-                let seconds = value.parse::<u16>().ok().filter(|&seconds| seconds > 0);
+                // `parse` accepts a sign.
+                let seconds = value.parse::<u16>().ok();
+                let seconds = seconds.filter(|&seconds| seconds > 0 && !value.starts_with('+'));
                 let error = CommandLineError::Value(word, "the seconds from 1 to 65535");
                 let timeout = Duration::from_secs(seconds.ok_or(error)?.into());
                 self.timeout.replace(timeout).is_some()
