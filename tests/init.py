@@ -177,6 +177,8 @@ UNRULY = [
           "^  (pt|unruly|full): standard output: ENOSPC", f"^# unruly full pt {command}.*: exit status 1$",
           f"^not ok 1 unruly full pt {command}", "^ok 2", "^tablewalk: FAIL$")
       for command in ("diff", "dirty", "idle")],
+    way("gone", f"unruly gone + {GOOD}", 0, "^ *pt: process [0-9]+ has ended$", "^ok 1 unruly gone", "^ok 2",
+        "^tablewalk: PASS$", initrd="all"),
     way("trackers", f"unruly trackers + {GOOD}", 0, "^  # first Exited.0., then .Exited.1., Exited.1..$",
         "^  # first Exited.0., then .Exited.1., Exited.1..$", "^ok 1 unruly trackers", "^ok 2", "^tablewalk: PASS$",
         initrd="all"),

@@ -120,11 +120,57 @@ class Output(unittest.TestCase):
             self.assertEqual(done.returncode, 1 if "/nowhere" in words else 2, words)
             self.assertEqual((done.stdout, done.stderr.count("\n")), ("", 1), words)
 
+    def pt(self, *words):
+        """Runs pt; returns the finished process."""
+        return subprocess.run(["qemu-aarch64", f"{BIN}/pt", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True, check=False)
+
+    def test_nothing_is_printed_for_a_file_that_cannot_be_saved(self):
+        for name in (self.dump, self.folder, f"{self.folder}/nowhere/x", ""):
+            for more in ([], ["--json"]):
+                done = self.pt("save", self.dump, name, *more)
+                self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (1, "", 1), name)
+
+    def test_what_a_range_left_out_of_a_file_is_not_called_a_change(self):
+        part = f"{self.folder}/part"
+        # Of the tables, only that of level 1, whose entry leads to one that is left out.
+        self.assertEqual(self.pt("save", self.dump, part, "--range", "7ffffff000-8000000000").returncode, 0)
+        done = self.pt("maps", part)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"\n[1-9] tables are not in this file\n$")
+        self.assertNotIn("changed", done.stdout)
+
+    def test_a_name_cannot_begin_a_line(self):
+        evil, shown = f"{self.folder}/a\nok 1 x\x1b[", "a\\nok 1 x\\x1b["
+        for words in (["save", self.dump, evil], ["maps", evil], ["save", self.dump, evil], ["maps", evil + "x"]):
+            done = self.pt(*words)
+            self.assertIn(shown, done.stdout + done.stderr, words)
+            self.assertNotIn("\nok", done.stdout + done.stderr, words)
+
+    def test_a_source_is_for_the_target_that_is_a_process(self):
+        for words in (["diff", self.dump, "1"], ["diff", "1", self.dump]):
+            done = self.pt(*words, "--source", "call")
+            # The emulation of processes does not have the call.
+            self.assertEqual((done.returncode, done.stdout), (4, ""), words)
+            self.assertIn("this kernel has no remap_page_table", done.stderr)
+        done = self.pt("diff", self.dump, self.dump, "--source", "call")
+        self.assertEqual((done.returncode, done.stdout), (2, ""))
+        self.assertIn("--source", done.stderr)
+
+    def test_the_end_of_a_range_is_named_as_it_was_given(self):
+        for words, said in ((["0-1000000000001"], "0x1000000000001: "), (["2000000000000-2000000001000"], "0x2000000000000: ")):
+            done = self.pt("maps", self.dump, "--range", *words)
+            self.assertEqual((done.returncode, done.stdout), (2, ""))
+            self.assertIn(f"pt: {said}", done.stderr)
+
     def test_words_that_are_wrong_are_named(self):
         for words, said in ((["pt", "find", "1"], "find needs TARGET WHAT"), (["pt", "walk"], "walk needs TARGET"),
                             (["pt", "save", "1"], "save needs PID FILE"), (["pt", "look", "1"], "`look`"),
                             (["pt", "", "1"], "``"), (["pt", "walk", ""], "``"), (["lazyload", "a", "b"], "b:"),
-                            (["lazyload", "--frames", "+5"], "+5"), (["pt", "dirty", "1", "--count", "+5"], "+5")):
+                            (["lazyload", "--frames", "+5"], "+5"), (["pt", "dirty", "1", "--count", "+5"], "+5"),
+                            (["pt", "walk", "1", "more"], "`more`"), (["pt", "save", "1", "a", "more"], "`more`"),
+                            (["pt", "find", "1", "more", "--wx"], "`more`"), (["pt", "look", "1", "2"], "`look`"),
+                            (["pt", "diff", "1", "2", "--count", "3"], "--count")):
             done = subprocess.run(["qemu-aarch64", f"{BIN}/{words[0]}", *words[1:]], stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True, check=False)
             self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), words)

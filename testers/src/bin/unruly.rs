@@ -12,11 +12,12 @@ use core::mem::ManuallyDrop;
 
 use heapless::{CString, String, Vec, format};
 use tablewalk_proc::path::proc_path;
-use tablewalk_rt::process::{Fork, execute};
+use tablewalk_rt::process::{Child, Fork, execute};
 use tablewalk_rt::{Args, ExitCode, println};
 use tablewalk_testkit::swap::{AREA, Swap};
 use tablewalk_uapi::file::{self, O_NOCTTY, O_RDONLY, O_WRONLY, OwnedFd};
 use tablewalk_uapi::process::Status;
+use tablewalk_uapi::signal::Signal;
 use tablewalk_uapi::{Errno, process, remap, signal, terminal};
 
 tablewalk_rt::program!(main);
@@ -29,6 +30,7 @@ unruly stop       stops the console, and prints more than the kernel buffers
 unruly forge      prints characters that look like the end of a line
 unruly full PROGRAM [ARGUMENT...]
                   executes /bin/PROGRAM with a full device as its output
+unruly gone       kills a process while pt shows which of its pages are written
 unruly trackers   runs two trackers of one process at a time, pt or checkpoint
 unruly swap       tries to swap to the RAM disk while it is in use
 unruly zram       swaps to zram after swapon has refused a disk of one page";
@@ -51,6 +53,7 @@ fn main(mut args: Args) -> ExitCode {
         }
         Some(Ok("swap")) => swap(),
         Some(Ok("zram")) => zram(),
+        Some(Ok("gone")) => gone(),
         Some(Ok("trackers")) => trackers(),
         Some(Ok("full")) => Err(full(args)),
         _ => {
@@ -156,24 +159,7 @@ fn full(args: Args) -> Errno {
 
 /// Starts two programs that track one process: the second must be refused, and the first must go on.
 fn trackers() -> Result<ExitCode, Errno> {
-    // SAFETY: the child uses nothing of its parent.
-    let idler = unsafe { Fork::promised() }.spawn(|| {
-        loop {
-            signal::pause();
-        }
-    })?;
-    let mut pid = CString::<16>::new();
-    let digits: String<16> = format!("{}", idler.pid()).map_err(|_| Errno::EINVAL)?;
-    pid.extend_from_bytes(digits.as_bytes())
-        .map_err(|_| Errno::EINVAL)?;
-    let start = |path: &CStr, words: &[&CStr]| {
-        // SAFETY: the child only reads strings.
-        unsafe { Fork::promised() }.spawn(|| {
-            let errno = execute(path, words);
-            println!("# {errno}");
-            ExitCode(127)
-        })
-    };
+    let (_idler, pid) = idler()?;
     let dirty = |count| {
         start(
             c"/bin/pt",
@@ -215,6 +201,47 @@ fn trackers() -> Result<ExitCode, Errno> {
         as_expected &= first == Status::Exited(0) && second == [Status::Exited(1); 2];
     }
     Ok(if as_expected {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Starts a process that waits. Returns it, with its number.
+fn idler() -> Result<(Child, CString<16>), Errno> {
+    // SAFETY: the child uses nothing of its parent.
+    let idler = unsafe { Fork::promised() }.spawn(|| {
+        loop {
+            signal::pause();
+        }
+    })?;
+    let mut pid = CString::new();
+    let digits: String<16> = format!("{}", idler.pid()).map_err(|_| Errno::EINVAL)?;
+    pid.extend_from_bytes(digits.as_bytes())
+        .map_err(|_| Errno::EINVAL)?;
+    Ok((idler, pid))
+}
+
+/// Starts a program.
+fn start(path: &CStr, words: &[&CStr]) -> Result<Child, Errno> {
+    // SAFETY: the child only reads strings.
+    unsafe { Fork::promised() }.spawn(|| {
+        let errno = execute(path, words);
+        println!("# {errno}");
+        ExitCode(127)
+    })
+}
+
+/// Checks that `pt` reports the end of the process that it watches.
+fn gone() -> Result<ExitCode, Errno> {
+    let (idler, pid) = idler()?;
+    let pt = start(c"/bin/pt", &[c"pt", c"dirty", &pid, c"--interval", c"50"])?;
+    while !is_tracker(pt.pid())? {
+        process::yield_now();
+    }
+    process::kill(idler.pid(), Signal::Kill)?;
+    idler.wait()?;
+    Ok(if pt.wait()? == Status::Exited(1) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -36,7 +36,7 @@ kernel's own tables (only with bpf and kcore), or a file that `pt save` wrote.
   save PID FILE                 writes all tables to FILE, which must not exist
 Options of all:
   --json                        JSON lines: see docs/json.md
-  --range START-END             addresses from START to before END
+  --range START-END             addresses from START to before END; not for translate
   --source call|bpf|kcore       how to read tables; default: the first that works
                                 call   map the live tables: remap_page_table
                                 bpf    copy each with a BPF program, under RCU
@@ -152,6 +152,18 @@ pub(crate) fn parse(mut args: Args) -> Result<Request, ExitCode> {
                 "save" => "PID FILE",
                 _ => return Err(cli::unknown(&args, name)),
             };
+            let most = if matches!(name, "diff" | "save") {
+                2
+            } else {
+                1
+            };
+            if let Some(word) = words.get(most) {
+                return Err(cli::unknown(&args, word));
+            }
+            if name == "diff" && words.len() == most {
+                let refused = format_args!("diff of two targets: no --interval or --count");
+                return Err(cli::refuse(&args, refused));
+            }
             return Err(cli::refuse(&args, format_args!("{name} needs {needs}")));
         }
     };

@@ -68,7 +68,7 @@ pub(crate) fn compare(
     other: &'static str,
     options: &Options,
 ) -> Result<Ended, Error> {
-    let other = &mut Subject::open(other, options.source)?;
+    let other = &mut Subject::open(other, Some(subject.name), options.source)?;
     if other.format.geometry.is_kernel() {
         return Err(OF_KERNEL);
     }

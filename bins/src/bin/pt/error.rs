@@ -9,6 +9,8 @@ use tablewalk_uapi::Errno;
 use tablewalk_walker::dump::{DumpError, InvalidSlot, WriteError};
 use tablewalk_walker::{Geometry, VirtualAddress};
 
+use crate::report::FileName;
+
 /// An error, with the information to find its cause.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Error {
@@ -30,6 +32,8 @@ pub(crate) enum Error {
     Slot(InvalidSlot),
     /// A process without user tables.
     NoTables(i32),
+    /// A process that has ended while its tables were shown.
+    Gone(i32),
     /// A process that ended, or started another program, while its tables were copied.
     Ended(u32),
     /// No source of tables works. True if the kernel has none, false if none is permitted.
@@ -108,6 +112,7 @@ impl fmt::Display for Error {
                 errno: Errno::ESRCH,
             }) => Self::NoTables(*pid).fmt(f),
             Self::Copy(error) => error.fmt(f),
+            Self::Gone(pid) => write!(f, "process {} has ended", pid.cast_unsigned()),
             Self::Ended(pid) => write!(
                 f,
                 "process {pid} ended or started another program meanwhile: do not rely on what was shown"
@@ -127,8 +132,8 @@ impl fmt::Display for Error {
             ),
             Self::Live(error) => error.fmt(f),
             Self::Dirty(error) => error.fmt(f),
-            Self::Dump(file, error) => write!(f, "{file}: {error}"),
-            Self::File(file, errno) => write!(f, "{file}: {errno}"),
+            Self::Dump(file, error) => write!(f, "{}: {error}", FileName(file)),
+            Self::File(file, errno) => write!(f, "{}: {errno}", FileName(file)),
             Self::Proc(pid, name, errno) => {
                 write!(f, "/proc/{}/{name}: {errno}", pid.cast_unsigned())
             }
@@ -153,6 +158,7 @@ impl fmt::Display for Error {
                 Errno::EBUSY
             ),
             Self::Longer(file, bytes) => {
+                let file = FileName(file);
                 write!(f, "{file}: more than the {bytes} bytes of its dump")
             }
             Self::Formats => f.write_str("the two are tables of different kernels"),

@@ -43,7 +43,7 @@ pub(crate) fn run(subject: &mut Subject, what: What, options: &Options) -> Resul
 /// Shows the entries that map `frame`, in every process.
 #[inline(never)]
 pub(crate) fn everywhere(frame: FrameNumber, options: &Options) -> Result<ExitCode, Error> {
-    let mut subject = Subject::open("self", options.source)?;
+    let mut subject = Subject::open("self", None, options.source)?;
     let options = &options.fit(&subject.format.geometry)?;
     report::begin("find", &subject, options);
     let mut progress = Progress::start();

@@ -16,7 +16,7 @@ use crate::Ended;
 use crate::error::Error;
 use crate::json::Json;
 use crate::options::Options;
-use crate::report::{Name, Vma, vmas};
+use crate::report::{self, Name, Vma, vmas};
 use crate::subject::{MAPS_ROOM, Subject, read_maps_into};
 
 /// The default interval between rounds.
@@ -33,6 +33,7 @@ pub(crate) fn watch(subject: &Subject, what: What, options: &Options) -> Result<
     };
     let mut tracker = OnlyTracker::announce(pid, what).map_err(tracked)?;
     heat.each(options, &mut |_, tracker| tracker.start())?;
+    report::begin(names(what).0, subject, options);
     let start = ticks();
     let mut last = start;
     let mut round = 0;
@@ -152,10 +153,7 @@ impl Heat {
     }
 
     fn end_round(&self, round: u32, time: u64, rate: u64, seen: &Seen, options: &Options) {
-        let (kind, hot) = match self.what {
-            What::Written => ("dirty", "written"),
-            What::Accessed => ("idle", "accessed"),
-        };
+        let (kind, hot) = names(self.what);
         if options.json {
             Json::new("round")
                 .number("time_ms", time)
@@ -174,6 +172,14 @@ impl Heat {
                 "# {time} ms: {many} of {pages} pages {hot}, {uncertain} uncertain, {rate} a second"
             );
         }
+    }
+}
+
+/// Returns the name of the command, and what its pages are.
+const fn names(what: What) -> (&'static str, &'static str) {
+    match what {
+        What::Written => ("dirty", "written"),
+        What::Accessed => ("idle", "accessed"),
     }
 }
 

@@ -66,7 +66,11 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
     {
         return Err(Error::Call(request.name));
     }
-    let subject = &mut Subject::open(request.target, request.options.source)?;
+    let beside = match request.command {
+        Command::Diff(other) => other,
+        _ => None,
+    };
+    let subject = &mut Subject::open(request.target, beside, request.options.source)?;
     let options = &request.options.fit(&subject.format.geometry)?;
     let geometry = &subject.format.geometry;
     for &address in &request.addresses {
@@ -75,8 +79,11 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
         }
     }
     refuse(request, subject)?;
-    // `compare` opens the second target first.
-    if !matches!(request.command, Command::Diff(Some(_))) {
+    // These check more before anything is printed: the second target, the file, other trackers.
+    if !matches!(
+        request.command,
+        Command::Diff(Some(_)) | Command::Save(_) | Command::Heat(_)
+    ) {
         report::begin(request.name, subject, options);
     }
     let (status, changed) = match request.command {
@@ -90,9 +97,10 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
         Command::Stat => stat::run(subject, options),
         Command::Verify => verify::run(subject, options),
         Command::Save(file) => save::run(subject, file, options),
-    }?;
+    }
+    .map_err(|error| subject.explain(error))?;
     subject.check()?;
-    report::end(options, changed);
+    report::end(options, changed, matches!(subject.source, Source::Saved(_)));
     Ok(status)
 }
 

@@ -62,8 +62,12 @@ impl Options {
         if self.range != EVERYTHING {
             let (start, tag) = untag(geometry, self.range.0);
             let (last, last_tag) = untag(geometry, self.range.1);
+            if !geometry.contains(start) {
+                return Err(Error::Address(self.range.0, *geometry));
+            }
             if last_tag != tag || !geometry.contains(last) {
-                return Err(Error::Address(self.range.1, *geometry));
+                // The end as it was given.
+                return Err(Error::Address(self.range.1.wrapping_add(1), *geometry));
             }
             (self.range, self.tag) = ((start, last), tag);
         }

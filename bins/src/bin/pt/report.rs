@@ -51,10 +51,13 @@ pub(crate) fn begin(command: &str, subject: &Subject, options: &Options) {
     }
 }
 
-/// Prints that the output is complete, and how many tables vanished before they could be read.
-pub(crate) fn end(options: &Options, changed: u64) {
+/// Prints that the output is complete, and how many tables vanished before they could be read, or are not in
+/// the file.
+pub(crate) fn end(options: &Options, changed: u64, in_file: bool) {
     if options.json {
         Json::new("end").number("changed", changed);
+    } else if changed != 0 && in_file {
+        println!("{changed} tables are not in this file");
     } else if changed != 0 {
         println!("{changed} tables changed while they were to be read, and are not shown");
     }
@@ -69,7 +72,7 @@ pub(crate) fn end_of_all(options: &Options, changed: u64, unproved: u64) {
             .number("unproved", unproved);
         return;
     }
-    end(options, changed);
+    end(options, changed, false);
     if unproved != 0 {
         println!(
             "{unproved} processes have no page in memory to prove their tables by, and are not shown"
@@ -219,11 +222,24 @@ impl fmt::Display for Name<'_> {
                 rest = rest.get(1..).unwrap_or_default();
             }
         }
-        for byte in rest.iter().copied().flat_map(escape) {
-            f.write_char(byte.into())?;
-        }
-        Ok(())
+        write_escaped(rest, f)
     }
+}
+
+/// The name of a file, escaped in the same way.
+pub(crate) struct FileName(pub(crate) &'static str);
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(self.0.as_bytes(), f)
+    }
+}
+
+fn write_escaped(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for byte in bytes.iter().copied().flat_map(escape) {
+        f.write_char(byte.into())?;
+    }
+    Ok(())
 }
 
 /// Escapes `byte` in printable ASCII. Quotation marks are kept, which the library would escape.

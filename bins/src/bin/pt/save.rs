@@ -13,6 +13,7 @@ use crate::Ended;
 use crate::error::Error;
 use crate::json::Json;
 use crate::options::Options;
+use crate::report::{self, FileName};
 use crate::subject::{Subject, c_path};
 
 #[inline(never)]
@@ -24,8 +25,8 @@ pub(crate) fn run(
     let error = |errno| Error::File(name, errno);
     let path = c_path(name)?;
     match file::open(&path, O_PATH) {
-        Err(Errno::ENOENT) => {}
-        other => return Err(error(other.err().unwrap_or(Errno::EEXIST))),
+        Err(Errno::ENOENT) if !name.is_empty() => {}
+        found => return Err(error(found.err().unwrap_or(Errno::EEXIST))),
     }
     let maps = subject.maps()?;
     // The dump is written to a temporary file and renamed, so FILE is always complete, and the temporary file
@@ -36,6 +37,7 @@ pub(crate) fn run(
     let mut part = PathBuffer::of(folder.unwrap_or_default()).map_err(error)?;
     write!(part, "pt-{}-{:x}.part", process::pid(), ticks()).map_err(|_| too_long)?;
     let fd = file::create(&part, 0o600).map_err(error)?;
+    report::begin("save", subject, options);
     let saved = write_all(subject, maps, options, &mut |offset, bytes| {
         put(&fd, offset, bytes).map_err(error)
     });
@@ -58,7 +60,7 @@ pub(crate) fn run(
             .number("bytes", bytes)
             .number("tables", tables);
     } else {
-        println!("{name}: {tables} tables, {bytes} bytes");
+        println!("{}: {tables} tables, {bytes} bytes", FileName(name));
     }
     Ok((ExitCode::SUCCESS, changed))
 }

@@ -18,6 +18,7 @@ use tablewalk_walker::{
 
 use crate::error::Error;
 use crate::options::SourceKind;
+use crate::report::FileName;
 
 /// One slot for each level, as a walk needs.
 const SLOTS: usize = Level::ALL.len();
@@ -32,7 +33,7 @@ pub(crate) const MAPS_ROOM: usize = 64 << 20;
 pub(crate) struct Subject {
     pub(crate) source: Source,
     pub(crate) format: Format,
-    name: &'static str,
+    pub(crate) name: &'static str,
 }
 
 /// A source of tables.
@@ -48,13 +49,17 @@ pub(crate) enum Source {
 
 impl Subject {
     /// Opens what `target` names: digits are a process, `self` is this process, `kernel` the kernel's own
-    /// tables, anything else a file.
-    pub(crate) fn open(target: &'static str, kind: Option<SourceKind>) -> Result<Self, Error> {
+    /// tables, anything else a file. A file `beside` a process has no source of that `kind`.
+    pub(crate) fn open(
+        target: &'static str,
+        beside: Option<&'static str>,
+        kind: Option<SourceKind>,
+    ) -> Result<Self, Error> {
         let pid = process_of(target)?;
         let source = match pid {
             Some(pid) => Source::of_process(pid, kind)?,
             None if target == "kernel" => Source::of_kernel(kind)?,
-            None if kind.is_some() => {
+            None if kind.is_some() && beside.is_none_or(is_file) => {
                 return Err(Error::Usage("--source: a file is its own source"));
             }
             None => Source::Saved(open_dump(target)?),
@@ -101,6 +106,18 @@ impl Subject {
         }
     }
 
+    /// Returns what has gone wrong: if the process has ended, that is the reason for errors of its tables and
+    /// its files.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        match (&self.source, error) {
+            (
+                Source::Live(pid, _),
+                Error::Live(_) | Error::Dirty(_) | Error::Proc(..) | Error::NoTables(_),
+            ) if matches!(remap::path(*pid, 0), Err(Errno::ESRCH)) => Error::Gone(*pid),
+            (_, error) => error,
+        }
+    }
+
     /// Checks that the process still has the tables that were copied: it has neither ended nor executed
     /// another program.
     pub(crate) fn check(&mut self) -> Result<(), Error> {
@@ -119,7 +136,7 @@ impl fmt::Display for Subject {
         match &self.source {
             Source::Copied(copied) if copied.pid().is_none() => f.write_str("kernel"),
             Source::Live(..) | Source::Copied(_) => write!(f, "process {}", self.pid()),
-            Source::Saved(_) => write!(f, "{} (process {})", self.name, self.pid()),
+            Source::Saved(_) => write!(f, "{} (process {})", FileName(self.name), self.pid()),
         }
     }
 }
@@ -204,7 +221,7 @@ impl Source {
 pub(crate) fn process_of(target: &'static str) -> Result<Option<i32>, Error> {
     match target {
         "self" => Ok(Some(process::pid())),
-        _ if target.bytes().all(|byte| byte.is_ascii_digit()) => {
+        _ if is_number(target) => {
             let pid = parse_number(target.as_bytes(), 10).and_then(|pid| pid.try_into().ok());
             // To the call, 0 is the caller.
             let pid = pid.filter(|&pid| pid != 0);
@@ -212,6 +229,15 @@ pub(crate) fn process_of(target: &'static str) -> Result<Option<i32>, Error> {
         }
         _ => Ok(None),
     }
+}
+
+/// Returns whether a target is a process by its number.
+fn is_number(target: &str) -> bool {
+    target.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+fn is_file(target: &str) -> bool {
+    !is_number(target) && !matches!(target, "self" | "kernel")
 }
 
 /// Opens the first source of copies that works, of those that were requested. If none works, prints the
