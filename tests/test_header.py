@@ -12,7 +12,9 @@ import subprocess
 import unittest
 
 HEADER = "build/include/linux/remap_page_table.h"
-COMPILER = ("aarch64-linux-gnu-gcc", "-fsyntax-only", "-Wall", "-Werror", "-Ibuild/include", "-xc", "-")
+# What the module adds.
+MODULE = "kernel/module/ioctl.h"
+COMPILER = ("aarch64-linux-gnu-gcc", "-fsyntax-only", "-Wall", "-Werror", "-Ibuild/include", "-I.", "-xc", "-")
 
 
 def read(path):
@@ -49,7 +51,7 @@ class Header(unittest.TestCase):
         """Compiles C assertions behind the header."""
         self.assertTrue(assertions)
         lines = [f'_Static_assert({left} == {right}, "Rust has {right}");' for left, right in assertions]
-        source = "\n".join(["#include <stddef.h>", "#include <linux/remap_page_table.h>", *lines, ""])
+        source = "\n".join(["#include <stddef.h>", f'#include "{MODULE}"', *lines, ""])
         result = subprocess.run(COMPILER, input=source, stderr=subprocess.PIPE, text=True, check=False)
         self.assertEqual(result.returncode, 0, result.stderr)
 
@@ -67,9 +69,20 @@ class Header(unittest.TestCase):
         self.assertGreater(len(found), 10)
         self.assertEqual({name: int(value, 0) for name, value in found}, {name: rust.get(name) for name, _ in found})
 
+    def test_constants_of_the_module_are_those_of_its_header(self):
+        text = read("crates/uapi/src/remap_device.rs")
+        rust = {name: value.replace("_", "") for name, value in
+                re.findall(r"const (\w+): u32 = (\w+);", text)}
+        names = {"OPEN": "REMAP_PAGE_TABLE_OPEN", "CALL": "REMAP_PAGE_TABLE_CALL",
+                 "EXPOSE_PGTBL_PATH5_SIZE": "sizeof(struct expose_pgtbl_path5)"}
+        self.compile([(names.get(name, name), value) for name, value in rust.items()])
+        defined = set(re.findall(r"^#define (EXPOSE_PGTBL_\w+)", read(MODULE), re.MULTILINE))
+        self.assertEqual(defined, set(rust) - set(names))
+
     def test_structs_are_those_of_the_header(self):
         rust = dict(structs())
-        bodies = dict(re.findall(r"^struct (\w+) \{\n(.*?)^\};", read(HEADER), re.MULTILINE | re.DOTALL))
+        both = read(HEADER) + read(MODULE)
+        bodies = dict(re.findall(r"^struct (\w+) \{\n(.*?)^\};", both, re.MULTILINE | re.DOTALL))
         self.assertEqual(set(rust), set(bodies))
         for name, (size, align, offsets) in rust.items():
             with self.subTest(name):
