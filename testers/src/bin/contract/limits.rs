@@ -4,11 +4,12 @@
 
 #[cfg(target_arch = "aarch64")]
 use core::arch::asm;
+use core::ptr::with_exposed_provenance_mut;
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_uapi::credentials::{CAP_SYS_ADMIN, CAP_SYS_RAWIO, set_capabilities};
-use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::memory::{Protection, munmap};
 use tablewalk_uapi::raw::{call as system_call, constants, prctl};
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH,
@@ -33,8 +34,12 @@ pub(crate) const TESTS: &[Test] = &[
         run: replaced,
     },
     Case {
-        name: "tables of one call stay charged until the last of them is replaced",
+        name: "tables of one call are exchanged, or stay charged until the last is replaced",
         run: replaced_apart,
+    },
+    Case {
+        name: "what is left of a mapping is replaced, and its charge is returned",
+        run: replaced_rest,
     },
     Case {
         name: "tables count once under mlockall(MCL_FUTURE)",
@@ -121,7 +126,8 @@ fn replaced(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     all(&[expect("two slots", limited, Ok(0))])
 }
 
-/// Two tables from one call are pinned, and counted, until both are unmapped.
+/// Two tables from one call are exchanged without another charge. Where others must have a mapping of their own, as
+/// it can be written no more, the two are pinned, and counted, until both are gone.
 fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = page_size(info);
     let span = page << (info.page_shift - 3);
@@ -131,8 +137,8 @@ fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let first = usize::try_from(start - memory.address()).map_err(|_| Errno::EINVAL)?;
     write(&memory, first, 1);
     write(&memory, first + span, 1);
-    // Returns, for a limit of `pages`, the results of replacing the first, the second, and of one more.
-    let outcomes = |pages: u64| {
+    // Returns, for a limit of `pages`, the result of replacing the first, the second, and of one more.
+    let outcomes = |pages: u64, protection: Protection| {
         // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
         in_child(unsafe { Fork::promised() }, || {
             let slots = Page::several(info, Protection::READ_WRITE, 2)?;
@@ -143,6 +149,7 @@ fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
             let mut asked = range(start, start + 2 * span as u64, &mut tables);
             // SAFETY: there are as many pages as elements.
             unsafe { slots.map_range(0, 3, &mut asked) }?;
+            slots.protect(protection)?;
             call(0, slots.address(), 0, 0)?;
             call(0, slots.address() + page as u64, 0, 0)?;
             if pages > 2 {
@@ -152,9 +159,49 @@ fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
         })
     };
     all(&[
-        expect("two and no room", outcomes(2), failed_with(Errno::ENOMEM)),
-        expect("room for one more", outcomes(3), Ok(0)),
+        expect(
+            "exchanged, no room",
+            outcomes(2, Protection::READ_WRITE),
+            Ok(0),
+        ),
+        expect(
+            "read-only, no room",
+            outcomes(2, Protection::READ),
+            failed_with(Errno::ENOMEM),
+        ),
+        expect(
+            "read-only, room for one more",
+            outcomes(3, Protection::READ),
+            Ok(0),
+        ),
     ])
+}
+
+/// Two tables from one call, of which one is unmapped: the other is not exchanged, which would keep both.
+fn replaced_rest(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    let page = page_size(info);
+    // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
+    let limited = in_child(unsafe { Fork::promised() }, || {
+        let slots = Page::several(info, Protection::READ_WRITE, 2)?;
+        let more = Page::writable(info)?;
+        limit_locked(2 * page as u64)?;
+        without_ipc_lock()?;
+        // At level 3 there is the table of the program, and that of the stack.
+        let mut tables = [ExposePgtblTable::default(); 2];
+        let mut asked = range(0, 1 << info.va_bits, &mut tables);
+        // SAFETY: there are as many pages as elements.
+        unsafe { slots.map_range(0, 3, &mut asked) }?;
+        let first = usize::try_from(slots.address()).map_err(|_| Errno::EINVAL)?;
+        let second = slots.address() + page as u64;
+        // SAFETY: nothing reads the first page.
+        unsafe { munmap(with_exposed_provenance_mut(first), page) }?;
+        if asked.count != 2 || call(0, more.address(), 0, 0) != Err(Errno::ENOMEM) {
+            return Err(Errno::EIO);
+        }
+        call(0, second, 0, 0)?;
+        call(0, more.address(), 0, 0).map(drop)
+    });
+    all(&[expect("one more", limited, Ok(0))])
 }
 
 fn locked_later(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {

@@ -186,6 +186,14 @@ pub(crate) fn look_at_itself(range: &Range, info: &ExposePgtblInfo) -> Result<()
     range.unmap(range.part(0), range.page())
 }
 
+/// Exchanges the table at `page` for one that is freed then.
+pub(crate) fn exchange(range: &Range, page: &Page) -> Result<(), Errno> {
+    range.map(range.part(0), range.page(), 0)?;
+    range.touch(range.part(0));
+    page.map_address(0, 3, range.part(0))?;
+    range.unmap(range.part(0), range.page())
+}
+
 /// Disables huge pages, if the kernel has them.
 fn base_pages(range: &Range, address: u64, size: u64) -> Result<(), Errno> {
     match range.advise(address, size, constants::MADV_NOHUGEPAGE) {

@@ -4,13 +4,15 @@
 
 use core::ffi::CStr;
 use core::mem::ManuallyDrop;
+use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::write;
 use tablewalk_rt::process::{Fork, execute};
-use tablewalk_rt::{ExitCode, println};
+use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
-use tablewalk_testkit::page::{Page, range};
+use tablewalk_testkit::page::{Page, page_size, range};
 use tablewalk_testkit::random::Random;
 use tablewalk_testkit::witness::Witness;
 use tablewalk_uapi::file::{self, O_WRONLY, OwnedFd};
@@ -67,6 +69,10 @@ pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "tables of a process that collapses and splits huge pages",
         run: huge,
+    },
+    Case {
+        name: "tables that are exchanged while a thread reads them",
+        run: exchanged_beside_reader,
     },
     Case {
         name: "tables of a process that maps its own",
@@ -163,6 +169,67 @@ fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
     ok &= target.is_running().map_err(Error::call("wait"))?;
     ok &= pressure.is_running().map_err(Error::call("wait"))?;
     drop((target, pressure, range));
+    Ok((ok & witness.all_came_back()?).into())
+}
+
+/// A thread reads a page while another exchanges the table in it for one that its process frees at once, so that
+/// the table before is released and its frame is reused. A reader with a stale TLB entry would see the pattern.
+fn exchanged_beside_reader(context: &mut Context) -> Result<Verdict, Error> {
+    const EXCHANGES: u32 = 20;
+    let info = &context.info;
+    let witness = Witness::begin()?;
+    let range = Range::reserve(info).map_err(Error::call("mmap"))?;
+    range
+        .unmap(range.part(0), 3 * range.span())
+        .map_err(Error::call("munmap"))?;
+    let page = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let words = page_size(info) / 8;
+    let rounds = context.rounds.saturating_mul(EXCHANGES);
+    // SAFETY: the child uses its copy of memory, and maps tables of its own.
+    let pressure = unsafe { Fork::promised() }
+        .spawn(fill_memory)
+        .map_err(Error::call("fork"))?;
+    // SAFETY: as above.
+    let both = unsafe { Fork::promised() }
+        .spawn(|| {
+            let (done, failed) = (AtomicBool::new(false), AtomicU64::new(0));
+            let (exchanged, read) = (AtomicU64::new(0), AtomicU64::new(0));
+            let threads = |number| {
+                if number == 0 {
+                    for _ in 0..rounds {
+                        if let Err(errno) = operations::exchange(&range, &page) {
+                            println!("# exchange: {errno}");
+                            failed.fetch_add(1, Relaxed);
+                            break;
+                        }
+                        exchanged.fetch_add(1, Relaxed);
+                    }
+                    done.store(true, Relaxed);
+                    return;
+                }
+                while !done.load(Relaxed) {
+                    // Invalid, a table or a page: all of the pattern's other bits cannot be in an entry.
+                    let wrong = (0..words).filter(|&index| page.word(index) == PATTERN);
+                    failed.fetch_add(wrong.count() as u64, Relaxed);
+                    read.fetch_add(1, Relaxed);
+                }
+            };
+            let ran = page.map(0, 0, 0).and_then(|_| thread::run_all(2, &threads));
+            let (failed, read) = (failed.into_inner(), read.into_inner());
+            println!(
+                "# {} exchanges, read {read} times, {failed} wrong",
+                exchanged.into_inner()
+            );
+            if ran.is_ok() && failed == 0 && read > 0 {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
+        })
+        .map_err(Error::call("fork"))?;
+    let mut ok = both.wait().map_err(Error::call("wait"))? == Status::Exited(0);
+    ok &= pressure.is_running().map_err(Error::call("wait"))?;
+    drop((pressure, range, page));
     Ok((ok & witness.all_came_back()?).into())
 }
 

@@ -34,6 +34,10 @@ pub(crate) const TESTS: &[Test] = &[
         run: parts,
     },
     Case {
+        name: "tables that are exchanged are released while their mapping stays",
+        run: exchanged,
+    },
+    Case {
         name: "a range over pages of different protection gets the strictest",
         run: strictest,
     },
@@ -175,6 +179,43 @@ fn parts(context: &mut Context) -> Result<Verdict, Error> {
     }
     drop((many, pages, one));
     Ok((met && witness.all_came_back()?).into())
+}
+
+fn exchanged(context: &mut Context) -> Result<Verdict, Error> {
+    // More than a witness lets pass, if they stayed until the first is gone too.
+    const SOME: usize = EXPOSE_PGTBL_RANGE_MOST;
+    let info = &context.info;
+    let pages = Page::several(info, Protection::READ, SOME).map_err(Error::call("mmap"))?;
+    let one = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    one.map(0, 0, 0).map_err(Error::call("root"))?;
+    let witness = Witness::begin()?;
+    let many = Sparse::new(info, SOME as u64)?;
+    let mut tables = [NO_TABLE; SOME];
+    let (start, end) = (
+        many.address_of_table(0),
+        many.address_of_table(SOME as u64 - 1),
+    );
+    let mut asked = range(start, end + 1, &mut tables);
+    map_range(&pages, many.pid(), 3, &mut asked).map_err(Error::call("RANGE"))?;
+    let mapped = asked.count;
+    drop(many);
+    for slot in 1..SOME {
+        let place = pages.address() + (slot * page_size(info)) as u64;
+        call(0, place, 0, 0).map_err(Error::call("root"))?;
+    }
+    let shown = (1..SOME).filter(|&slot| shows(info, &pages, slot, &one));
+    let met = all(&[
+        expect("tables", Ok(mapped.into()), Ok(SOME as u64)),
+        expect(
+            "show the other",
+            Ok(shown.count() as u64),
+            Ok(SOME as u64 - 1),
+        ),
+    ])
+    .map_err(Error::call("RANGE"))?;
+    let released = witness.all_came_back()?;
+    drop((pages, one));
+    Ok((met == Verdict::Ok && released).into())
 }
 
 fn strictest(context: &mut Context) -> Result<Verdict, Error> {
