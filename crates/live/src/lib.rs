@@ -28,7 +28,7 @@ use crate::arena::Arena;
 pub use crate::error::LiveError;
 pub use crate::flush::flush;
 pub use crate::format::{format, format_of};
-pub use crate::path::path;
+pub use crate::path::{path, translate};
 
 /// Defines a source whose arena has the given protection.
 macro_rules! source {

@@ -149,9 +149,10 @@ pub enum Translation {
 }
 
 impl Translation {
-    /// Returns the translation of `address` by `descriptor`, read at `level`, which is not a table.
+    /// Returns the translation of `address` by `descriptor`, read at `level`, at which the walk ended.
+    #[must_use]
     #[inline]
-    pub(crate) fn of(
+    pub fn of(
         geometry: &Geometry,
         address: VirtualAddress,
         level: Level,
