@@ -59,7 +59,7 @@ REMAP := --config 'target.$(TARGET).rustflags=["--remap-path-prefix=$(CURDIR)=."
 	"--remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=cargo"]'
 BIN := $(CURDIR)/target/$(TARGET)/release
 
-.PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench stock clean
+.PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench guard stock clean
 .PHONY: packages packages-6.12 small keys dist dist-again boards
 .PHONY: series-check check-config headers module examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests loom miri package judge-tests output-tests
@@ -186,7 +186,8 @@ fuzz: $(PACKAGES)
 
 judge-tests: $(PACKAGES) headers
 	python3 -B -m unittest --quiet tests/test_judge.py tests/test_kernel_messages.py tests/test_boot.py \
-		tests/test_check_config.py tests/test_make.py tests/test_json.py tests/test_header.py
+		tests/test_check_config.py tests/test_make.py tests/test_json.py tests/test_header.py \
+		tests/test_figures.py
 
 # What a program does whose output is not taken, under QEMU's emulation of processes.
 output-tests: programs
@@ -272,9 +273,16 @@ stock: programs headers
 	@tests/stock $(BIN)
 
 ##   bench       instructions per operation, beside the kernel's own ways; PARTS: calls,
-##               dumps, faults, start or dirty alone; CPU [cortex-a72]
+##               dumps, faults, start or dirty alone; CPU [cortex-a72], SMP [1 2 4]
 bench: kernel-speed programs bench-program
 	@read -ra parts <<<"$$PARTS"; tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench "$${parts[@]}"
+
+##   guard       ten figures of bench on one CPU: none may be more than twice that of bench/figures
+guard: kernel-speed programs bench-program
+	@mkdir -p build/log
+	@CPU=cortex-a72 SMP=1 tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench calls dumps faults dirty \
+		>build/log/guard.log || { cat build/log/guard.log; exit 1; }
+	@python3 -B tests/figures.py build/log/bench-1.log bench/figures
 
 ##   ptview      build/ptview: makes pictures of what pt has saved or printed
 # For the machine that builds, as fast as it can be.

@@ -33,8 +33,8 @@ use tablewalk_walker::{
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: bench [calls | dumps | faults | start | dirty]
-Measures what operations cost, all or one kind, in ticks of the virtual counter. A tick is one
+Usage: bench [calls | dumps | faults | start | dirty]...
+Measures what operations cost, all or some kinds, in ticks of the virtual counter. A tick is one
 instruction if QEMU runs with -icount shift=0 and cntfrq=1000000000. See tests/bench.";
 
 /// A system call to measure.
@@ -58,21 +58,28 @@ const PARTS: [Part; 5] = [
 ];
 
 fn main(mut args: Args) -> ExitCode {
-    let mut wanted = [true; PARTS.len()];
+    let mut wanted = [false; PARTS.len()];
     loop {
         match cli::next(&mut args, HELP) {
             Ok(None) => break,
             Ok(Some(name)) if PARTS.iter().any(|(part, _)| *part == name) => {
-                wanted = PARTS.map(|(part, _)| part == name);
+                for (wanted, (part, _)) in wanted.iter_mut().zip(PARTS) {
+                    *wanted |= part == name;
+                }
             }
             Ok(Some(argument)) => return cli::unknown(&args, argument),
             Err(status) => return status,
         }
     }
+    let all = wanted.iter().all(|&wanted| !wanted);
     if let Err(status) = prerequisite::info("bench") {
         return status;
     }
-    for ((_, measure), _) in PARTS.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
+    for ((_, measure), _) in PARTS
+        .iter()
+        .zip(wanted)
+        .filter(|(_, wanted)| all || *wanted)
+    {
         // What the part before has left to the kernel: other CPUs free its 100,000 tables for some
         // milliseconds, and each instruction counts.
         let measured = sleep(QUIET)
@@ -89,8 +96,9 @@ fn main(mut args: Args) -> ExitCode {
 fn measure_all_calls() -> Result<(), Error> {
     let peers = measure_peers()?;
     measure_calls(&peers)?;
-    measure_searches(&peers)?;
-    measure_translations(&peers)
+    measure_translations(&peers)?;
+    // Last: the kernel is busy with its many tables for a while after it.
+    measure_searches(&peers)
 }
 
 /// Runs `operation` once to warm up and then `REPEATS` times. Returns the ticks of one, loop included.
@@ -252,12 +260,13 @@ fn measure_translations(peers: &Peers) -> Result<(), Error> {
     }
     let start = VirtualAddress(memory.address());
     let geometry = live.geometry();
-    let cold = measure(|| {
-        let path = path(0, &geometry, black_box(start))?;
-        consume(path.translation(&geometry));
+    let cold = measure(|| tablewalk_live::translate(0, &geometry, black_box(start)).map(consume))?;
+    peers.print("translate, cold: PATH, and decoded", cold);
+    let steps = measure(|| {
+        black_box(path(0, &geometry, black_box(start))?);
         Ok::<(), LiveError>(())
     })?;
-    peers.print("translate, cold: PATH, and decoded", cold);
+    peers.print("all steps of it", steps);
     let mapped = measure(|| translate(&mut live, black_box(start)).map(consume))?;
     peers.print("translate, cold: one table for each level", mapped);
     let source = Live::new(0, Tables::SLOTS)?;
