@@ -46,7 +46,7 @@ impl Swap {
         // offset 1024, and the magic string at the end of the first page. O_EXCL fails with EBUSY if the disk
         // is mounted or is a swap area already, so no foreign data is overwritten.
         let fd = file::open(area, O_RDWR | O_EXCL)?;
-        let page = 1_u64 << tablewalk_uapi::remap::info()?.page_shift;
+        let page = 1_u64 << tablewalk_uapi::memory::page_shift()?;
         let last = u32::try_from(size / page - 1).map_err(|_| Errno::EFBIG)?;
         let [version, last] = [1, last].map(u32::to_ne_bytes);
         file::pwrite(&fd, &version, 1024)?;

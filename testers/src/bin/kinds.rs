@@ -7,7 +7,8 @@
 use core::ffi::CStr;
 
 use heapless::{CString, String, Vec, format};
-use tablewalk_live::{format as format_of_kernel, path};
+use tablewalk_live::copy::{Copied, CopyError, Either};
+use tablewalk_live::{LiveError, format as format_of_kernel, path};
 use tablewalk_proc::lines::{for_each_line, parse_range};
 use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_proc::smaps;
@@ -25,7 +26,8 @@ use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::{self, Status};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 use tablewalk_walker::{
-    Absent, Descriptor, Format, Kind, Level, MemoryType, Permissions, VirtualAddress,
+    Absent, Descriptor, Format, Kind, Level, MemoryType, Path, Permissions, TableSource,
+    VirtualAddress, path as path_of,
 };
 
 tablewalk_rt::program!(main);
@@ -34,8 +36,8 @@ const HELP: &str = "\
 Usage: kinds [COMMAND [OPTION...]]
 Makes one page of each kind that this kernel has, and compares the walker's result
 with pagemap and smaps. Prints KTAP. With COMMAND, runs `pt COMMAND PID OPTION...`
-on itself instead.
-Needs a kernel with remap_page_table, /proc, and root.";
+on itself instead. Without remap_page_table the tables are copied, with BPF or
+/proc/kcore. Needs /proc, and root.";
 
 const TESTS: &[Case<Context, Error>] = &[Case {
     name: "pages of each kind agree with pagemap and smaps",
@@ -46,6 +48,60 @@ const TESTS: &[Case<Context, Error>] = &[Case {
 struct Context {
     format: Format,
     page: usize,
+    /// The source of this process's tables on a kernel without the call.
+    copied: Option<Copied<Either>>,
+}
+
+impl Context {
+    /// Opens the tables of this process: by the call, or else by copies.
+    ///
+    /// # Errors
+    ///
+    /// The exit status, after the reason was printed.
+    fn open() -> Result<Self, ExitCode> {
+        let (format, copied) = match format_of_kernel() {
+            Ok(format) => (format, None),
+            Err(LiveError::Info(Errno::ENOSYS)) => {
+                let copied = copied().map_err(|error| {
+                    println!("# {error}");
+                    match prerequisite::info("kinds") {
+                        Err(status) if error.is_missing() => status,
+                        _ => ExitCode::FAILURE,
+                    }
+                })?;
+                (copied.format(), Some(copied))
+            }
+            Err(error) => {
+                eprintln!("kinds: {error}");
+                return Err(ExitCode::FAILURE);
+            }
+        };
+        Ok(Self {
+            format,
+            page: 1 << format.geometry.page_shift(),
+            copied,
+        })
+    }
+
+    /// Returns the descriptors that translate an address of this process.
+    fn path(&mut self, address: VirtualAddress) -> Result<Path, Error> {
+        match &mut self.copied {
+            Some(copied) => path_of(copied, address).map_err(|error| {
+                println!("# {error}");
+                Error::Call("copies of tables", Errno::EIO)
+            }),
+            None => Ok(path(0, &self.format.geometry, address)?),
+        }
+    }
+}
+
+/// Opens copies of the tables of this process.
+fn copied() -> Result<Copied<Either>, CopyError> {
+    let kernel = Either::bpf().or_else(|error| {
+        println!("# {error}");
+        Either::kcore()
+    })?;
+    Copied::new(kernel, process::pid())
 }
 
 /// A page of one kind.
@@ -240,18 +296,9 @@ fn main(args: Args) -> ExitCode {
         Ok(words) => words,
         Err(status) => return status,
     };
-    if let Err(status) = prerequisite::info("kinds") {
-        return status;
-    }
-    let mut context = match format_of_kernel() {
-        Ok(format) => Context {
-            format,
-            page: 1 << format.geometry.page_shift(),
-        },
-        Err(error) => {
-            eprintln!("kinds: {error}");
-            return ExitCode::FAILURE;
-        }
+    let mut context = match Context::open() {
+        Ok(context) => context,
+        Err(status) => return status,
     };
     if words.is_empty() {
         return ktap::run(&mut context, &[TESTS]);
@@ -327,6 +374,13 @@ fn compare(context: &mut Context) -> Result<Verdict, Error> {
         if kind.expected.word == "swap" && swap.is_none() {
             continue;
         }
+        if kind.expected.word == "hardware error" && context.copied.is_some() {
+            println!(
+                "# {}: not here: its swap type is unknown, and Linux 6.12 kills who asks for it",
+                kind.name
+            );
+            continue;
+        }
         match (kind.make)(context) {
             Ok(specimen) => {
                 let as_expected = look(context, &pagemap, kind, &specimen)?;
@@ -347,13 +401,12 @@ fn compare(context: &mut Context) -> Result<Verdict, Error> {
 }
 
 fn look(
-    context: &Context,
+    context: &mut Context,
     pagemap: &Pagemap,
     kind: &Kinds,
     specimen: &Specimen,
 ) -> Result<bool, Error> {
-    let format = &context.format;
-    let geometry = &format.geometry;
+    let format = &{ context.format };
     let address = VirtualAddress(specimen.mapping.address() + specimen.offset as u64);
     // Check smaps first. None of the checks changes a page.
     let mut met = true;
@@ -362,7 +415,8 @@ fn look(
         met &= expect(field, kib, Ok(pages * context.page as u64 / 1024));
     }
     let witness = pagemap.entry(address.0).map_err(Error::call("pagemap"))?;
-    let path = path(0, geometry, address)?;
+    let geometry = &format.geometry;
+    let path = context.path(address)?;
     let Some(step) = path.steps().last() else {
         return Ok(false);
     };
