@@ -280,7 +280,7 @@ bench: kernel-speed programs bench-program
 ##   guard       ten figures of bench on one CPU: none may be more than twice that of bench/figures
 guard: kernel-speed programs bench-program
 	@mkdir -p build/log
-	@CPU=cortex-a72 SMP=1 tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench calls dumps faults dirty \
+	@CPU=cortex-a72 SMP=1 TIMEOUT=1500 tests/bench build/Image-speed $(BIN)/init $(SPEED)/bench calls dumps faults dirty \
 		>build/log/guard.log || { cat build/log/guard.log; exit 1; }
 	@python3 -B tests/figures.py build/log/bench-1.log bench/figures
 
