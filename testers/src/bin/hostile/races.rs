@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64};
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::write;
-use tablewalk_rt::process::{Fork, execute};
+use tablewalk_rt::process::{Child, Fork, execute};
 use tablewalk_rt::{ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::page::{Page, page_size, range};
@@ -99,10 +99,7 @@ type Operation = fn(&Range, &ExposePgtblInfo) -> Result<(), Errno>;
 fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
     const CALLS: u32 = 500;
     let info = &context.info;
-    let range = Range::reserve(info).map_err(Error::call("mmap"))?;
-    range
-        .unmap(range.part(0), 3 * range.span())
-        .map_err(Error::call("munmap"))?;
+    let range = empty_range(info)?;
     // SAFETY: the child maps and moves memory of its own.
     let target = unsafe { Fork::promised() }
         .spawn(|| {
@@ -125,14 +122,28 @@ fn path_of_moved(context: &mut Context) -> Result<Verdict, Error> {
     Ok((running && there > 0 && wrong == 0).into())
 }
 
-/// The target repeats `operation` while others map its tables, and memory is filled and freed.
-fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
-    let info = &context.info;
-    let witness = Witness::begin()?;
+/// Returns a range with nothing mapped in its three parts.
+fn empty_range(info: &ExposePgtblInfo) -> Result<Range, Error> {
     let range = Range::reserve(info).map_err(Error::call("mmap"))?;
     range
         .unmap(range.part(0), 3 * range.span())
         .map_err(Error::call("munmap"))?;
+    Ok(range)
+}
+
+/// Starts a process that fills memory.
+fn pressure() -> Result<Child, Error> {
+    // SAFETY: the child uses memory that it maps itself.
+    unsafe { Fork::promised() }
+        .spawn(fill_memory)
+        .map_err(Error::call("fork"))
+}
+
+/// The target repeats `operation` while others map its tables, and memory is filled and freed.
+fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
+    let info = &context.info;
+    let witness = Witness::begin()?;
+    let range = empty_range(info)?;
     // SAFETY: the child uses its copy of memory, and maps tables of its own.
     let target = unsafe { Fork::promised() }
         .spawn(|| {
@@ -144,10 +155,7 @@ fn race(context: &mut Context, operation: Operation) -> Result<Verdict, Error> {
             }
         })
         .map_err(Error::call("fork"))?;
-    // SAFETY: the child uses its copy of memory, and maps tables of its own.
-    let pressure = unsafe { Fork::promised() }
-        .spawn(fill_memory)
-        .map_err(Error::call("fork"))?;
+    let pressure = pressure()?;
 
     let rounds = context.rounds.div_ceil(2);
     let mut observers = [const { None }; OBSERVERS];
@@ -178,18 +186,12 @@ fn exchanged_beside_reader(context: &mut Context) -> Result<Verdict, Error> {
     const EXCHANGES: u32 = 20;
     let info = &context.info;
     let witness = Witness::begin()?;
-    let range = Range::reserve(info).map_err(Error::call("mmap"))?;
-    range
-        .unmap(range.part(0), 3 * range.span())
-        .map_err(Error::call("munmap"))?;
+    let range = empty_range(info)?;
     let page = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
     let words = page_size(info) / 8;
     let rounds = context.rounds.saturating_mul(EXCHANGES);
+    let pressure = pressure()?;
     // SAFETY: the child uses its copy of memory, and maps tables of its own.
-    let pressure = unsafe { Fork::promised() }
-        .spawn(fill_memory)
-        .map_err(Error::call("fork"))?;
-    // SAFETY: as above.
     let both = unsafe { Fork::promised() }
         .spawn(|| {
             let (done, failed) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -435,10 +437,7 @@ fn rounds_of(
     let info = &context.info;
     let witness = Witness::begin()?;
     let range = Range::reserve(info).map_err(Error::call("mmap"))?;
-    // SAFETY: the child uses its copy of memory, and maps tables of its own.
-    let pressure = unsafe { Fork::promised() }
-        .spawn(fill_memory)
-        .map_err(Error::call("fork"))?;
+    let pressure = pressure()?;
     let (mut mapped, mut wrong) = (0, 0);
     for round in 0..context.rounds {
         let mut observer = Observer::new(info, &range, Random::new(context.seed, round.into()));
