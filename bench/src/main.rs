@@ -71,15 +71,13 @@ fn main(mut args: Args) -> ExitCode {
             Err(status) => return status,
         }
     }
-    let all = wanted.iter().all(|&wanted| !wanted);
+    if !wanted.contains(&true) {
+        wanted = [true; PARTS.len()];
+    }
     if let Err(status) = prerequisite::info("bench") {
         return status;
     }
-    for ((_, measure), _) in PARTS
-        .iter()
-        .zip(wanted)
-        .filter(|(_, wanted)| all || *wanted)
-    {
+    for ((_, measure), _) in PARTS.iter().zip(wanted).filter(|(_, wanted)| *wanted) {
         // What the part before has left to the kernel: other CPUs free its 100,000 tables for some
         // milliseconds, and each instruction counts.
         let measured = sleep(QUIET)
