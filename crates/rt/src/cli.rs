@@ -1,6 +1,7 @@
 //! Command lines: `--help`, `--version`, and errors.
 
 use core::fmt::Arguments;
+use core::str::FromStr;
 
 use crate::{Args, ExitCode, eprintln, println};
 
@@ -47,15 +48,19 @@ pub fn number(args: &mut Args, help: &str, option: &str, most: u32) -> Result<u3
     let Some(argument) = next(args, help)? else {
         return Err(refuse(args, format_args!("{option} needs a number")));
     };
-    // `parse` accepts a sign.
-    let digits = argument.strip_prefix('+').map_or(argument, |_| "");
-    match digits.parse() {
-        Ok(number) if (1..=most).contains(&number) => Ok(number),
+    match unsigned(argument) {
+        Some(number) if (1..=most).contains(&number) => Ok(number),
         _ => Err(refuse(
             args,
             format_args!("{option} {argument}: not a number from 1 to {most}"),
         )),
     }
+}
+
+/// Returns the value of a decimal number without a sign, which `parse` accepts.
+#[must_use]
+pub fn unsigned<T: FromStr>(digits: &str) -> Option<T> {
+    digits.parse().ok().filter(|_| !digits.starts_with('+'))
 }
 
 /// Prints that the argument is unknown and returns the exit status.

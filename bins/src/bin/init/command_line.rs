@@ -5,7 +5,7 @@ use core::fmt;
 use core::time::Duration;
 
 use heapless::{CString, Vec};
-use tablewalk_rt::Args;
+use tablewalk_rt::{Args, cli};
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file;
 
@@ -205,9 +205,7 @@ impl<'a> CommandLine<'a> {
             },
             "--led" => self.led.replace(value).is_some(),
             "--timeout" => {
-                // `parse` accepts a sign.
-                let seconds = value.parse::<u16>().ok();
-                let seconds = seconds.filter(|&seconds| seconds > 0 && !value.starts_with('+'));
+                let seconds = cli::unsigned::<u16>(value).filter(|&seconds| seconds > 0);
                 let error = CommandLineError::Value(word, "the seconds from 1 to 65535");
                 let timeout = Duration::from_secs(seconds.ok_or(error)?.into());
                 self.timeout.replace(timeout).is_some()
