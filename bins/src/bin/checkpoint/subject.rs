@@ -11,11 +11,14 @@ use tablewalk_uapi::{Errno, Mapping, Sharing, time};
 
 /// Writes, discards, moves and swaps out memory of each kind, until it is stopped.
 pub(crate) fn subject(swapped: bool, ready: &OwnedFd) -> Result<(), Errno> {
-    const SIZE: usize = 4 << 20;
+    // Small: a checkpointer that waits long finds all of it written in each round, and keeps every increment.
+    const SIZE: usize = 1 << 20;
+    // A block of 2 MiB at any alignment.
+    const HUGE: usize = 4 << 20;
     let private = |size| Mapping::anonymous(size, Protection::READ_WRITE, Sharing::Private);
     let base = private(SIZE)?;
     base.base_pages_only()?;
-    let huge = private(2 * SIZE)?;
+    let huge = private(HUGE)?;
     let shared = Mapping::anonymous(SIZE / 4, Protection::READ_WRITE, Sharing::Shared)?;
     let mut moving = private(SIZE / 4)?;
     // Not larger than the file.
