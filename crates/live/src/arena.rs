@@ -8,17 +8,24 @@ use core::ops::Range;
 use core::sync::atomic::AtomicU64;
 
 use tablewalk_uapi::memory::{MAP_FIXED_NOREPLACE, MAP_SHARED, Protection, mmap_anonymous};
-use tablewalk_uapi::remap::{self, ExposePgtblTable};
+use tablewalk_uapi::remap::{self, ExposePgtblInfo, ExposePgtblTable};
+use tablewalk_uapi::remap_device::{
+    EXPOSE_PGTBL_LEVEL_0, EXPOSE_PGTBL_MOVING_L2, EXPOSE_PGTBL_ROOT_COPY,
+};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
-use tablewalk_walker::{Batched, Descriptor, Format, FrameNumber, Level, TableId, VirtualAddress};
+use tablewalk_walker::{
+    Batched, Descriptor, Format, FrameNumber, Geometry, Level, Moves, TableId, VirtualAddress,
+};
 
-use crate::{LiveError, format};
+use crate::LiveError;
+use crate::format::full_format_of;
 
 /// Address space for the tables of one process: one page for each slot, and one for each batch slot.
 #[derive(Debug)]
 pub(crate) struct Arena {
     pid: i32,
     format: Format,
+    moves: Moves,
     slots: Pages,
     batch: Option<Batch>,
 }
@@ -54,7 +61,8 @@ impl Arena {
         batch_slots: usize,
         protection: Protection,
     ) -> Result<Self, LiveError> {
-        let format = format()?;
+        let info = remap::info().map_err(LiveError::Info)?;
+        let format = full_format_of(&info)?;
         let page_shift = format.geometry.page_shift();
         let pages = |count| Pages::new(count, page_shift, protection);
         let batch = if batch_slots == 0 {
@@ -72,6 +80,7 @@ impl Arena {
         };
         Ok(Self {
             pid,
+            moves: moves(&info, &format.geometry),
             format,
             slots: pages(slots)?,
             batch,
@@ -80,6 +89,11 @@ impl Arena {
 
     pub(crate) const fn format(&self) -> &Format {
         &self.format
+    }
+
+    /// Returns whether tables of level 2 are moved.
+    pub(crate) const fn moves_level_2(&self) -> Moves {
+        self.moves
     }
 
     pub(crate) const fn slots(&self) -> usize {
@@ -100,8 +114,9 @@ impl Arena {
     ) -> Result<Option<FrameNumber>, LiveError> {
         let page = self.slots.page(slot)?;
         let (level, address) = (id.level, id.address);
+        let number = number_of(level, self.format.geometry.root_level());
         // SAFETY: the arena owns the page, and its words are not borrowed, since they borrow the arena.
-        let mapped = unsafe { remap::map_by_address(self.pid, number_of(level), address.0, page) };
+        let mapped = unsafe { remap::map_by_address(self.pid, number, address.0, page) };
         match mapped.map(FrameNumber) {
             Ok(frame) => Ok(Some(frame).filter(|&frame| id.frame.is_none_or(|id| id == frame))),
             Err(Errno::ENOENT) => Ok(None),
@@ -129,7 +144,7 @@ impl Arena {
         };
         let page = batch.pages.page(slot)?;
         let tables = batch.list_mut().get_mut(slot..).unwrap_or_default();
-        let number = number_of(level);
+        let number = number_of(level, self.format.geometry.root_level());
         // SAFETY: there are as many pages from `page` on as elements of `tables`; the words of neither are
         // borrowed.
         let mapped = unsafe { remap::map_range(self.pid, number, start.0..end, page, tables) };
@@ -269,10 +284,23 @@ impl Drop for Pages {
     }
 }
 
-/// The number of a level for the call, which has none for level -1: 0 is the root, whatever its level.
-const fn number_of(level: Level) -> u32 {
-    match level {
-        Level::LMinus1 => 0,
+/// Returns what a kernel with this geometry does with tables of level 2: the call leaves them in their places.
+fn moves(info: &ExposePgtblInfo, geometry: &Geometry) -> Moves {
+    let has = |feature| info.features & feature != 0;
+    if !has(EXPOSE_PGTBL_MOVING_L2) {
+        Moves::Never
+    } else if has(EXPOSE_PGTBL_ROOT_COPY) && geometry.root_level() == Level::L1 {
+        Moves::Unseen
+    } else {
+        Moves::Seen
+    }
+}
+
+/// The number of a level for the call: 0 is the root, whatever its level.
+const fn number_of(level: Level, root: Level) -> u32 {
+    match (level, root) {
+        (Level::LMinus1, _) => 0,
+        (Level::L0, Level::LMinus1) => EXPOSE_PGTBL_LEVEL_0,
         _ => level.number().unsigned_abs() as u32,
     }
 }

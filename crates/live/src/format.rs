@@ -12,8 +12,12 @@ use crate::LiveError;
 ///
 /// [`LiveError::Info`], [`LiveError::Geometry`].
 pub fn format() -> Result<Format, LiveError> {
-    let info = remap::info().map_err(LiveError::Info)?;
-    let mut format = format_of(&info).map_err(LiveError::Geometry)?;
+    full_format_of(&remap::info().map_err(LiveError::Info)?)
+}
+
+/// The same, from `info`.
+pub(crate) fn full_format_of(info: &ExposePgtblInfo) -> Result<Format, LiveError> {
+    let mut format = format_of(info).map_err(LiveError::Geometry)?;
     add_extensions(&mut format.linux);
     Ok(format)
 }

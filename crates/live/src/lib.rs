@@ -20,7 +20,7 @@ mod path;
 
 use tablewalk_uapi::memory::Protection;
 use tablewalk_walker::{
-    Batched, Format, FrameNumber, Geometry, Level, LiveSource, Table, TableId, TableMut,
+    Batched, Format, FrameNumber, Geometry, Level, LiveSource, Moves, Table, TableId, TableMut,
     TableSource, TableSourceMut, VirtualAddress,
 };
 
@@ -127,9 +127,18 @@ source! {
 
 // SAFETY: the pages of the arena are the tables, and the kernel does not reuse these as long as they are
 // mapped.
-unsafe impl LiveSource for Live {}
+unsafe impl LiveSource for Live {
+    fn moves_level_2(&self) -> Moves {
+        self.0.moves_level_2()
+    }
+}
+
 // SAFETY: as for `Live`.
-unsafe impl LiveSource for LiveMut {}
+unsafe impl LiveSource for LiveMut {
+    fn moves_level_2(&self) -> Moves {
+        self.0.moves_level_2()
+    }
+}
 
 impl TableSourceMut for LiveMut {
     #[inline]

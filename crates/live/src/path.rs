@@ -1,6 +1,7 @@
 //! Translates one address without mapping a table.
 
-use tablewalk_uapi::remap::{self, ExposePgtblPath};
+use tablewalk_uapi::remap;
+use tablewalk_uapi::remap_device::ExposePgtblPath5;
 use tablewalk_walker::{
     Descriptor, FrameNumber, Geometry, Level, Path, Translation, VirtualAddress,
 };
@@ -18,18 +19,9 @@ pub fn path(pid: i32, geometry: &Geometry, address: VirtualAddress) -> Result<Pa
         let nothing = [Descriptor::ZERO; Level::ALL.len()];
         return Ok(Path::new(geometry, address, FrameNumber(0), nothing));
     }
-    let path = read(pid, address)?;
-    // The struct has the descriptors of levels 0 to 3.
-    let mut descriptors = [Descriptor::ZERO; Level::ALL.len()];
-    for (place, &word) in descriptors
-        .iter_mut()
-        .skip(Level::L0.index())
-        .zip(&path.desc)
-    {
-        *place = Descriptor(word);
-    }
-    let root = FrameNumber(path.root_pfn);
-    Ok(Path::new(geometry, address, root, descriptors))
+    let read = read(pid, address)?;
+    let root = FrameNumber(read.path.root_pfn);
+    Ok(Path::new(geometry, address, root, descriptors(&read)))
 }
 
 /// Returns what `address` translates to in process `pid` (0: the caller): one system call, or none for an address that
@@ -50,20 +42,26 @@ pub fn translate(
     if !geometry.contains(address) {
         return Ok(fault);
     }
-    let path = read(pid, address)?;
-    let last = i8::try_from(path.last_level).ok().map(Level::try_from);
-    let word = path.desc.get(path.last_level as usize);
-    Ok(match (last, word) {
-        (Some(Ok(level)), Some(&word)) => {
-            Translation::of(geometry, address, level, Descriptor(word))
-        }
+    let read = read(pid, address)?;
+    let last = i8::try_from(read.path.last_level.cast_signed()).map(Level::try_from);
+    let Ok(Ok(level)) = last else {
         // No kernel says so.
-        _ => fault,
-    })
+        return Ok(fault);
+    };
+    let descriptor = descriptors(&read).get(level.index()).copied();
+    Ok(descriptor.map_or(fault, |last| {
+        Translation::of(geometry, address, level, last)
+    }))
 }
 
-fn read(pid: i32, address: VirtualAddress) -> Result<ExposePgtblPath, LiveError> {
-    remap::path(pid, address.0).map_err(|errno| LiveError::Path {
+/// Returns the descriptors of all levels, from level -1 on.
+fn descriptors(read: &ExposePgtblPath5) -> [Descriptor; Level::ALL.len()] {
+    let [zero, one, two, three] = read.path.desc;
+    [read.desc_root, zero, one, two, three].map(Descriptor)
+}
+
+fn read(pid: i32, address: VirtualAddress) -> Result<ExposePgtblPath5, LiveError> {
+    remap::path5(pid, address.0).map_err(|errno| LiveError::Path {
         pid,
         address,
         errno,

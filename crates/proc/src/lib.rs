@@ -8,6 +8,7 @@ pub mod auxv;
 pub mod frames;
 pub mod lines;
 pub mod pagemap;
-pub mod path;
 pub mod processes;
 pub mod smaps;
+
+pub use tablewalk_uapi::path;

@@ -10,9 +10,11 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_LEVEL_MASK, EXPOSE_PGTBL_RANGE, EXPOSE_PGTBL_RANGE_SIZE_VER0,
-    ExposePgtblArgs, ExposePgtblInfo, ExposePgtblRange, ExposePgtblTable, remap_page_table_raw,
+    ExposePgtblArgs, ExposePgtblInfo, ExposePgtblRange, ExposePgtblTable, number, remap_page_table,
+    remap_page_table_raw,
 };
-use tablewalk_uapi::{Errno, Mapping, Sharing};
+use tablewalk_uapi::remap_device::Target;
+use tablewalk_uapi::{Errno, Mapping, Sharing, process};
 
 /// Calls `remap_page_table` and returns the frame number that the kernel wrote back.
 ///
@@ -32,7 +34,7 @@ pub unsafe fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u
         level,
     };
     // SAFETY: the kernel reads and writes the struct above; the caller guarantees the rest.
-    unsafe { remap_page_table_raw((&raw mut args).cast()) }.map(|()| args.pfn)
+    unsafe { remap_page_table(&mut args) }.map(|()| args.pfn)
 }
 
 /// Calls `remap_page_table` with the struct at `args`, which may be any address, mapped or not.
@@ -45,8 +47,32 @@ pub unsafe fn call(pid: i32, remap_vaddr: u64, pfn: u64, level: u32) -> Result<u
 ///
 /// As for [`call`], with the arguments that the kernel reads at `args`. The kernel writes eight bytes there.
 pub unsafe fn call_at(args: *mut u8) -> Result<(), Errno> {
+    if number().is_some() {
+        // SAFETY: guaranteed by the caller.
+        return unsafe { remap_page_table_raw(args.cast()) };
+    }
+    // The module takes the number of the process as a file, so that is opened here; the module reads the struct again,
+    // or finds that it cannot.
+    let (own, at) = (process::pid(), args.expose_provenance() as u64);
+    let mut words = [[0; 4]; 7];
+    let read = process::read_memory(own, at, words.as_flattened_mut());
+    let [pid, .., level] = words;
+    if read != Ok(28) || pid == [0; 4] {
+        // SAFETY: guaranteed by the caller.
+        return unsafe { Target::for_call(0, 0)?.call_raw(args.cast()) };
+    }
+    let target = Target::for_call(i32::from_ne_bytes(pid), u32::from_ne_bytes(level))?;
+    let put = |pid: [u8; 4]| {
+        // SAFETY: guaranteed by the caller.
+        let written = unsafe { process::write_memory(own, at, &pid) };
+        written.map_err(|_| Errno::EFAULT)
+    };
+    put([0; 4])?;
     // SAFETY: guaranteed by the caller.
-    unsafe { remap_page_table_raw(args.cast()) }
+    let called = unsafe { target.call_raw(args.cast()) };
+    // The struct may be gone, if it was in the page that was replaced.
+    let _ = put(pid);
+    called
 }
 
 /// One or more pages of shared anonymous memory, the kind of page that the base form of the call replaces.

@@ -3,9 +3,11 @@
 use core::fmt::Display;
 
 use tablewalk_live::LiveError;
+use tablewalk_rt::ktap::Verdict;
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask};
+use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask, number};
+use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
 use tablewalk_uapi::userfault::Userfault;
 
 use crate::pt;
@@ -24,6 +26,18 @@ pub fn info(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
         eprintln!("{program}: {error}");
         ExitCode::FAILURE
     })
+}
+
+/// Returns the verdict of a test of `form`, a flag of the call, if the kernel lacks that: the call lacks at most TRACK,
+/// its module all forms that need a change of the kernel.
+#[must_use]
+pub fn lacks(info: &ExposePgtblInfo, form: u32) -> Option<Verdict> {
+    match number() {
+        _ if info.flags & form != 0 => None,
+        None => Some(Verdict::Skip("the module lacks this form")),
+        Some(_) if form == EXPOSE_PGTBL_TRACK => Some(Verdict::Skip("this kernel has no TRACK")),
+        Some(_) => None,
+    }
 }
 
 /// Checks that the call exists and is permitted. Returns false if the kernel lacks it and `pt` is installed,

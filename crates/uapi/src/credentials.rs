@@ -8,7 +8,9 @@
 use core::ptr;
 
 use linux_raw_sys::general as sys;
-pub use linux_raw_sys::general::{CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO};
+pub use linux_raw_sys::general::{
+    CAP_DAC_OVERRIDE, CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO,
+};
 use linux_raw_sys::prctl::{PR_CAPBSET_DROP, PR_SET_DUMPABLE, PR_SET_KEEPCAPS};
 
 use crate::errno::Errno;

@@ -302,6 +302,16 @@ pub fn make_folder(path: &CStr, mode: u32) -> Result<(), Errno> {
     unsafe { syscall!(sys::__NR_mkdirat, sys::AT_FDCWD, path.as_ptr(), mode) }.map(drop)
 }
 
+/// fchmodat(2): sets the permissions of a file, relative to the current folder.
+///
+/// # Errors
+///
+/// As chmod(2).
+pub fn set_mode(path: &CStr, mode: u32) -> Result<(), Errno> {
+    // SAFETY: the kernel reads a string that ends in NUL.
+    unsafe { syscall!(sys::__NR_fchmodat, sys::AT_FDCWD, path.as_ptr(), mode) }.map(drop)
+}
+
 /// mknodat(2): creates a character device, relative to the current folder.
 ///
 /// # Errors

@@ -50,6 +50,7 @@ pub mod futex;
 mod mapping;
 pub mod memory;
 mod number;
+pub mod path;
 pub mod poll;
 pub mod process;
 pub mod raw;

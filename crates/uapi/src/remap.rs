@@ -1,5 +1,9 @@
 //! `remap_page_table(2)`: maps live page-table pages of a process into the caller.
 //!
+//! On a kernel without the call its forms are made by the device of the kernel module, if that is loaded: see
+//! [`crate::remap_device`]. The number of a process is looked up at each call all the same, and `ENOSYS` means that there
+//! is neither.
+//!
 //! The contract is `Documentation/admin-guide/mm/remap_page_table.rst` in the kernel series. The types mirror
 //! its header `include/uapi/linux/remap_page_table.h`.
 
@@ -11,6 +15,7 @@ use core::ptr;
 
 use crate::errno::Errno;
 pub use crate::number::{NUMBERS, number};
+use crate::remap_device::{self, EXPOSE_PGTBL_PATH5_SIZE, ExposePgtblPath5};
 
 /// Bits of [`ExposePgtblArgs::level`] that hold the lookup level.
 pub const EXPOSE_PGTBL_LEVEL_MASK: u32 = 0xff;
@@ -173,7 +178,8 @@ pub struct ExposePgtblRange {
     pub tables: u64,
 }
 
-/// Makes the call with the struct at `args`, which may be any address; an unmapped one gives `EFAULT`.
+/// Makes the system call, not by the device, with the struct at `args`, which may be any address; an unmapped one
+/// gives `EFAULT`.
 ///
 /// # Errors
 ///
@@ -202,6 +208,10 @@ pub unsafe fn remap_page_table_raw(args: *mut c_void) -> Result<(), Errno> {
 /// A form that maps a table replaces the page at `remap_vaddr`, even if the call fails: no Rust code may use
 /// that page. A form that fills a struct overwrites the memory at `remap_vaddr`.
 pub unsafe fn remap_page_table(args: &mut ExposePgtblArgs) -> Result<(), Errno> {
+    if number().is_none() {
+        // SAFETY: guaranteed by the caller.
+        return unsafe { remap_device::call(args) };
+    }
     // SAFETY: the struct is valid and exclusive; the caller guarantees the rest.
     unsafe { remap_page_table_raw(ptr::from_mut(args).cast()) }
 }
@@ -433,10 +443,17 @@ pub fn info() -> Result<ExposePgtblInfo, Errno> {
 ///
 /// As [`remap_page_table`]. An address that is not mapped is not an error.
 pub fn path(pid: i32, address: u64) -> Result<ExposePgtblPath, Errno> {
-    let mut path = ExposePgtblPath {
-        size: EXPOSE_PGTBL_PATH_SIZE_VER0,
-        ..Default::default()
-    };
+    path5(pid, address).map(|path| path.path)
+}
+
+/// The same, with the descriptor of level -1 where that is the root.
+///
+/// # Errors
+///
+/// As [`path`].
+pub fn path5(pid: i32, address: u64) -> Result<ExposePgtblPath5, Errno> {
+    let mut path = ExposePgtblPath5::default();
+    path.path.size = EXPOSE_PGTBL_PATH5_SIZE;
     // SAFETY: the kernel fills at most `size` bytes of the struct, which is that large.
     unsafe {
         fill(

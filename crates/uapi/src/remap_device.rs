@@ -1,5 +1,6 @@
 //! `/dev/remap_page_table`: the forms of [`remap`](crate::remap) that a kernel module offers on kernels without
-//! the call.
+//! the call. The functions of `remap` use it there; who has a [`Target`] makes each call with one system call
+//! instead of seven, and only for the program that the process executes now.
 //!
 //! The module is `kernel/module/`; the constants mirror its header `ioctl.h`.
 
@@ -11,10 +12,11 @@ use core::ptr;
 use linux_raw_sys::general as sys;
 
 use crate::errno::Errno;
-use crate::file::{self, BorrowedFd, O_RDONLY, OwnedFd};
+use crate::file::{self, BorrowedFd, O_RDONLY, O_RDWR, OwnedFd};
+use crate::path::proc_path;
 use crate::remap::{
-    EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, ExposePgtblArgs, ExposePgtblInfo,
-    ExposePgtblPath,
+    EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_LEVEL_MASK, ExposePgtblArgs,
+    ExposePgtblInfo, ExposePgtblPath,
 };
 
 /// `_IO(0xe2, 0)`: `REMAP_PAGE_TABLE_OPEN`.
@@ -40,6 +42,38 @@ pub struct ExposePgtblPath5 {
     pub path: ExposePgtblPath,
     /// The descriptor read at level -1.
     pub desc_root: u64,
+}
+
+/// Makes the call, by a [`Target`] of its own.
+///
+/// # Errors
+///
+/// As [`remap_page_table`](crate::remap::remap_page_table); `ENOSYS` without the device.
+///
+/// # Safety
+///
+/// As for [`remap_page_table`](crate::remap::remap_page_table).
+#[cold]
+#[inline(never)]
+pub(crate) unsafe fn call(args: &mut ExposePgtblArgs) -> Result<(), Errno> {
+    let target = Target::for_call(args.pid, args.level)?;
+    let mut own = ExposePgtblArgs { pid: 0, ..*args };
+    // SAFETY: guaranteed by the caller.
+    let made = unsafe { target.call(&mut own) };
+    args.pfn = own.pfn;
+    made
+}
+
+/// Opens the memory of process `pid` (0: the caller).
+fn memory(pid: i32) -> Result<OwnedFd, Errno> {
+    let path = proc_path(pid, "mem")?;
+    // Who may not write it gets no writable tables.
+    let opened = file::open(&path, O_RDWR).or_else(|_| file::open(&path, O_RDONLY));
+    opened.map_err(|errno| match errno {
+        Errno::ENOENT => Errno::ESRCH,
+        Errno::EACCES => Errno::EPERM,
+        errno => errno,
+    })
 }
 
 /// The device.
@@ -91,6 +125,24 @@ impl Device {
 pub struct Target(OwnedFd);
 
 impl Target {
+    /// Opens the device and the memory of process `pid` (0: the caller), for writing too if `/proc` permits it. INFO,
+    /// as `level` says, is the same for all processes, and is asked of the caller.
+    ///
+    /// # Errors
+    ///
+    /// `ENOSYS` without the device, `EPERM` without permission to open it or that memory, `ESRCH`; as
+    /// [`Device::target`].
+    pub fn for_call(pid: i32, level: u32) -> Result<Self, Errno> {
+        let info = level & !EXPOSE_PGTBL_LEVEL_MASK == EXPOSE_PGTBL_INFO;
+        let pid = if info { 0 } else { pid };
+        let device = Device::open().map_err(|errno| match errno {
+            Errno::ENOENT => Errno::ENOSYS,
+            Errno::EACCES => Errno::EPERM,
+            errno => errno,
+        })?;
+        device.target(memory(pid)?.borrow())
+    }
+
     /// Takes a descriptor that [`Device::target`] has returned to another process.
     ///
     /// # Safety

@@ -8,7 +8,9 @@
 //!
 //! Parents are cached separately, since many leaf tables have the same one. A parent needs no check: the
 //! kernel empties it before it frees it, and `remap_page_table` promises that no level-2 table is moved to
-//! another address with its entries in it (`HAVE_MOVE_PUD` is off).
+//! another address with its entries in it (`HAVE_MOVE_PUD` is off). Where a source says that they are moved
+//! ([`LiveSource::moves_level_2`]), the entry that leads to the parent is kept and checked in the same way: that takes
+//! one load more, and the tables of level 1 stay in their places. Where such an entry cannot be seen, nothing is cached.
 
 #![expect(
     unsafe_code,
@@ -21,13 +23,14 @@ use crate::descriptor::AddressBits;
 use crate::table::EntryPointer;
 use crate::translate::translate_in;
 use crate::{
-    Descriptor, EntryMut, FrameNumber, Geometry, Kind, Level, LiveSource, PhysicalAddress, TableId,
-    TableMut, TableSourceMut, Translation, VirtualAddress,
+    Descriptor, EntryMut, FrameNumber, Geometry, Kind, Level, LiveSource, Moves, PhysicalAddress,
+    TableId, TableMut, TableSourceMut, Translation, VirtualAddress,
 };
 
 /// A tag that matches no range: tags have at most 52 - 21 bits.
 const NO_TAG: u64 = u64::MAX;
-/// Tag bit of a range for which the fast path does not work: blocks, and addresses of more than 48 bits.
+/// Tag bit of a range for which the fast path does not work: blocks, addresses of more than 48 bits, and parents that are
+/// moved.
 const SLOW_PATH: u64 = 1 << 63;
 
 /// The source of a cache has too few slots.
@@ -83,17 +86,26 @@ impl Leaf {
 }
 
 /// The cached state of a level-2 table.
+///
+/// # Invariants
+///
+/// `above` can always be read.
 #[derive(Clone, Copy, Debug)]
 struct Parent {
     /// The range that it translates: the addresses without the bits of level 2 and below.
     tag: u64,
     frame: FrameNumber,
+    /// Where parents are moved: the entry that leads to it, in a table in a slot, and its value then.
+    above: EntryPointer,
+    seen: Descriptor,
 }
 
 impl Parent {
     const NONE: Self = Self {
         tag: NO_TAG,
         frame: FrameNumber(0),
+        above: EntryPointer::nothing(),
+        seen: Descriptor::ZERO,
     };
 }
 
@@ -130,8 +142,9 @@ pub struct Cache<S, const LEAVES: usize, const PARENTS: usize> {
     page: PageBits,
     /// In slots `PARENTS..PARENTS + LEAVES`.
     leaves: [Leaf; LEAVES],
-    /// In slots `0..PARENTS`.
+    /// In slots `0..PARENTS`; the tables above them are in the last slots.
     parents: [Parent; PARENTS],
+    moves: Moves,
 }
 
 /// How to split an address at level 3, and to compute the output address of a page descriptor.
@@ -142,7 +155,7 @@ struct PageBits {
     /// Mask of the output address of a page, for the fast path: bits 47:n of the descriptor, 2^n being the
     /// size of a page.
     frame_mask: u64,
-    /// [`SLOW_PATH`] if addresses have more than 48 bits, otherwise 0.
+    /// [`SLOW_PATH`] if addresses have more than 48 bits or parents are moved, otherwise 0.
     slow_path: u64,
 }
 
@@ -162,10 +175,11 @@ impl PageBits {
 }
 
 impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, PARENTS> {
-    /// The number of slots that the source must have: one for each table, and one to translate addresses that
-    /// are not cached.
-    pub const SLOTS: usize = Self::SCRATCH + 1;
+    /// The number of slots that the source must have: one for each table, one to translate addresses that
+    /// are not cached, and one for the table above each parent.
+    pub const SLOTS: usize = Self::ABOVE + PARENTS;
     const SCRATCH: usize = PARENTS + LEAVES;
+    const ABOVE: usize = Self::SCRATCH + 1;
 
     /// An empty cache.
     ///
@@ -182,8 +196,17 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
             });
         }
         let geometry = source.geometry();
-        let page = PageBits::new(&geometry);
+        let mut page = PageBits::new(&geometry);
+        // A root is not moved.
+        let moves = match source.moves_level_2() {
+            _ if geometry.root_level() == Level::L2 => Moves::Never,
+            moves => moves,
+        };
+        if moves == Moves::Seen {
+            page.slow_path = SLOW_PATH;
+        }
         Ok(Self {
+            moves,
             source,
             geometry,
             page,
@@ -258,14 +281,14 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
     }
 
     /// Caches the range of `address`, evicting the previous range of that slot. Returns whether there was a
-    /// leaf table or a block to cache. Maps at most three tables.
+    /// leaf table or a block to cache. Maps at most three tables, four where parents are moved.
     ///
     /// # Errors
     ///
     /// The source's own.
     pub fn insert(&mut self, address: VirtualAddress) -> Result<bool, S::Error> {
         self.evict(address);
-        if !self.geometry.contains(address) {
+        if !self.geometry.contains(address) || self.moves == Moves::Unseen {
             return Ok(false);
         }
         let Some(parent) = self.current_parent(address)? else {
@@ -333,6 +356,9 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         // call, and its table translated the address at another. SAFETY: the invariants of `Leaf`; only the
         // cache maps tables into the slots of its source.
         let now = unsafe { leaf.entry.load(0) };
+        if self.moves == Moves::Seen && !self.is_in_place(leaf.parent) {
+            return None;
+        }
         // The entry is 0 after a block was unmapped: there is no table then.
         if now == leaf.seen && now != Descriptor::ZERO {
             // SAFETY: as above; a page of the range is an entry of the table.
@@ -341,6 +367,14 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         }
         // A block needs no other check, since a parent that was freed is empty.
         (now.kind(&self.geometry, Level::L2) == Kind::Block).then_some((Level::L2, now))
+    }
+
+    /// Returns whether the entry that leads to the parent in `slot` still has its value.
+    fn is_in_place(&self, slot: usize) -> bool {
+        self.parents.get(slot).is_some_and(|parent| {
+            // SAFETY: the invariants of `Parent`; only the cache maps tables into the slots of its source.
+            unsafe { parent.above.load(0) == parent.seen }
+        })
     }
 
     /// Returns the slot of the parent of the range of `address`, which is mapped if necessary. `None` if
@@ -354,8 +388,11 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
             address,
             frame,
         };
-        if let Some(&Parent { tag: cached, frame }) = self.parents.get(slot)
+        if let Some(&Parent {
+            tag: cached, frame, ..
+        }) = self.parents.get(slot)
             && cached == tag
+            && (self.moves == Moves::Never || self.is_in_place(slot))
         {
             // If the entry is not 0, the table is in use. Otherwise nothing is mapped there, or the table was
             // emptied and freed: whether it is still in the tree decides.
@@ -369,10 +406,49 @@ impl<S: LiveSource, const LEAVES: usize, const PARENTS: usize> Cache<S, LEAVES, 
         let Some(frame) = self.source.map(slot, id(None))? else {
             return Ok(None);
         };
+        let (above, seen) = match self.moves {
+            Moves::Never => (EntryPointer::nothing(), Descriptor::ZERO),
+            Moves::Seen | Moves::Unseen => match self.map_above(slot, address, frame)? {
+                Some(found) => found,
+                None => return Ok(None),
+            },
+        };
         if let Some(parent) = self.parents.get_mut(slot) {
-            *parent = Parent { tag, frame };
+            *parent = Parent {
+                tag,
+                frame,
+                above,
+                seen,
+            };
         }
         Ok(Some(slot))
+    }
+
+    /// Maps the table above the parent in `slot`, which has `frame`. Returns the entry that leads to it, and its value;
+    /// `None` if it leads elsewhere by now.
+    fn map_above(
+        &mut self,
+        slot: usize,
+        address: VirtualAddress,
+        frame: FrameNumber,
+    ) -> Result<Option<(EntryPointer, Descriptor)>, S::Error> {
+        let above = TableId {
+            level: Level::L1,
+            address,
+            frame: None,
+        };
+        let slot = Self::ABOVE + slot;
+        if self.source.map(slot, above)?.is_none() {
+            return Ok(None);
+        }
+        let index = self.geometry.index(Level::L1, address);
+        let entry = self.source.table(slot).entry(index);
+        Ok(entry
+            .map(|entry| (EntryPointer::new(entry), entry.load()))
+            .filter(|(_, seen)| {
+                seen.kind(&self.geometry, Level::L1) == Kind::Table
+                    && seen.next_table(&self.geometry) == frame
+            }))
     }
 
     /// Evicts the parent in `slot` and the leaves under it.

@@ -77,7 +77,7 @@ pub use level::{InvalidLevel, Level};
 pub use linux::{Absent, Linux, SwapLayout};
 pub use rules::Merge;
 pub use runs::{Run, Runs};
-pub use source::{Batched, LiveSource, TableId, TableSource, TableSourceMut};
+pub use source::{Batched, LiveSource, Moves, TableId, TableSource, TableSourceMut};
 pub use table::{Entry, EntryMut, FlushOwed, PublishOwed, Table, TableMut};
 pub use translate::{Path, Step, Translation, entry, entry_mut, path, translate};
 pub use walk::{Found, TableVisit, Visit, Walk, WalkError};

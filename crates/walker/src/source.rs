@@ -172,7 +172,24 @@ pub struct Batched {
 ///
 /// A word that is read in a slot is the current value in the table, and the memory of a table has no other
 /// use as long as the table is in a slot.
-pub unsafe trait LiveSource: TableSource {}
+pub unsafe trait LiveSource: TableSource {
+    /// Returns whether mremap(2) may move a table of level 2 to another address with its entries in it
+    /// (`HAVE_MOVE_PUD`). Kernels with `remap_page_table(2)` do not, others may.
+    fn moves_level_2(&self) -> Moves {
+        Moves::Never
+    }
+}
+
+/// Whether tables are moved to another address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moves {
+    /// They are not.
+    Never,
+    /// They are, and the entry that leads to one is in a slot with the table that it is in.
+    Seen,
+    /// They are, and the table above them can only be copied.
+    Unseen,
+}
 
 /// A [`LiveSource`] whose tables can be written.
 pub trait TableSourceMut: LiveSource {

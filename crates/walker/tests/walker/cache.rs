@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use tablewalk_walker::{
-    Cache, CacheError, Descriptor, Level, PhysicalAddress, Translation, VirtualAddress,
+    Cache, CacheError, Descriptor, Level, Moves, PhysicalAddress, Translation, VirtualAddress,
 };
 
 use crate::model::{SHAPES, Shape};
@@ -226,6 +226,63 @@ fn a_block_does_not_survive_the_parent_that_it_was_read_from() {
     assert!(!is_cached(&cache, RANGE));
 }
 
+/// A kernel with `HAVE_MOVE_PUD` moves a table of level 2 from 0 to `to`. Returns the cache that had the page at 0.
+fn moved(shape: Shape, moves: Moves) -> (Tree, Small, u64) {
+    let tree = Tree::new(shape);
+    // Its parent has another slot of the cache.
+    let to = 1 << (shape.shift(2) + shape.words(2).ilog2());
+    tree.set(3, 0, tree.leaf_word(3, 1 << 16));
+    // A table to move to, as move_page_tables() allocates it.
+    tree.set(1, to, 0);
+    let source = Source::new(&tree, Small::SLOTS).moving(moves);
+    let mut cache = Small::new(source).unwrap();
+    assert_eq!(physical(&mut cache, 0), Some(1 << 16));
+    tree.move_table(1, 0, to);
+    (tree, cache, to)
+}
+
+#[test]
+fn a_level_2_table_that_is_moved_takes_its_translations_along() {
+    for shape in SHAPES {
+        if Tree::new(shape).geometry().root_level() == Level::L2 {
+            continue;
+        }
+        for moves in [Moves::Seen, Moves::Unseen] {
+            let (tree, mut cache, to) = moved(shape, moves);
+            assert_eq!(cache.physical(VirtualAddress(0)), None, "{shape:?}");
+            assert_eq!(physical(&mut cache, 0), None, "{shape:?}");
+            assert_eq!(physical(&mut cache, to), Some(1 << 16), "{shape:?}");
+            // Another table at the old place.
+            tree.set(3, 0, tree.leaf_word(3, 1 << 17));
+            // The leaf tables share a place.
+            for (address, page) in [(0, 1 << 17), (to, 1 << 16)] {
+                assert_eq!(physical(&mut cache, address), Some(page), "{shape:?}");
+                let is_cached = is_cached(&cache, address);
+                assert_eq!(is_cached, moves == Moves::Seen, "{shape:?} {address:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn where_level_2_tables_are_moved_a_warm_translation_calls_no_source_either() {
+    for shape in SHAPES {
+        let tree = Tree::new(shape);
+        tree.set(3, 0, tree.leaf_word(3, 1 << 16));
+        let source = Source::new(&tree, Small::SLOTS).moving(Moves::Seen);
+        let calls = source.calls();
+        let mut cache = Small::new(source).unwrap();
+        assert_eq!(physical(&mut cache, 0), Some(1 << 16));
+        calls.set(0);
+        assert_eq!(physical(&mut cache, 5), Some((1 << 16) + 5));
+        assert_eq!(
+            cache.physical(VirtualAddress(5)),
+            Some(PhysicalAddress((1 << 16) + 5))
+        );
+        assert_eq!(calls.get(), 0, "{shape:?}");
+    }
+}
+
 #[test]
 fn parents_in_different_places_stay() {
     let (tree, mut cache, _) = warm(SHAPE, 0);
@@ -376,16 +433,16 @@ fn a_source_that_fails_leaves_a_cache_that_is_right() {
 #[test]
 fn a_source_with_too_few_slots_is_refused_with_the_numbers() {
     let tree = Tree::new(SHAPE);
-    assert_eq!(Small::SLOTS, 4 + 2 + 1);
-    let error = Small::new(Source::new(&tree, 6)).map(drop);
+    assert_eq!(Small::SLOTS, 4 + 2 + 1 + 2);
+    let error = Small::new(Source::new(&tree, 8)).map(drop);
     assert_eq!(
         error,
         Err(CacheError {
-            slots: 6,
-            needed: 7
+            slots: 8,
+            needed: 9
         })
     );
-    assert!(Small::new(Source::new(&tree, 7)).is_ok());
+    assert!(Small::new(Source::new(&tree, 9)).is_ok());
 }
 
 #[test]
@@ -411,7 +468,7 @@ fn an_entry_for_writing_is_cached_like_a_translation() {
 #[test]
 fn the_smallest_cache_is_right() {
     let tree = Tree::new(SHAPE);
-    let mut cache = Cache::<_, 1, 1>::new(Source::new(&tree, 3)).unwrap();
+    let mut cache = Cache::<_, 1, 1>::new(Source::new(&tree, 4)).unwrap();
     for address in [0, RANGE, PARENT, 1 << 39].into_iter().cycle().take(8) {
         tree.set(3, address, tree.leaf_word(3, address & !0xfff));
         let translated = cache.translate(VirtualAddress(address + 1)).unwrap();

@@ -3,8 +3,8 @@
 use proptest::prelude::*;
 
 use tablewalk_walker::{
-    Absent, Cache, Descriptor, Found, FrameNumber, Kind, Limits, Linux, Merge, Permissions, Run,
-    Runs, TableId, TableVisit, VirtualAddress, Visit, Walk, translate,
+    Absent, Cache, Descriptor, Found, FrameNumber, Kind, Limits, Linux, Merge, Moves, Permissions,
+    Run, Runs, TableId, TableVisit, VirtualAddress, Visit, Walk, translate,
 };
 
 use crate::model::{Meaning, SHAPES, Shape};
@@ -238,6 +238,8 @@ enum Change {
     /// Any word as the level-3 entry.
     Word(u64),
     Unmap(i32),
+    /// Moves the level-2 table to the place of that which translates the other address.
+    Move(u64),
     Nothing,
 }
 
@@ -275,7 +277,20 @@ fn apply(tree: &Tree, address: u64, change: Change) {
         }
         Change::Word(word) if tree.table(3, address).is_some() => tree.set(3, address, word),
         Change::Unmap(number) if number >= shape.first() => tree.unmap(number, address),
-        Change::Block(_) | Change::Word(_) | Change::Unmap(_) | Change::Nothing => {}
+        Change::Move(to) if shape.first() < 2 && tree.table(2, address).is_some() => {
+            let parent = shape.shift(2) + shape.words(2).ilog2();
+            if address >> parent != to >> parent {
+                // As move_page_tables(): there is a table to move into, and its entry is empty.
+                tree.unmap(1, to);
+                tree.set(1, to, 0);
+                tree.move_table(1, address, to);
+            }
+        }
+        Change::Block(_)
+        | Change::Word(_)
+        | Change::Unmap(_)
+        | Change::Move(_)
+        | Change::Nothing => {}
     }
 }
 
@@ -296,8 +311,19 @@ fn addresses(shape: Shape) -> impl Strategy<Value = u64> {
 type Step = (Vec<(u64, Change)>, u64);
 
 fn histories() -> impl Strategy<Value = (Shape, Vec<Step>)> {
-    shapes().prop_flat_map(|shape| {
-        let changes = prop::collection::vec((addresses(shape), changes()), 0..4);
+    histories_of(|_| changes())
+}
+
+/// Histories in which tables of level 2 are moved, too.
+fn moving_histories() -> impl Strategy<Value = (Shape, Vec<Step>)> {
+    histories_of(|shape| prop_oneof![3 => changes(), 1 => addresses(shape).prop_map(Change::Move)])
+}
+
+fn histories_of<C: Strategy<Value = Change>>(
+    changes: impl Fn(Shape) -> C,
+) -> impl Strategy<Value = (Shape, Vec<Step>)> {
+    shapes().prop_flat_map(move |shape| {
+        let changes = prop::collection::vec((addresses(shape), changes(shape)), 0..4);
         let step = (changes, addresses(shape));
         (Just(shape), prop::collection::vec(step, 1..40))
     })
@@ -333,7 +359,7 @@ proptest! {
         addresses in prop::collection::vec(any::<u64>(), 1..8),
     ) {
         let tree = random_tree(shape, &words);
-        let mut cache = Cache::<_, 2, 1>::new(Source::new(&tree, 5)).unwrap();
+        let mut cache = Cache::<_, 2, 1>::new(Source::new(&tree, Cache::<Source, 2, 1>::SLOTS)).unwrap();
         let mut source = Source::new(&tree, 1);
         for address in addresses {
             // The address itself, and two smaller ones, which use the first words.
@@ -510,20 +536,33 @@ proptest! {
 
     #[test]
     fn a_cache_never_answers_from_the_past((shape, steps) in histories()) {
-        let tree = Tree::new(shape);
-        let mut cache = Cache::<_, 2, 2>::new(Source::new(&tree, 5)).unwrap();
-        for (changes, address) in steps {
-            for (place, change) in changes {
-                apply(&tree, place, change);
-            }
-            let expected = translation(tree.translate(address));
-            if let Some(hit) = cache.lookup(VirtualAddress(address)) {
-                prop_assert_eq!(hit, expected);
-            }
-            if let Some(hit) = cache.physical(VirtualAddress(address)) {
-                prop_assert_eq!(Some(hit), expected.physical());
-            }
-            prop_assert_eq!(cache.translate(VirtualAddress(address)), Ok(expected));
-        }
+        follow(shape, steps, Moves::Never)?;
     }
+
+    #[test]
+    fn nor_does_one_where_tables_are_moved((shape, steps) in moving_histories()) {
+        follow(shape, steps.clone(), Moves::Seen)?;
+        follow(shape, steps, Moves::Unseen)?;
+    }
+}
+
+/// Compares a cache with the model after each step.
+fn follow(shape: Shape, steps: Vec<Step>, moves: Moves) -> Result<(), TestCaseError> {
+    let tree = Tree::new(shape);
+    let source = Source::new(&tree, Cache::<Source, 2, 2>::SLOTS).moving(moves);
+    let mut cache = Cache::<_, 2, 2>::new(source).unwrap();
+    for (changes, address) in steps {
+        for (place, change) in changes {
+            apply(&tree, place, change);
+        }
+        let expected = translation(tree.translate(address));
+        if let Some(hit) = cache.lookup(VirtualAddress(address)) {
+            prop_assert_eq!(hit, expected);
+        }
+        if let Some(hit) = cache.physical(VirtualAddress(address)) {
+            prop_assert_eq!(Some(hit), expected.physical());
+        }
+        prop_assert_eq!(cache.translate(VirtualAddress(address)), Ok(expected));
+    }
+    Ok(())
 }

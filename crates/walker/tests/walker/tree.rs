@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_walker::{
-    Batched, Descriptor, Format, FrameNumber, Geometry, Level, Linux, LiveSource, Table, TableId,
-    TableMut, TableSource, TableSourceMut, VirtualAddress,
+    Batched, Descriptor, Format, FrameNumber, Geometry, Level, Linux, LiveSource, Moves, Table,
+    TableId, TableMut, TableSource, TableSourceMut, VirtualAddress,
 };
 
 use crate::model::{Meaning, Shape};
@@ -193,6 +193,15 @@ impl Tree {
         }
     }
 
+    /// Moves the table to which the entry of `level` that translates `from` points to the entry of `to`, with what is in
+    /// it, as mremap(2) does where the kernel has `HAVE_MOVE_PUD`.
+    pub(crate) fn move_table(&self, level: i32, from: u64, to: u64) {
+        let frame = self.table(level, from).unwrap();
+        let word = self.word(frame, self.shape.index(level, from)).unwrap();
+        self.write(level, from, 0);
+        self.write(level, to, word);
+    }
+
     fn free(&self, level: i32, frame: u64) {
         let Some(page) = self.frames.borrow_mut().remove(&frame) else {
             return;
@@ -244,6 +253,7 @@ pub(crate) struct Source {
     batch: Vec<Page>,
     batched: Vec<Option<Batched>>,
     hook: Option<Hook>,
+    moves: Moves,
 }
 
 impl Source {
@@ -254,9 +264,16 @@ impl Source {
             calls: Rc::default(),
             refusing: Rc::default(),
             hook: None,
+            moves: Moves::Never,
             batch: Vec::new(),
             batched: Vec::new(),
         }
+    }
+
+    /// Says what happens to tables of level 2.
+    pub(crate) fn moving(mut self, moves: Moves) -> Self {
+        self.moves = moves;
+        self
     }
 
     /// Adds `slots` batch slots.
@@ -373,7 +390,11 @@ unsafe impl TableSource for Source {
 }
 
 // SAFETY: the words are those of the tree that the tests change.
-unsafe impl LiveSource for Source {}
+unsafe impl LiveSource for Source {
+    fn moves_level_2(&self) -> Moves {
+        self.moves
+    }
+}
 
 impl TableSourceMut for Source {
     fn table_mut(&self, slot: usize) -> TableMut<'_> {

@@ -4,7 +4,7 @@ use core::ffi::CStr;
 use core::fmt::{self, Write};
 use core::ops::Deref;
 
-use tablewalk_uapi::{Errno, process};
+use crate::{Errno, process};
 
 /// Maximum length of a path in bytes, with the NUL at its end.
 const SIZE: usize = 256;
@@ -69,7 +69,7 @@ impl Deref for PathBuffer {
     }
 }
 
-/// Returns `/proc/<pid>/<name>`; for the calling process `/proc/self/<name>`, since a `/proc` of another PID
+/// Returns `/proc/<pid>/<name>`; for the calling process, or 0, `/proc/self/<name>`, since a `/proc` of another PID
 /// namespace may not have its number.
 ///
 /// # Errors
@@ -77,7 +77,7 @@ impl Deref for PathBuffer {
 /// `ENAMETOOLONG` for more than 255 bytes.
 pub fn proc_path(pid: i32, name: &str) -> Result<PathBuffer, Errno> {
     let mut path = PathBuffer::new();
-    let written = if pid == process::pid() {
+    let written = if pid == 0 || pid == process::pid() {
         write!(path, "/proc/self/{name}")
     } else {
         write!(path, "/proc/{}/{name}", pid.cast_unsigned())
@@ -93,6 +93,7 @@ mod tests {
     fn a_path_is_what_was_written_and_ends() {
         let path = proc_path(7, "mem").unwrap();
         assert_eq!(&*path, c"/proc/7/mem");
+        assert_eq!(&*proc_path(0, "mem").unwrap(), c"/proc/self/mem");
         let path = proc_path(process::pid(), "task/1").unwrap();
         assert_eq!(&*path, c"/proc/self/task/1");
         assert_eq!(PathBuffer::new().to_bytes(), b"");
