@@ -22,7 +22,7 @@ use tablewalk_uapi::process;
 use crate::command_line::{CommandLine, CommandLineError};
 use crate::console::Output;
 use crate::led::Led;
-use crate::source::Source;
+use crate::source::{Source, load_module};
 
 tablewalk_rt::program!(main);
 
@@ -64,6 +64,7 @@ fn main(args: Args) -> ExitCode {
     let mut led = None;
     let status = match prepare(&mut line, &mut led, args) {
         Ok(()) => {
+            load_module();
             println!("# source of page tables: {}", Source::find());
             run::all(&line.runs, line.timeout)
         }

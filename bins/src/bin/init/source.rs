@@ -1,15 +1,19 @@
-//! Finds how programs can read page tables on this kernel.
+//! Finds how programs can reach page tables on this kernel, and loads the module if there is one.
 
+use core::ffi::CStr;
 use core::fmt;
 
+use tablewalk_rt::println;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::bpf::{Instruction, load_raw_tracepoint};
 use tablewalk_uapi::file::{self, O_RDONLY};
-use tablewalk_uapi::remap;
+use tablewalk_uapi::{remap, system};
 
 /// The ways to read page tables. Programs use the first one that works.
 pub(crate) enum Source {
     Call,
+    /// The kernel lacks the call, and the module is loaded.
+    Module,
     /// The kernel has the call, and it fails.
     Refused(Errno),
     Bpf,
@@ -22,7 +26,8 @@ impl Source {
     /// Finds the source of page tables. Makes up to four system calls.
     pub(crate) fn find() -> Self {
         match remap::info() {
-            Ok(_) => return Self::Call,
+            Ok(_) if remap::number().is_some() => return Self::Call,
+            Ok(_) => return Self::Module,
             Err(Errno::ENOSYS) => {}
             Err(errno) => return Self::Refused(errno),
         }
@@ -47,6 +52,26 @@ impl Source {
     }
 }
 
+/// The module, if the initramfs has one.
+const MODULE: &CStr = c"/lib/modules/remap_page_table.ko";
+
+/// Loads the module if there is one and the kernel lacks the call. Whatever comes of it, programs go on.
+pub(crate) fn load_module() {
+    if remap::number().is_some() {
+        return;
+    }
+    let loaded = match file::open(MODULE, O_RDONLY) {
+        Err(Errno::ENOENT) => return,
+        opened => opened.and_then(|file| system::load_module(&file)),
+    };
+    let path = MODULE.to_str().unwrap_or_default();
+    match loaded {
+        Ok(()) => println!("# module: {path}: loaded"),
+        // Vermagic or symbols of another kernel, or no signature where that is enforced.
+        Err(errno) => println!("# module: {path}: {errno}: not loaded"),
+    }
+}
+
 const fn instruction(code: u8, registers: u8, immediate: i32) -> Instruction {
     Instruction {
         code,
@@ -60,6 +85,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Call => f.write_str("remap_page_table, live"),
+            Self::Module => f.write_str("/dev/remap_page_table, live (no remap_page_table)"),
             Self::Refused(errno) => write!(f, "none: remap_page_table: {errno}"),
             Self::Bpf => f.write_str("BPF, copies under RCU (no remap_page_table)"),
             Self::Kcore(bpf) => write!(

@@ -37,8 +37,10 @@ kernel's own tables (only with bpf and kcore), or a file that `pt save` wrote.
 Options of all:
   --json                        JSON lines: see docs/json.md
   --range START-END             addresses from START to before END; not for translate
-  --source call|bpf|kcore       how to read tables; default: the first that works
+  --source call|module|bpf|kcore
+                                how to read tables; default: the first that works
                                 call   map the live tables: remap_page_table
+                                module the same by /dev/remap_page_table
                                 bpf    copy each with a BPF program, under RCU
                                 kcore  copy each from /proc/kcore, and read the
                                        descriptors that lead to it twice
@@ -220,9 +222,10 @@ fn parse_option(
             let word = value(args, option)?;
             options.source = Some(match word {
                 "call" => SourceKind::Call,
+                "module" => SourceKind::Module,
                 "bpf" => SourceKind::Bpf,
                 "kcore" => SourceKind::Kcore,
-                _ => return Err(not(args, option, word, "call, bpf or kcore")),
+                _ => return Err(not(args, option, word, "call, module, bpf or kcore")),
             });
         }
         ("maps", "--frames") => options.frames = true,

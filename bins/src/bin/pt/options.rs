@@ -14,10 +14,19 @@ const EVERYTHING: (VirtualAddress, VirtualAddress) = (VirtualAddress(0), Virtual
 pub(crate) enum SourceKind {
     /// The system call.
     Call,
+    /// The kernel module.
+    Module,
     /// A BPF program.
     Bpf,
     /// `/proc/kcore`.
     Kcore,
+}
+
+impl SourceKind {
+    /// Returns whether tables are mapped, and not copied.
+    pub(crate) const fn is_live(self) -> bool {
+        matches!(self, Self::Call | Self::Module)
+    }
 }
 
 /// The options, as given or by default.

@@ -144,7 +144,10 @@ impl fmt::Display for Subject {
 impl Source {
     /// Opens the tables of a process.
     pub(crate) fn of_process(pid: i32, kind: Option<SourceKind>) -> Result<Self, Error> {
-        if kind.is_none_or(|kind| kind == SourceKind::Call) {
+        if kind.is_none_or(SourceKind::is_live) {
+            if kind.is_some_and(|kind| kind != live_kind()) {
+                return Err(LiveError::Info(Errno::ENOSYS).into());
+            }
             match Live::with_batch(pid, SLOTS, BATCH_SLOTS) {
                 Err(LiveError::Info(Errno::ENOSYS)) if kind.is_none() => {}
                 live => {
@@ -164,7 +167,7 @@ impl Source {
 
     /// Opens the tables of the kernel.
     fn of_kernel(kind: Option<SourceKind>) -> Result<Self, Error> {
-        if kind == Some(SourceKind::Call) {
+        if kind.is_some_and(SourceKind::is_live) {
             return Err(Error::Usage(
                 "kernel: remap_page_table gives tables of processes alone",
             ));
@@ -175,9 +178,9 @@ impl Source {
     }
 
     /// Returns the kind of source.
-    pub(crate) const fn kind(&self) -> Option<SourceKind> {
+    pub(crate) fn kind(&self) -> Option<SourceKind> {
         match self {
-            Self::Live(..) => Some(SourceKind::Call),
+            Self::Live(..) => Some(live_kind()),
             Self::Copied(copied) => match copied.kernel() {
                 Either::Bpf(_) => Some(SourceKind::Bpf),
                 Either::Kcore(_) => Some(SourceKind::Kcore),
@@ -190,6 +193,7 @@ impl Source {
     pub(crate) fn promise(&self) -> (&'static str, &'static str) {
         match self.kind() {
             Some(SourceKind::Call) => ("call", "live"),
+            Some(SourceKind::Module) => ("module", "live"),
             Some(SourceKind::Bpf) if self.format().geometry.is_kernel() => ("bpf", "checked copy"),
             Some(SourceKind::Bpf) => ("bpf", "copy under RCU"),
             Some(SourceKind::Kcore) => ("kcore", "checked copy"),
@@ -214,6 +218,14 @@ impl Source {
             Self::Live(pid, live) => Ok(tablewalk_live::path(*pid, &live.geometry(), address)?),
             source => path(source, address),
         }
+    }
+}
+
+/// Returns which of the two live sources this kernel has: the module is used if there is no call.
+fn live_kind() -> SourceKind {
+    match remap::number() {
+        Some(_) => SourceKind::Call,
+        None => SourceKind::Module,
     }
 }
 

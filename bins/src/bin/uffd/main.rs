@@ -27,6 +27,7 @@ use tablewalk_testkit::paging::{self, THREADS};
 use tablewalk_testkit::prerequisite;
 use tablewalk_uapi::file::{self, O_NONBLOCK};
 use tablewalk_uapi::memory::Protection;
+use tablewalk_uapi::remap::EXPOSE_PGTBL_LEND;
 use tablewalk_uapi::userfault::Userfault;
 use tablewalk_uapi::{Mapping, Sharing, process};
 
@@ -72,6 +73,8 @@ struct Demo {
     rounds: u32,
     quiet: bool,
     page_size: usize,
+    /// The verdict if this kernel does not let pages be moved.
+    lacks: Option<Verdict>,
     /// Storage for the frames of a pool.
     frames: &'static mut [u64],
     /// Numbers of free frames before and after.
@@ -84,7 +87,10 @@ fn main(args: Args) -> ExitCode {
         Err(status) => return status,
     };
     match prerequisite::info("uffd") {
-        Ok(info) => demo.page_size = 1 << info.page_shift,
+        Ok(info) => {
+            demo.page_size = 1 << info.page_shift;
+            demo.lacks = prerequisite::lacks(&info, EXPOSE_PGTBL_LEND);
+        }
         Err(status) => return status,
     }
     if let Err(status) = prerequisite::userfaultfd("uffd") {
@@ -118,6 +124,7 @@ fn parse(mut args: Args) -> Result<Demo, ExitCode> {
         rounds: 1,
         quiet: false,
         page_size: 0,
+        lacks: None,
         frames: &mut [],
         free: [0; 2],
     };
@@ -186,6 +193,11 @@ struct Tally {
 
 impl Demo {
     fn resolve(&mut self) -> Result<Verdict, Error> {
+        if !self.alias
+            && let Some(skip) = self.lacks
+        {
+            return Ok(skip);
+        }
         // Run one round that does not count, to fill the kernel's caches.
         self.round(false)?;
         self.free[0] = frames::free().map_err(Error::call("zoneinfo"))?;
