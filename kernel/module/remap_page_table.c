@@ -405,6 +405,78 @@ static long table_prot(const struct request *req, unsigned long nr)
 	return ret ? ret : prot;
 }
 
+/*
+ * Returns the mapping of tables that covers @nr pages from @addr on and is like
+ * the one that would be made there, or NULL.
+ */
+static struct vm_area_struct *find_like(unsigned long addr, unsigned int nr,
+					unsigned long prot)
+{
+	struct vm_area_struct *vma = vma_lookup(current->mm, addr);
+	struct table_set *mapped;
+	struct file *file;
+
+	if (!vma || nr > (vma->vm_end - addr) >> PAGE_SHIFT)
+		return NULL;
+	file = vma->vm_file;
+	if (!file || file->f_op != &page_table_fops)
+		return NULL;
+	/* The rest of a larger one is replaced, so that all of it is released. */
+	mapped = file->private_data;
+	if (nr == vma_pages(vma) && nr < mapped->nr)
+		return NULL;
+	/* mprotect() permits what the file does, whoever the caller is then. */
+	if (!(file->f_mode & FMODE_WRITE) != !(prot & PROT_WRITE))
+		return NULL;
+	if (!(vma->vm_flags & VM_READ) != !(prot & PROT_READ) ||
+	    !(vma->vm_flags & VM_WRITE) != !(prot & PROT_WRITE))
+		return NULL;
+	return vma;
+}
+
+/*
+ * Exchange pages of @vma from @addr on for those of @set.  The charge stays, and
+ * nothing is allocated: page tables of @vma are there since it was made.
+ */
+static int exchange_tables(struct vm_area_struct *vma, unsigned long addr,
+			   struct table_set *set)
+{
+	struct table_set *mapped = vma->vm_file->private_data;
+	struct page **page = mapped->page + vma->vm_pgoff +
+			     ((addr - vma->vm_start) >> PAGE_SHIFT);
+	unsigned int i;
+
+	/*
+	 * Later kernels lock @vma here: no fault under that lock alone may find
+	 * an empty entry.
+	 */
+	vm_flags_mod(vma, 0, 0);
+	for (i = 0; i < set->nr; i++)
+		swap(page[i], set->page[i]);
+	zap_vma_ptes(vma, addr, (unsigned long)set->nr << PAGE_SHIFT);
+	for (i = 0; i < set->nr; i++, addr += PAGE_SIZE)
+		if (vmf_insert_pfn(vma, addr, page_to_pfn(page[i])) !=
+		    VM_FAULT_NOPAGE)
+			return -ENOMEM;
+	return 0;
+}
+
+/* Map @set in a mapping of tables that is there.  Returns 1 if there is none. */
+static long map_within(struct table_set *set, unsigned long addr,
+		       unsigned long prot)
+{
+	struct vm_area_struct *vma;
+	long ret = 1;
+
+	if (mmap_write_lock_killable(current->mm))
+		return -EINTR;
+	vma = find_like(addr, set->nr, prot);
+	if (vma)
+		ret = exchange_tables(vma, addr, set);
+	mmap_write_unlock(current->mm);
+	return ret;
+}
+
 /* Map @set over the pages from @addr on.  Consumes it. */
 static long map_set(struct table_set *set, unsigned long addr,
 		    unsigned long prot)
@@ -412,6 +484,12 @@ static long map_set(struct table_set *set, unsigned long addr,
 	struct file *file;
 	long ret;
 
+	ret = map_within(set, addr, prot);
+	if (ret <= 0) {
+		/* After an exchange, these are the tables that were there. */
+		free_set(set);
+		return ret;
+	}
 	/*
 	 * They stay in memory when their process has freed them, and are no
 	 * part of anyone's RSS.
