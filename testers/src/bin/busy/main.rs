@@ -22,7 +22,7 @@ use crate::source::{Way, open};
 tablewalk_rt::program!(main);
 
 const HELP: &str = "\
-Usage: busy [pt] [--source call|bpf|kcore] [--rounds N]
+Usage: busy [pt] [--source call|module|bpf|kcore] [--rounds N]
 Starts processes that map, unmap, move and discard pages, fork, and exit, execute
 or are killed. Meanwhile walks their tables through each source that this kernel
 has. Fails if a walk finds a page that was not there at the time, according to a
@@ -37,8 +37,8 @@ Needs /proc, and root.";
 
 const TESTS: &[Case<Context, Error>] = &[
     Case {
-        name: "by the call, nothing was found that was not there",
-        run: |context| follow(context, Way::Call),
+        name: "by the call or its module, nothing was found that was not there",
+        run: |context| follow(context, Way::Live),
     },
     Case {
         name: "by BPF, nothing was found that was not there",
@@ -99,10 +99,10 @@ fn parse(mut args: Args) -> Result<Context, ExitCode> {
 
 fn source(args: &mut Args) -> Result<&'static str, ExitCode> {
     match cli::next(args, HELP)? {
-        Some(source @ ("call" | "bpf" | "kcore")) => Ok(source),
+        Some(source @ ("call" | "module" | "bpf" | "kcore")) => Ok(source),
         _ => Err(cli::refuse(
             args,
-            format_args!("--source is call, bpf or kcore"),
+            format_args!("--source is call, module, bpf or kcore"),
         )),
     }
 }
@@ -120,7 +120,7 @@ fn follow(context: &mut Context, way: Way) -> Result<Verdict, Error> {
 }
 
 fn contiguous(context: &mut Context) -> Result<Verdict, Error> {
-    for way in [Way::Call, Way::Bpf, Way::Kcore] {
+    for way in [Way::Live, Way::Bpf, Way::Kcore] {
         if context.source.is_none_or(|source| source == way.name())
             && let Some(mut source) = open(way)?
         {

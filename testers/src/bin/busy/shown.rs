@@ -59,7 +59,7 @@ impl Shown {
     /// Starts the process.
     pub(crate) fn new(source: Option<&'static str>) -> Result<Self, Error> {
         let mut geometry = None;
-        for way in [Way::Call, Way::Bpf, Way::Kcore] {
+        for way in [Way::Live, Way::Bpf, Way::Kcore] {
             if geometry.is_none() {
                 geometry = open(way)?.map(|source| source.format().geometry);
             }

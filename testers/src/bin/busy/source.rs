@@ -4,7 +4,7 @@ use tablewalk_live::copy::{Copied, CopyError, Either};
 use tablewalk_live::{Live, LiveError};
 use tablewalk_rt::println;
 use tablewalk_testkit::error::Error;
-use tablewalk_uapi::{Errno, process};
+use tablewalk_uapi::{Errno, process, remap};
 use tablewalk_walker::{Format, TableSource, VirtualAddress, Visit, Walk};
 
 /// One mapped table for each level, so that only a few tables are read at a time.
@@ -14,16 +14,18 @@ const BATCH_SLOTS: usize = 16;
 /// A kind of source.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
-    Call,
+    /// The call, or the module where there is no call.
+    Live,
     Bpf,
     Kcore,
 }
 
 impl Way {
     /// Returns its name on the command line.
-    pub(crate) const fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Call => "call",
+            Self::Live if remap::number().is_some() => "call",
+            Self::Live => "module",
             Self::Bpf => "bpf",
             Self::Kcore => "kcore",
         }
@@ -33,7 +35,7 @@ impl Way {
 /// An open source.
 #[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(crate) enum Source {
-    Called(Live),
+    Live(Live),
     Copied(Copied<Either>),
 }
 
@@ -41,9 +43,9 @@ pub(crate) enum Source {
 pub(crate) fn open(way: Way) -> Result<Option<Source>, Error> {
     let own = process::pid();
     let copied = match way {
-        Way::Call => {
+        Way::Live => {
             return match Live::with_batch(own, SLOTS, BATCH_SLOTS) {
-                Ok(live) => Ok(Some(Source::Called(live))),
+                Ok(live) => Ok(Some(Source::Live(live))),
                 Err(LiveError::Info(Errno::ENOSYS)) => Ok(None),
                 Err(error) => Err(error.into()),
             };
@@ -72,7 +74,7 @@ fn copy_error(error: CopyError) -> Error {
 impl Source {
     pub(crate) fn format(&self) -> Format {
         match self {
-            Self::Called(live) => live.format(),
+            Self::Live(live) => live.format(),
             Self::Copied(copied) => copied.format(),
         }
     }
@@ -80,16 +82,16 @@ impl Source {
     /// Switches to another process.
     pub(crate) fn follow(&mut self, pid: i32) -> Result<(), Error> {
         match self {
-            Self::Called(live) => *live = Live::with_batch(pid, SLOTS, BATCH_SLOTS)?,
+            Self::Live(live) => *live = Live::with_batch(pid, SLOTS, BATCH_SLOTS)?,
             Self::Copied(copied) => copied.retarget(pid).map_err(copy_error)?,
         }
         Ok(())
     }
 
-    /// Returns whether these are the tables that the process has now. The call always has the current ones.
+    /// Returns whether these are the tables that the process has now. Mapped tables are always the current ones.
     pub(crate) fn is_current(&mut self) -> Result<bool, Error> {
         match self {
-            Self::Called(_) => Ok(false),
+            Self::Live(_) => Ok(false),
             Self::Copied(copied) => copied.is_current().map_err(copy_error),
         }
     }
@@ -101,7 +103,7 @@ impl Source {
         visit: impl FnMut(Visit),
     ) -> Result<(), Error> {
         match self {
-            Self::Called(live) => match walk(live, range, visit) {
+            Self::Live(live) => match walk(live, range, visit) {
                 // The process has ended.
                 Err(LiveError::Map {
                     errno: Errno::ESRCH,
@@ -120,7 +122,7 @@ impl Source {
         gathering: bool,
     ) -> Result<u64, Error> {
         match self {
-            Self::Called(live) => Ok(count_accessed(live, range, gathering)?),
+            Self::Live(live) => Ok(count_accessed(live, range, gathering)?),
             Self::Copied(copied) => count_accessed(copied, range, gathering).map_err(copy_error),
         }
     }

@@ -11,8 +11,8 @@ use tablewalk_uapi::remap::{
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
-use crate::Test;
 use crate::pages::{adopt, call, lend, pages_and_places, private};
+use crate::{Test, with};
 use tablewalk_rt::memory::{read, write};
 use tablewalk_testkit::expect::{all, expect, expect_error};
 use tablewalk_testkit::page::{Page, call_at, page_size, range};
@@ -20,23 +20,23 @@ use tablewalk_testkit::page::{Page, call_at, page_size, range};
 pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "reclaim and aging leave a lent page alone, but not its neighbour",
-        run: left_alone,
+        run: |info| with(info, EXPOSE_PGTBL_LEND, left_alone),
     },
     Case {
         name: "LEND and TAKE where huge pages are not disabled: EINVAL",
-        run: huge_pages,
+        run: |info| with(info, EXPOSE_PGTBL_LEND, huge_pages),
     },
     Case {
         name: "TAKE between mappings that never were one: EINVAL",
-        run: made_apart,
+        run: |info| with(info, EXPOSE_PGTBL_TAKE, made_apart),
     },
     Case {
         name: "if the result cannot be written, nothing is changed: EFAULT",
-        run: no_news,
+        run: |info| with(info, EXPOSE_PGTBL_TAKE, no_news),
     },
     Case {
         name: "LEND and ADOPT skip an entry whose frame is not memory",
-        run: no_memory,
+        run: |info| with(info, EXPOSE_PGTBL_LEND, no_memory),
     },
 ];
 

@@ -12,14 +12,14 @@ use tablewalk_uapi::credentials::{CAP_SYS_ADMIN, CAP_SYS_RAWIO, set_capabilities
 use tablewalk_uapi::memory::{Protection, munmap};
 use tablewalk_uapi::raw::{call as system_call, constants, prctl};
 use tablewalk_uapi::remap::{
-    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_PATH,
-    EXPOSE_PGTBL_RANGE, ExposePgtblArgs, ExposePgtblInfo, ExposePgtblTable, path,
-    remap_page_table_raw, take,
+    EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_LEND,
+    EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE, ExposePgtblArgs, ExposePgtblInfo, ExposePgtblTable,
+    number, path, remap_page_table, take,
 };
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
-use crate::Test;
 use crate::pages::{call, lend};
+use crate::{Test, with};
 use tablewalk_rt::memory::write;
 use tablewalk_testkit::expect::{all, expect, expect_error, failed_with, in_child};
 use tablewalk_testkit::page::{Page, page_size, range};
@@ -51,7 +51,7 @@ pub(crate) const TESTS: &[Test] = &[
     },
     Case {
         name: "LEND and TAKE without CAP_IPC_LOCK: EPERM",
-        run: no_ipc_lock,
+        run: |info| with(info, EXPOSE_PGTBL_LEND, no_ipc_lock),
     },
     Case {
         name: "a struct to read that is larger than a page: E2BIG",
@@ -169,16 +169,25 @@ fn replaced_apart(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
             outcomes(2, Protection::READ),
             failed_with(Errno::ENOMEM),
         ),
-        expect(
-            "read-only, room for one more",
-            outcomes(3, Protection::READ),
-            Ok(0),
-        ),
+        // The module charges a table before that which it replaces is gone.
+        number().is_none()
+            || expect(
+                "read-only, room for one more",
+                outcomes(3, Protection::READ),
+                Ok(0),
+            ),
     ])
 }
 
+/// Where tables get a mapping of their own, the module needs room for them beside what they replace.
+const CHARGES_FIRST: Verdict =
+    Verdict::Skip("the module charges a table before that which it replaces is gone");
+
 /// Two tables from one call, of which one is unmapped: the other is not exchanged, which would keep both.
 fn replaced_rest(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    if number().is_none() {
+        return Ok(CHARGES_FIRST);
+    }
     let page = page_size(info);
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
     let limited = in_child(unsafe { Fork::promised() }, || {
@@ -205,6 +214,9 @@ fn replaced_rest(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn locked_later(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
+    if number().is_none() {
+        return Ok(CHARGES_FIRST);
+    }
     let size = page_size(info) as u64;
     // SAFETY: the child uses pages of its own, and tables of the parent only to replace them.
     let limited = in_child(unsafe { Fork::promised() }, || {
@@ -238,7 +250,7 @@ fn refused_again(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
             level: 3 | EXPOSE_PGTBL_ADDR,
         };
         // SAFETY: replaces a page of its own.
-        let by_address = unsafe { remap_page_table_raw((&raw mut args).cast()) };
+        let by_address = unsafe { remap_page_table(&mut args) };
         let mut tables = [ExposePgtblTable::default(); 2];
         let mut asked = range(start, start + 1, &mut tables);
         // SAFETY: there are as many pages as elements.

@@ -16,7 +16,7 @@ mod track;
 mod trees;
 
 use tablewalk_rt::cli;
-use tablewalk_rt::ktap::{self, Case};
+use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::{Args, ExitCode};
 use tablewalk_testkit::prerequisite;
 use tablewalk_uapi::Errno;
@@ -31,6 +31,12 @@ Needs a kernel with remap_page_table, /proc, and root.";
 
 /// A test and its argument.
 type Test = Case<ExposePgtblInfo, Errno>;
+type Run = fn(&mut ExposePgtblInfo) -> Result<Verdict, Errno>;
+
+/// Runs a test of a form if the kernel has it.
+fn with(info: &mut ExposePgtblInfo, form: u32, test: Run) -> Result<Verdict, Errno> {
+    prerequisite::lacks(info, form).map_or_else(|| test(info), Ok)
+}
 
 fn main(args: Args) -> ExitCode {
     if let Err(status) = cli::no_arguments(args, HELP) {

@@ -6,10 +6,12 @@ use core::ops::Range;
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_uapi::memory::{Advice, Protection};
-use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, take};
+use tablewalk_uapi::remap::{
+    self, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, take,
+};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
-use crate::Test;
+use crate::{Test, with};
 use tablewalk_rt::memory::{read, write};
 use tablewalk_testkit::expect::{all, expect, expect_error};
 use tablewalk_testkit::page::{self, Page, page_size, range};
@@ -17,15 +19,15 @@ use tablewalk_testkit::page::{self, Page, page_size, range};
 pub(crate) const TESTS: &[Test] = &[
     Case {
         name: "ADOPT and LEND handle each page once, in private anonymous memory only",
-        run: adopt_and_lend,
+        run: |info| with(info, EXPOSE_PGTBL_LEND, adopt_and_lend),
     },
     Case {
         name: "TAKE moves pages of this process only, to empty places only",
-        run: take_some,
+        run: |info| with(info, EXPOSE_PGTBL_TAKE, take_some),
     },
     Case {
         name: "TAKE refuses invalid pages and places",
-        run: take_refuses,
+        run: |info| with(info, EXPOSE_PGTBL_TAKE, take_refuses),
     },
 ];
 

@@ -20,21 +20,20 @@ use tablewalk_rt::memory::write;
 use tablewalk_testkit::expect::{all, expect, expect_error};
 use tablewalk_testkit::page::{self, page_size};
 
-/// A test for kernels with TRACK.
-type Test = fn(&ExposePgtblInfo) -> Result<Verdict, Errno>;
+use crate::with;
 
 pub(crate) const TESTS: &[crate::Test] = &[
     Case {
         name: "TRACK reports written pages, and continues at the given address",
-        run: |info| with_track(info, tells),
+        run: |info| with(info, EXPOSE_PGTBL_TRACK, tells),
     },
     Case {
         name: "TRACK refuses invalid modes and ranges",
-        run: |info| with_track(info, refuses),
+        run: |info| with(info, EXPOSE_PGTBL_TRACK, refuses),
     },
     Case {
         name: "TRACK refuses an invalid struct",
-        run: |info| with_track(info, bad_struct),
+        run: |info| with(info, EXPOSE_PGTBL_TRACK, bad_struct),
     },
 ];
 
@@ -48,17 +47,7 @@ fn private(size: usize) -> Result<Mapping, Errno> {
     Ok(mapping)
 }
 
-/// Runs a test if the kernel has TRACK, which was added later than the other forms; skips otherwise.
-fn with_track(info: &ExposePgtblInfo, test: Test) -> Result<Verdict, Errno> {
-    let memory = private(page_size(info))?;
-    let start = memory.address();
-    match track(0, STOP, start..start + memory.size() as u64, &mut []) {
-        Err(Errno::EINVAL) => Ok(Verdict::Skip("this kernel has no TRACK")),
-        _ => test(info),
-    }
-}
-
-fn tells(info: &ExposePgtblInfo) -> Result<Verdict, Errno> {
+fn tells(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = page_size(info);
     let memory = private(8 * page)?;
     let start = memory.address();
@@ -111,7 +100,7 @@ fn tells(info: &ExposePgtblInfo) -> Result<Verdict, Errno> {
     ])
 }
 
-fn refuses(info: &ExposePgtblInfo) -> Result<Verdict, Errno> {
+fn refuses(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = page_size(info);
     let memory = private(2 * page)?;
     let (start, step) = (memory.address(), page as u64);
@@ -165,7 +154,7 @@ fn refuses(info: &ExposePgtblInfo) -> Result<Verdict, Errno> {
     ])
 }
 
-fn bad_struct(info: &ExposePgtblInfo) -> Result<Verdict, Errno> {
+fn bad_struct(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     let page = page_size(info);
     let memory = private(page)?;
     write(&memory, 0, 1);

@@ -4,6 +4,7 @@ use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::write;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{ExposePgtblInfo, path};
+use tablewalk_uapi::remap_device::EXPOSE_PGTBL_MOVING_L2;
 use tablewalk_uapi::{Errno, Mapping};
 
 use crate::Test;
@@ -126,6 +127,9 @@ fn moved(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
     /// log2 of the address space that a test may reserve: fits into 39-bit addresses.
     const MOST_SHIFT: u32 = 36;
     let shift = level_shift(info, 1);
+    if info.features & EXPOSE_PGTBL_MOVING_L2 != 0 {
+        return Ok(Verdict::Skip("this kernel moves tables of level 2"));
+    }
     if info.levels < 3 || shift + 3 > MOST_SHIFT {
         return Ok(Verdict::Skip(
             "a level-2 table translates too much to move one",

@@ -14,9 +14,10 @@ use tablewalk_rt::process::Fork;
 use tablewalk_rt::thread::run_beside;
 use tablewalk_rt::{ExitCode, println};
 use tablewalk_testkit::error::Error;
+use tablewalk_testkit::prerequisite::lacks;
 use tablewalk_uapi::file::{self, O_WRONLY};
 use tablewalk_uapi::memory::{Advice, Protection};
-use tablewalk_uapi::remap::{self, path};
+use tablewalk_uapi::remap::{self, EXPOSE_PGTBL_LEND, number, path};
 use tablewalk_uapi::time::sleep;
 use tablewalk_uapi::virtual_machine::VirtualMachine;
 use tablewalk_uapi::{Errno, Mapping, Sharing};
@@ -46,6 +47,9 @@ pub(crate) fn lent_beside_ksm(context: &mut Context) -> Result<Verdict, Error> {
     const PAGES: usize = 16;
     // Some milliseconds.
     const MOST: u32 = 5_000_000;
+    if let Some(skip) = lacks(&context.info, EXPOSE_PGTBL_LEND) {
+        return Ok(skip);
+    }
     let page = 1 << context.info.page_shift;
     let memory = lendable(PAGES * page)?;
     match memory.advise(0..PAGES * page, Advice::Mergeable) {
@@ -110,6 +114,9 @@ pub(crate) fn lent_beside_balancing(context: &mut Context) -> Result<Verdict, Er
     // It leaves pages alone that wait for the LRU.
     const WANTED: usize = PAGES / 4;
     const BALANCING: &CStr = c"/proc/sys/kernel/numa_balancing";
+    if let Some(skip) = lacks(&context.info, EXPOSE_PGTBL_LEND) {
+        return Ok(skip);
+    }
     match set(BALANCING, b"1") {
         Ok(()) => {}
         Err(Errno::ENOENT) => return Ok(Verdict::Skip("no NUMA balancing")),
@@ -220,7 +227,11 @@ pub(crate) fn flush_beside_machines(context: &mut Context) -> Result<Verdict, Er
             core::mem::forget(target);
             return Ok(Verdict::NotOk);
         }
-        remap::flush(target.pid(), memory.address(), PAGES as u64).map_err(Error::call("FLUSH"))?;
+        match remap::flush(target.pid(), memory.address(), PAGES as u64) {
+            // The module cannot tell virtual machines what it invalidates.
+            Err(Errno::EBUSY) if number().is_none() => {}
+            flushed => flushed.map_err(Error::call("FLUSH"))?,
+        }
         flushes += 1;
     }
     println!("# {flushes} calls beside {wanted} machines");

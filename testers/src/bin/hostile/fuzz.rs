@@ -144,7 +144,15 @@ struct Shared<'a> {
 }
 
 /// The errors that a call may return here.
-const ERRORS: [Errno; 4] = [Errno::EFAULT, Errno::EINVAL, Errno::ESRCH, Errno::ENOENT];
+const ERRORS: [Errno; 6] = [
+    Errno::EFAULT,
+    Errno::EINVAL,
+    Errno::ESRCH,
+    Errno::ENOENT,
+    // Of the module: a form that it lacks, and FLUSH of a process with virtual machines.
+    Errno::EOPNOTSUPP,
+    Errno::EBUSY,
+];
 
 impl<'a> Shared<'a> {
     fn new(
@@ -167,13 +175,13 @@ impl<'a> Shared<'a> {
         let threads = usize::try_from(THREADS).unwrap_or(0);
         let all_ran =
             thread::run_all(threads, &|number| self.work(seed, number as u64, calls)).is_ok();
-        let [ok, efault, einval, esrch, enoent, other] = self
+        let [ok, efault, einval, esrch, enoent, lacking, busy, other] = self
             .tally
             .each_ref()
             .map(|count| count.load(Ordering::Relaxed));
         println!(
             "# {ok} succeeded, EFAULT {efault}, EINVAL {einval}, ESRCH {esrch}, ENOENT {enoent}, \
-             others {other}"
+             EOPNOTSUPP {lacking}, EBUSY {busy}, others {other}"
         );
         let wrong = self.wrong.load(Ordering::Relaxed);
         let varied = [ok, efault, einval, esrch, enoent]

@@ -23,10 +23,11 @@ mod restrictions;
 use heapless::Vec;
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case};
-use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_rt::{Args, ExitCode, eprintln, println};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::prerequisite;
-use tablewalk_uapi::remap::ExposePgtblInfo;
+use tablewalk_uapi::file;
+use tablewalk_uapi::remap::{ExposePgtblInfo, number};
 
 tablewalk_rt::program!(main);
 
@@ -123,6 +124,14 @@ fn main(args: Args) -> ExitCode {
         Ok(info) => info,
         Err(status) => return status,
     };
+    if number().is_none() {
+        // The device is for root alone. What is tested is what the module permits to others.
+        let mode = file::set_mode(c"/dev/remap_page_table", 0o666);
+        if let Err(errno) = mode {
+            eprintln!("hostile: chmod of /dev/remap_page_table: {errno}");
+            return ExitCode::FAILURE;
+        }
+    }
     let Plan {
         rounds,
         calls,

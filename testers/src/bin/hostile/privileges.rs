@@ -8,18 +8,19 @@ use tablewalk_rt::process::{Child, Fork};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::expect::{Outcome, expect, failed_with, in_child};
 use tablewalk_testkit::page::{Page, call, range};
+use tablewalk_testkit::prerequisite;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::credentials::{
-    CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO, keep_capabilities,
-    set_capabilities, set_dumpable, set_gids, set_groups, set_uids,
+    CAP_DAC_OVERRIDE, CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_PTRACE, CAP_SYS_RAWIO,
+    keep_capabilities, set_capabilities, set_dumpable, set_gids, set_groups, set_uids,
 };
 use tablewalk_uapi::file;
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, pid};
 use tablewalk_uapi::raw::constants::CAP_LAST_CAP;
 use tablewalk_uapi::remap::{
-    EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable, adopt, flush, info as ask_info, lend,
-    path,
+    EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_TAKE, ExposePgtblInfo, ExposePgtblTable,
+    adopt, flush, info as ask_info, lend, number, path,
 };
 use tablewalk_uapi::signal;
 use tablewalk_uapi::track::{
@@ -71,6 +72,7 @@ pub(crate) const RAW_IO: u64 = set(&[CAP_SYS_RAWIO]);
 /// LEND and TAKE need this one as well.
 pub(crate) const LOCK: u64 = set(&[CAP_IPC_LOCK]);
 pub(crate) const PTRACE: u64 = set(&[CAP_SYS_PTRACE]);
+const READ_FILES: u64 = set(&[CAP_DAC_OVERRIDE]);
 
 pub(crate) const OK: Outcome = Ok(0);
 pub(crate) const DENIED: Errno = Errno::EPERM;
@@ -167,12 +169,17 @@ pub(crate) fn holds(
         ),
     ];
     let mut met = true;
-    // Kernels that have the call may lack TRACK.
-    let tracks = info.flags & EXPOSE_PGTBL_TRACK != 0;
-    for (form, call, permitted) in forms
-        .into_iter()
-        .filter(|&(form, ..)| tracks || form != "TRACK")
-    {
+    let is_here = |form: &str| {
+        let flag = match form {
+            "ADOPT" => EXPOSE_PGTBL_ADOPT,
+            "LEND" => EXPOSE_PGTBL_LEND,
+            "TAKE" => EXPOSE_PGTBL_TAKE,
+            "TRACK" => EXPOSE_PGTBL_TRACK,
+            _ => return true,
+        };
+        prerequisite::lacks(info, flag).is_none()
+    };
+    for (form, call, permitted) in forms.into_iter().filter(|&(form, ..)| is_here(form)) {
         // SAFETY: the child uses its copy of memory, and maps tables of its own.
         let outcome = in_child(unsafe { Fork::promised() }, || {
             become_it()?;
@@ -299,7 +306,9 @@ fn other_user(context: &mut Context) -> Result<Verdict, Error> {
             Expected::every(false),
         ),
     ] {
-        let become_it = || become_user(1000, capabilities);
+        // The module wants an open file of that user.
+        let file = if number().is_none() { READ_FILES } else { 0 };
+        let become_it = || become_user(1000, capabilities | file);
         met &= holds(&context.info, who, &become_it, target.pid(), expected)?;
     }
     Ok(met.into())

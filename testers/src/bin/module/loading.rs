@@ -34,9 +34,13 @@ pub(crate) const TESTS: &[Test] = &[
 pub(crate) const PATH: &str = "/lib/modules/remap_page_table.ko";
 const NAME: &CStr = c"remap_page_table";
 
+/// Loads the module, unless init has done that.
 pub(crate) fn load() -> Result<(), Errno> {
     let file = file::open(&tablewalk_proc::path::PathBuffer::of(PATH)?, O_RDONLY)?;
-    load_module(&file)
+    match load_module(&file) {
+        Err(Errno::EEXIST) => Ok(()),
+        loaded => loaded,
+    }
 }
 
 fn removal(context: &mut Context) -> Result<Verdict, Errno> {

@@ -2,8 +2,9 @@
 
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO,
-    EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE,
-    EXPOSE_PGTBL_RANGE_SIZE_VER0, EXPOSE_PGTBL_TAKE, ExposePgtblArgs, path,
+    EXPOSE_PGTBL_INFO_SIZE_VER0, EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_LEVEL_MASK, EXPOSE_PGTBL_PATH,
+    EXPOSE_PGTBL_RANGE, EXPOSE_PGTBL_RANGE_SIZE_VER0, EXPOSE_PGTBL_TAKE, ExposePgtblArgs, number,
+    path,
 };
 use tablewalk_uapi::track::{
     EXPOSE_PGTBL_TRACK, EXPOSE_PGTBL_TRACK_ABSENT, EXPOSE_PGTBL_TRACK_ACCESSED,
@@ -16,9 +17,52 @@ use super::oracle::{Allowed, Place, judge};
 use super::{SLOTS, STRUCT, THREADS, Thread};
 use crate::races::frame_of;
 
+/// Forms that the module may lack.
+const FORMS: [u32; 4] = [
+    EXPOSE_PGTBL_ADOPT,
+    EXPOSE_PGTBL_LEND,
+    EXPOSE_PGTBL_TAKE,
+    EXPOSE_PGTBL_TRACK,
+];
+
+/// Index of the first of the processes that have no tables.
+const GONE: usize = 4;
+
 impl Thread<'_> {
     /// Returns random arguments and the results they may have.
     pub(super) fn choose(&mut self) -> (ExposePgtblArgs, Allowed) {
+        let (args, allowed) = self.arguments();
+        match number() {
+            Some(_) => (args, allowed),
+            None => (args, self.by_module(&args, allowed)),
+        }
+    }
+
+    /// Returns what the module may return for these arguments: the process is opened first, and it lacks forms.
+    fn by_module(&self, args: &ExposePgtblArgs, allowed: Allowed) -> Allowed {
+        let flag = args.level & !EXPOSE_PGTBL_LEVEL_MASK;
+        if flag == EXPOSE_PGTBL_INFO {
+            return allowed;
+        }
+        let allowed = if FORMS.contains(&flag) && self.shared.info.flags & flag == 0 {
+            Allowed::Exactly(Err(Errno::EOPNOTSUPP))
+        } else {
+            allowed
+        };
+        // A parent that has started virtual machines is not flushed by the module.
+        let allowed = match allowed {
+            Allowed::Exactly(Ok(())) if flag == EXPOSE_PGTBL_FLUSH => Allowed::OrBusy,
+            allowed => allowed,
+        };
+        let known = self.shared.pids.iter().position(|&pid| pid == args.pid);
+        match (known, allowed) {
+            (Some(GONE..), _) => Allowed::Exactly(Err(Errno::ESRCH)),
+            (None, Allowed::Exactly(result)) => Allowed::OrNoProcess(result),
+            (_, allowed) => allowed,
+        }
+    }
+
+    fn arguments(&mut self) -> (ExposePgtblArgs, Allowed) {
         match self.random.below(16) {
             0..=3 => self.by_frame(),
             4 => self.take(),
@@ -38,7 +82,7 @@ impl Thread<'_> {
         let index = usize::try_from(self.random.below(8)).unwrap_or(0);
         match self.shared.pids.get(index) {
             // A process that has ended, a kernel thread, and a number that no process has.
-            Some(&pid) if index >= 4 => (pid, Some(false)),
+            Some(&pid) if index >= GONE => (pid, Some(false)),
             Some(&pid) => (pid, Some(true)),
             None => {
                 let [a, b, ..] = self.random.number().to_le_bytes();

@@ -9,6 +9,10 @@ use super::ERRORS;
 pub(super) enum Allowed {
     /// This result only.
     Exactly(Result<(), Errno>),
+    /// Success, or EBUSY.
+    OrBusy,
+    /// This result, or ESRCH.
+    OrNoProcess(Result<(), Errno>),
     /// Success, or ENOENT.
     MaybeNoTable,
     /// For a process that may exist or not: success, no table, no process, or no memory for the struct.
@@ -19,6 +23,8 @@ impl Allowed {
     pub(super) fn allows(self, result: Result<(), Errno>) -> bool {
         match self {
             Self::Exactly(expected) => result == expected,
+            Self::OrBusy => matches!(result, Ok(()) | Err(Errno::EBUSY)),
+            Self::OrNoProcess(expected) => result == expected || result == Err(Errno::ESRCH),
             Self::MaybeNoTable => matches!(result, Ok(()) | Err(Errno::ENOENT)),
             Self::Any => !matches!(result, Err(errno) if !ERRORS.contains(&errno)),
         }
