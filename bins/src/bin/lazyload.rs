@@ -86,7 +86,7 @@ fn main(mut args: Args) -> ExitCode {
     if path.extend_from_bytes(name.as_bytes()).is_err() {
         return cli::refuse(&args, format_args!("{name}: too long"));
     }
-    let info = match prerequisite::info("lazyload") {
+    let info = match prerequisite::moving("lazyload") {
         Ok(info) => info,
         Err(status) => return status,
     };

@@ -6,7 +6,7 @@ use tablewalk_live::LiveError;
 use tablewalk_rt::ktap::Verdict;
 use tablewalk_rt::{ExitCode, eprintln, println};
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::remap::{ExposePgtblInfo, info as ask, number};
+use tablewalk_uapi::remap::{EXPOSE_PGTBL_LEND, ExposePgtblInfo, info as ask, number};
 use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
 use tablewalk_uapi::userfault::Userfault;
 
@@ -37,6 +37,19 @@ pub fn lacks(info: &ExposePgtblInfo, form: u32) -> Option<Verdict> {
         None => Some(Verdict::Skip("the module lacks this form")),
         Some(_) if form == EXPOSE_PGTBL_TRACK => Some(Verdict::Skip("this kernel has no TRACK")),
         Some(_) => None,
+    }
+}
+
+/// The same for a program that moves pages by their entries, for which there are LEND, ADOPT and TAKE.
+///
+/// # Errors
+///
+/// As [`info`]; [`ExitCode::SKIP`] also from the module, which lacks these.
+pub fn moving(program: &str) -> Result<ExposePgtblInfo, ExitCode> {
+    let info = info(program)?;
+    match lacks(&info, EXPOSE_PGTBL_LEND) {
+        Some(_) => Err(skip(&"the module has no LEND, ADOPT and TAKE")),
+        None => Ok(info),
     }
 }
 

@@ -62,7 +62,7 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
     // No copy says what was written or accessed since, so do not look for a source of copies.
     if matches!(request.command, Command::Heat(_))
         && process_of(request.target)?.is_some()
-        && remap::info() == Err(Errno::ENOSYS)
+        && remap::number().is_none()
     {
         return Err(Error::Call(request.name));
     }

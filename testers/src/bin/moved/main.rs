@@ -83,7 +83,7 @@ fn main(args: Args) -> ExitCode {
     if let Err(status) = cli::no_arguments(args, HELP) {
         return status;
     }
-    let info = match prerequisite::info("moved") {
+    let info = match prerequisite::moving("moved") {
         Ok(info) => info,
         Err(status) => return status,
     };

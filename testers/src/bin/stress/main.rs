@@ -117,7 +117,7 @@ fn main(mut args: Args) -> ExitCode {
         return status;
     }
     if let Err(status) =
-        prerequisite::info("stress").and_then(|_| prerequisite::userfaultfd("stress"))
+        prerequisite::moving("stress").and_then(|_| prerequisite::userfaultfd("stress"))
     {
         return status;
     }
