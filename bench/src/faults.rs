@@ -243,13 +243,19 @@ impl Policy for Zeros {
     fn around(&self, page: usize) -> Range<usize> {
         let around = self.neighbours.around(page);
         if let Some(clock) = &self.clock {
-            clock.mapped(around.end.min(PAGES) - around.start);
+            clock.mapped(around.clone());
         }
         around
     }
 
     fn victims(&self, most: usize) -> Option<Range<usize>> {
         self.clock.as_ref()?.next(most)
+    }
+
+    fn taken_back(&self, page: usize, _: &[u8], _: bool) {
+        if let Some(clock) = &self.clock {
+            clock.taken_back(page);
+        }
     }
 }
 
@@ -262,7 +268,7 @@ fn by_pager(delivery: Delivery, batch: usize, frames: usize) -> Result<(Ticks, C
             1 => Neighbours::Alone,
             pages => Neighbours::Block(pages),
         },
-        clock: recycle.then(|| Clock::new(PAGES, KEEP)),
+        clock: recycle.then(|| Clock::new(PAGES, KEEP)).transpose()?,
     };
     let options = Options {
         pages: PAGES,

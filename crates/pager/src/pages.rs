@@ -35,6 +35,21 @@ impl PageSet {
         word.load(Ordering::Relaxed) & bit != 0
     }
 
+    /// Returns the first page from `start` on that is in the set.
+    pub(crate) fn next(&self, start: usize) -> Option<usize> {
+        let mut page = start;
+        while page < self.pages {
+            let (word, bit) = self.word(page);
+            let after = word.load(Ordering::Relaxed) & bit.wrapping_neg();
+            let first = page - page % 64;
+            if after != 0 {
+                return Some(first + after.trailing_zeros() as usize);
+            }
+            page = first + 64;
+        }
+        None
+    }
+
     /// Adds `page`. Returns whether it was not in the set: of several callers, one gets true.
     pub(crate) fn insert(&self, page: usize) -> bool {
         let (word, bit) = self.word(page);
@@ -68,5 +83,26 @@ mod tests {
             [true, false, false]
         );
         assert!(set.insert(64));
+    }
+
+    #[test]
+    fn the_next_page_is_the_first_from_there() {
+        let set = PageSet::new(200, 1 << 16).unwrap();
+        for page in [3, 63, 129] {
+            assert!(set.insert(page));
+        }
+        assert_eq!(
+            [0, 3, 4, 63, 64, 129, 130, 200].map(|start| set.next(start)),
+            [
+                Some(3),
+                Some(3),
+                Some(63),
+                Some(63),
+                Some(129),
+                Some(129),
+                None,
+                None
+            ]
+        );
     }
 }

@@ -3,6 +3,12 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::PagerError;
+use crate::pages::PageSet;
+
+/// Bytes of the largest page: memory in units of it is whole pages on every kernel.
+const LARGEST_PAGE: usize = 64 << 10;
+
 /// Decides the contents of pages, and which ones to map or take back. Pages are numbered from the start of
 /// the region.
 ///
@@ -183,48 +189,119 @@ impl Sequential {
     }
 }
 
-/// A clock hand over the pages of a region: takes back the oldest first, if they were touched in order.
+/// A clock hand over the pages of a region that are mapped: takes back the oldest first, if they were touched
+/// in order.
 #[derive(Debug)]
 pub struct Clock {
     pages: usize,
-    /// Pages that stay mapped behind the hand.
+    /// Pages that stay mapped.
     keep: usize,
     hand: AtomicUsize,
-    /// The number of pages that [`Clock::mapped`] has counted.
-    head: AtomicUsize,
+    mapped: PageSet,
+    /// The number of pages in the set.
+    count: AtomicUsize,
 }
 
 impl Clock {
-    /// A clock for a region of `pages` pages, of which `keep` stay mapped.
-    #[must_use]
-    pub const fn new(pages: usize, keep: usize) -> Self {
-        Self {
+    /// A clock for a region of `pages` pages, of which `keep` stay mapped. With 0, a page may be taken back
+    /// before the thread that has touched it goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`PagerError::Call`] if there is no memory for a bit for each page.
+    pub fn new(pages: usize, keep: usize) -> Result<Self, PagerError> {
+        Ok(Self {
             pages,
             keep,
             hand: AtomicUsize::new(0),
-            head: AtomicUsize::new(0),
+            mapped: PageSet::new(pages.max(1), LARGEST_PAGE).map_err(PagerError::call("mmap"))?,
+            count: AtomicUsize::new(0),
+        })
+    }
+
+    /// Records that `pages` are being mapped. Those outside the region are ignored.
+    pub fn mapped(&self, pages: Range<usize>) {
+        let added = (pages.start..pages.end.min(self.pages))
+            .filter(|page| self.mapped.insert(*page))
+            .count();
+        self.count.fetch_add(added, Ordering::Relaxed);
+    }
+
+    /// Records that `page` is not mapped any more: for [`Policy::taken_back`], and for the pages of
+    /// [`Policy::discarded`].
+    pub fn taken_back(&self, page: usize) {
+        if page < self.pages && self.mapped.remove(page) {
+            self.count.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Counts pages that are being mapped.
-    pub fn mapped(&self, pages: usize) {
-        self.head.fetch_add(pages, Ordering::Relaxed);
-    }
-
-    /// Returns the next pages to take back, if more than `keep` are mapped.
+    /// Returns the next pages to take back, if more than `keep` are mapped. They count as mapped until
+    /// [`Clock::taken_back`]. Reads a bit for each page of the region at most.
     #[must_use]
     pub fn next(&self, most: usize) -> Option<Range<usize>> {
-        let (hand, head) = (
-            self.hand.load(Ordering::Relaxed),
-            self.head.load(Ordering::Relaxed),
-        );
-        let old = head.checked_sub(hand)?.checked_sub(self.keep)?;
-        let start = hand % self.pages.max(1);
-        let count = old.min(most).min(self.pages - start);
-        if count == 0 {
+        let old = self.count.load(Ordering::Relaxed).checked_sub(self.keep)?;
+        let most = old.min(most);
+        if most == 0 {
             return None;
         }
-        self.hand.store(hand + count, Ordering::Relaxed);
-        Some(start..start + count)
+        let hand = self.hand.load(Ordering::Relaxed);
+        let start = self.mapped.next(hand).or_else(|| self.mapped.next(0))?;
+        let last = start.saturating_add(most).min(self.pages);
+        let end = (start..last).find(|page| !self.mapped.contains(*page));
+        let end = end.unwrap_or(last);
+        self.hand.store(end, Ordering::Relaxed);
+        Some(start..end)
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    const PAGES: usize = 450;
+    const KEEP: usize = 2;
+
+    /// Touches pages as numbered, and takes back what the clock says after each. Returns the most that were
+    /// mapped then.
+    fn most_mapped(touches: impl Iterator<Item = usize>) -> usize {
+        let clock = Clock::new(PAGES, KEEP).unwrap();
+        let mut mapped = [false; PAGES];
+        let mut most = 0;
+        for page in touches {
+            if !mapped[page] {
+                mapped[page] = true;
+                clock.mapped(page..page + 1);
+            }
+            while let Some(pages) = clock.next(4) {
+                for page in pages {
+                    assert!(mapped[page], "{page} is not mapped");
+                    mapped[page] = false;
+                    clock.taken_back(page);
+                }
+            }
+            most = most.max(mapped.iter().filter(|mapped| **mapped).count());
+        }
+        most
+    }
+
+    #[test]
+    fn as_many_stay_mapped_in_any_order() {
+        assert_eq!(most_mapped((0..PAGES).cycle().take(3 * PAGES)), KEEP);
+        // Every page, in steps that are coprime to their number.
+        assert_eq!(most_mapped((0..3 * PAGES).map(|n| n * 191 % PAGES)), KEEP);
+    }
+
+    #[test]
+    fn a_page_that_is_not_taken_back_is_given_again() {
+        let clock = Clock::new(PAGES, 1).unwrap();
+        clock.mapped(PAGES - 2..PAGES + 2);
+        assert_eq!(clock.next(4), Some(PAGES - 2..PAGES - 1));
+        assert_eq!(clock.next(4), Some(PAGES - 1..PAGES));
+        assert_eq!(clock.next(4), Some(PAGES - 2..PAGES - 1));
+        clock.taken_back(PAGES - 2);
+        assert_eq!(clock.next(4), None);
     }
 }

@@ -195,7 +195,7 @@ impl Policy for Paging<'_> {
             *second = page.to_ne_bytes();
             *last = page.to_ne_bytes();
         }
-        self.clock.mapped(1);
+        self.clock.mapped(page..page + 1);
         Ok(bytes.len())
     }
 
@@ -208,6 +208,7 @@ impl Policy for Paging<'_> {
     }
 
     fn taken_back(&self, page: usize, bytes: &[u8], dirty: bool) {
+        self.clock.taken_back(page);
         let (words, _) = bytes.as_chunks::<8>();
         let [first, second, .., last] = words else {
             return;
@@ -275,7 +276,7 @@ impl Stress<'_> {
                 Mode::Verify => Neighbours::Block(self.batch),
                 Mode::Racing => Neighbours::Sequential(Sequential::new(self.batch)),
             },
-            clock: Clock::new(self.pages, self.pages / 2),
+            clock: Clock::new(self.pages, self.pages / 2)?,
             wrong: AtomicU64::new(0),
         };
         let options = Options {
