@@ -170,11 +170,32 @@ class Output(unittest.TestCase):
                             (["lazyload", "--frames", "+5"], "+5"), (["pt", "dirty", "1", "--count", "+5"], "+5"),
                             (["pt", "walk", "1", "more"], "`more`"), (["pt", "save", "1", "a", "more"], "`more`"),
                             (["pt", "find", "1", "more", "--wx"], "`more`"), (["pt", "look", "1", "2"], "`look`"),
-                            (["pt", "diff", "1", "2", "--count", "3"], "--count")):
+                            (["pt", "diff", "1", "2", "--count", "3"], "--count"),
+                            (["pt", "walk", "all"], "`all`"), (["pt", "diff", "1", "all"], "`all`"),
+                            (["pt", "save", "all", "x"], "`all`"), (["pt", "translate", "all", "0"], "`all`")):
             done = subprocess.run(["qemu-aarch64", f"{BIN}/{words[0]}", *words[1:]], stdout=subprocess.PIPE,
                                   stderr=subprocess.PIPE, text=True, check=False)
             self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), words)
             self.assertIn(said, done.stderr, words)
+
+    def test_an_option_is_given_once(self):
+        for words, option in ((["pt", "walk", "/x", "--range", "0-1", "--range", "1-2"], "--range"),
+                              (["pt", "walk", "/x", "--level", "-1", "--json", "--level", "2"], "--level"),
+                              (["pt", "maps", "--source", "bpf", "/x", "--source", "kcore"], "--source"),
+                              (["pt", "find", "/x", "--frame", "1", "--frame", "2"], "--frame"),
+                              (["pt", "dirty", "1", "--count", "1", "--count", "1"], "--count"),
+                              (["walktest", "--pid", "1", "--pid", "2"], "--pid"),
+                              (["uffd", "--pages", "1", "--quiet", "--pages", "2"], "--pages"),
+                              (["lazyload", "--frames", "4", "--frames", "5"], "--frames"),
+                              (["checkpoint", "--rounds", "1", "--rounds", "2"], "--rounds"),
+                              (["stress", "--seed", "1", "--seed", "2"], "--seed"),
+                              (["hostile", "--calls", "1", "--calls", "2"], "--calls"),
+                              (["tracked", "--pages", "1", "--pages", "2"], "--pages"),
+                              (["tracked", "races", "calm"], "calm")):
+            done = subprocess.run(["qemu-aarch64", f"{BIN}/{words[0]}", *words[1:]], stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, text=True, check=False)
+            self.assertEqual((done.returncode, done.stdout, done.stderr.count("\n")), (2, "", 1), words)
+            self.assertIn(f"{words[0]}: {option}: ", done.stderr, words)
 
     def test_only_what_was_tried_is_said_to_be_missing(self):
         # The emulation of processes has neither the call nor BPF; the call gives no tables of the kernel.

@@ -10,7 +10,8 @@ use crate::{Args, ExitCode, eprintln, println};
 ///
 /// # Errors
 ///
-/// The status to exit with: 0 after `--help` and `--version`, 2 for an argument that is not UTF-8.
+/// The status to exit with: 0 after `--help` and `--version`, 2 for an argument that is not UTF-8, and for an
+/// option that is given a second time.
 pub fn next(args: &mut Args, help: &str) -> Result<Option<&'static str>, ExitCode> {
     match args.next() {
         None => Ok(None),
@@ -21,6 +22,15 @@ pub fn next(args: &mut Args, help: &str) -> Result<Option<&'static str>, ExitCod
         Some(Ok("--version")) => {
             println!("{} {}", args.program_name(), env!("CARGO_PKG_VERSION"));
             Err(ExitCode::SUCCESS)
+        }
+        // Which of two values counts?
+        Some(Ok(option))
+            if option.starts_with("--")
+                && args
+                    .c_strs()
+                    .any(|later| later.to_bytes() == option.as_bytes()) =>
+        {
+            Err(refuse(args, format_args!("{option}: given twice")))
         }
         Some(Ok(argument)) => Ok(Some(argument)),
         Some(Err(_)) => Err(refuse(args, format_args!("an argument is not UTF-8"))),

@@ -133,9 +133,6 @@ pub(crate) fn parse(mut args: Args) -> Result<Request, ExitCode> {
             target,
             words.get(1..).unwrap_or_default(),
         ),
-        ("find", &["all"], Some(what)) if !matches!(what, What::Frame(_)) => {
-            return Err(cli::refuse(&args, format_args!("find all: needs --frame")));
-        }
         ("find", &[target], Some(what)) => (Command::Find(what), target, &[][..]),
         ("diff", &[target], _) => (Command::Diff(None), target, &[][..]),
         ("diff", &[target, other], _) if once => (Command::Diff(Some(other)), target, &[][..]),

@@ -49,12 +49,16 @@ pub(crate) enum Source {
 
 impl Subject {
     /// Opens what `target` names: digits are a process, `self` is this process, `kernel` the kernel's own
-    /// tables, anything else a file. A file `beside` a process has no source of that `kind`.
+    /// tables, anything else a file, except `all`, which is handled before. A file `beside` a process has no
+    /// source of that `kind`.
     pub(crate) fn open(
         target: &'static str,
         beside: Option<&'static str>,
         kind: Option<SourceKind>,
     ) -> Result<Self, Error> {
+        if target == "all" || beside == Some("all") {
+            return Err(Error::Usage("`all` is only for `find all --frame PFN`"));
+        }
         let pid = process_of(target)?;
         let source = match pid {
             Some(pid) => Source::of_process(pid, kind)?,

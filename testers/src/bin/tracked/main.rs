@@ -90,6 +90,7 @@ fn parse(plan: &mut journal::Plan, args: &mut Args) -> Result<Option<&'static [T
     let mut group = None;
     while let Some(argument) = cli::next(args, HELP)? {
         let mut number = |most| cli::number(args, HELP, argument, most);
+        let named = group;
         match argument {
             "causes" => group = Some(causes::TESTS),
             "references" => group = Some(references::TESTS),
@@ -101,6 +102,12 @@ fn parse(plan: &mut journal::Plan, args: &mut Args) -> Result<Option<&'static [T
             "--threads" => plan.threads = number(8)? as usize,
             "--seed" => plan.seed = number(u32::MAX)?.into(),
             _ => return Err(cli::unknown(args, argument)),
+        }
+        if named.is_some() && !argument.starts_with('-') {
+            return Err(cli::refuse(
+                args,
+                format_args!("{argument}: a second group"),
+            ));
         }
     }
     Ok(group)
