@@ -137,8 +137,13 @@ class Output(unittest.TestCase):
         self.assertEqual(self.pt("save", self.dump, part, "--range", "7ffffff000-8000000000").returncode, 0)
         done = self.pt("maps", part)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
-        self.assertRegex(done.stdout, r"\n[1-9] tables are not in this file\n$")
+        self.assertRegex(done.stdout, r"\n([2-9] tables are|1 table is) not in this file\n$")
         self.assertNotIn("changed", done.stdout)
+
+    def test_nothing_in_a_range_is_said(self):
+        done = self.pt("stat", self.dump, "--range", "7ffffff000-8000000000")
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertRegex(done.stdout, r"\ntables [0-9]+, [0-9]+ KiB: nothing mapped\n$")
 
     def test_a_name_cannot_begin_a_line(self):
         evil, shown = f"{self.folder}/a\nok 1 x\x1b[", "a\\nok 1 x\\x1b["

@@ -155,23 +155,23 @@ impl Numbers {
             self.tables() * geometry.page_size(),
             self.mapped * geometry.page_size(),
         );
+        print!("tables {}, {}: ", self.tables(), Size(bytes));
         // In units of 0.01%.
-        let share = (bytes * 10_000).checked_div(mapped).unwrap_or(0);
-        println!(
-            "tables {}, {}: {}.{:02} % of {} mapped",
-            self.tables(),
-            Size(bytes),
-            share / 100,
-            share % 100,
-            Size(mapped)
-        );
+        match (bytes * 10_000).checked_div(mapped) {
+            Some(share) => print!(
+                "{}.{:02} % of {} mapped",
+                share / 100,
+                share % 100,
+                Size(mapped)
+            ),
+            None => print!("nothing mapped"),
+        }
         let mut last = "";
         self.for_each_pages(format, &mut |by, name, pages| {
             if by == last {
                 print!(", {name} {pages}");
             } else {
-                let end = if last.is_empty() { "" } else { "\n" };
-                print!("{end}pages by {by}: {name} {pages}");
+                print!("\npages by {by}: {name} {pages}");
             }
             last = by;
         });
