@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_dirty::{Entries, Options, Tracker};
 use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
-use tablewalk_rt::{counter, println};
+use tablewalk_rt::{Count, counter, println};
 use tablewalk_testkit::error::Error;
 use tablewalk_uapi::memory::{Advice, Protection, mprotect};
 use tablewalk_uapi::raw::constants::siginfo_t;
@@ -112,7 +112,7 @@ fn by_tracking(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Er
         tracker.collect(|run| pages += (run.end.0 - run.start.0) / page as u64)?;
         let finding = counter::ticks() - begin;
         if pages != (memory.size() / page).div_ceil(stride) as u64 {
-            println!("# {pages} pages reported");
+            println!("# {} reported", Count(pages, "page", "pages"));
         }
         if round > 0 {
             find += finding;
@@ -137,7 +137,7 @@ fn by_entries(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Err
         entries.collect(|(_, run)| pages += run)?;
         let finding = counter::ticks() - begin;
         if pages != (memory.size() / page).div_ceil(stride) as u64 {
-            println!("# {pages} pages reported");
+            println!("# {} reported", Count(pages, "page", "pages"));
         }
         if round > 0 {
             find += finding;
@@ -193,7 +193,7 @@ fn by_faults(memory: &Mapping, page: usize, stride: usize) -> Result<Round, Erro
     arm()?;
     let find = counter::ticks() - begin;
     if pages != (memory.size() / page).div_ceil(stride) as u64 {
-        println!("# {pages} pages seen");
+        println!("# {} seen", Count(pages, "page", "pages"));
     }
     memory
         .protect(0..memory.size(), Protection::READ_WRITE)

@@ -11,7 +11,7 @@ use heapless::CString;
 use tablewalk_pager::{Clock, Delivery, Neighbours, Options, Pager, Policy, Refusal, Sequential};
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
-use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_rt::{Args, Count, ExitCode, println};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::paging;
 use tablewalk_testkit::prerequisite;
@@ -219,8 +219,12 @@ impl Lazy {
         })?;
         let (counts, wrong) = (pager.counts(), wrong.into_inner());
         println!(
-            "# {} bytes, {pages} pages, {touches} touched: {} faults, {} moved, {} taken back, {wrong} wrong",
-            self.size, counts.faults, counts.moved, counts.taken_back
+            "# {}, {}, {touches} touched: {}, {} moved, {} taken back, {wrong} wrong",
+            Count(self.size, "byte", "bytes"),
+            Count(pages, "page", "pages"),
+            Count(counts.faults, "fault", "faults"),
+            counts.moved,
+            counts.taken_back
         );
         // Those that stay, and as many as the pool had since.
         let most = (self.frames + self.keep()) as u64;

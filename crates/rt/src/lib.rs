@@ -26,6 +26,7 @@ pub mod cli;
 #[cfg(target_arch = "aarch64")]
 mod clone;
 pub mod console;
+mod count;
 pub mod counter;
 pub mod ktap;
 #[cfg(target_arch = "aarch64")]
@@ -44,6 +45,7 @@ mod start;
 pub mod thread;
 
 pub use args::{Args, Environment};
+pub use count::Count;
 
 /// The exit status of a program.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

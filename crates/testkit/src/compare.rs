@@ -1,7 +1,7 @@
 //! Compares the whole tree of a process with pagemap, in both directions.
 
 use tablewalk_live::Live;
-use tablewalk_rt::println;
+use tablewalk_rt::{Count, println};
 use tablewalk_walker::{Format, Found, Geometry, TableSource, VirtualAddress, Visit, Walk};
 
 use crate::error::Error;
@@ -52,8 +52,11 @@ pub fn compare_all(pid: i32, print: bool) -> Result<bool, Error> {
     let tally = visit(source, &pagemap, print)?;
     let present = count_present(pid, &geometry, &pagemap)?;
     println!(
-        "# process {pid}: {} tables, {} pages, {} differ from pagemap, which has {present}; {} special",
-        tally.tables, tally.pages, tally.differences, tally.special
+        "# process {pid}: {}, {}, {} from pagemap, which has {present}; {} special",
+        Count(tally.tables, "table", "tables"),
+        Count(tally.pages, "page", "pages"),
+        Count(tally.differences, "difference", "differences"),
+        tally.special
     );
     Ok(tally.pages > 0 && tally.differences == 0 && tally.pages == present)
 }

@@ -102,8 +102,8 @@ impl fmt::Display for DumpError {
             Self::Length {
                 bytes,
                 expected: Some(expected),
-            } => write!(f, "dump of {bytes} bytes instead of {expected}"),
-            Self::Length { bytes, .. } => write!(f, "dump of {bytes} bytes"),
+            } => write!(f, "dump of size {bytes} instead of {expected}"),
+            Self::Length { bytes, .. } => write!(f, "dump of size {bytes}"),
             Self::Order { table } => write!(f, "dump whose table {table} is out of order"),
         }
     }

@@ -198,7 +198,7 @@ fn source(section: &Section) -> String {
     let origin = &section.snapshot.origin;
     let changed = match origin.changed {
         0 => String::new(),
-        changed => format!(" ({changed} tables changed meanwhile and are missing)"),
+        changed => format!(" (tables that changed meanwhile and are missing: {changed})"),
     };
     printable(&format!(
         "pt {} in {}{changed}",

@@ -22,7 +22,7 @@ use tablewalk_proc::lines::parse_number;
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::process::Fork;
-use tablewalk_rt::{Args, ExitCode, println};
+use tablewalk_rt::{Args, Count, ExitCode, println};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::prerequisite;
 use tablewalk_testkit::swap::Swap;
@@ -179,10 +179,10 @@ impl Plan {
         let _stopped = Stopped::stop(pid)?;
         let last = checkpoint.round(false)?;
         println!(
-            "# saved: all {} KiB, then {} KiB in {} rounds, {} KiB while stopped",
+            "# saved: all {} KiB, then {} KiB in {}, {} KiB while stopped",
             first >> 10,
             increments >> 10,
-            self.rounds - 1,
+            Count(self.rounds - 1, "round", "rounds"),
             last >> 10
         );
         Ok((checkpoint.compare()? && first > 0).into())

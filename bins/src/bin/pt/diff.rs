@@ -5,7 +5,7 @@ use core::time::Duration;
 use tablewalk_rt::console::output_is_lost;
 use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::memory::leak_zeroed;
-use tablewalk_rt::{ExitCode, println};
+use tablewalk_rt::{Count, ExitCode, println};
 use tablewalk_uapi::{Errno, time};
 use tablewalk_walker::dump::{Dump, SavedTable};
 use tablewalk_walker::{
@@ -52,7 +52,10 @@ pub(crate) fn watch(subject: &mut Subject, options: &Options) -> Result<Ended, E
                 .number("time_ms", milliseconds)
                 .number("changes", changes);
         } else {
-            println!("# {milliseconds} ms: {changes} entries changed");
+            println!(
+                "# {milliseconds} ms: {} changed",
+                Count(changes, "entry", "entries")
+            );
         }
         core::mem::swap(&mut old, &mut new);
         round += 1;

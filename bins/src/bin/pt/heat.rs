@@ -8,7 +8,7 @@ use tablewalk_proc::pagemap::Pagemap;
 use tablewalk_rt::console::output_is_lost;
 use tablewalk_rt::counter::{frequency, ticks};
 use tablewalk_rt::memory::leak_zeroed;
-use tablewalk_rt::{ExitCode, println};
+use tablewalk_rt::{Count, ExitCode, println};
 use tablewalk_uapi::{Errno, time};
 use tablewalk_walker::VirtualAddress;
 
@@ -169,7 +169,8 @@ impl Heat {
                 uncertain,
             } = seen;
             println!(
-                "# {time} ms: {many} of {pages} pages {hot}, {uncertain} uncertain, {rate} a second"
+                "# {time} ms: {many} of {} {hot}, {uncertain} uncertain, {rate} a second",
+                Count(*pages, "page", "pages")
             );
         }
     }

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use core::iter::Peekable;
 
 use tablewalk_proc::lines::parse_range;
-use tablewalk_rt::{print, println};
+use tablewalk_rt::{Count, print, println};
 use tablewalk_walker::{Format, FrameNumber, Run};
 
 use crate::attributes::Attributes;
@@ -57,9 +57,15 @@ pub(crate) fn end(options: &Options, changed: u64, in_file: bool) {
     if options.json {
         Json::new("end").number("changed", changed);
     } else if changed != 0 && in_file {
-        println!("{changed} tables are not in this file");
+        println!(
+            "{} not in this file",
+            Count(changed, "table is", "tables are")
+        );
     } else if changed != 0 {
-        println!("{changed} tables changed while they were to be read, and are not shown");
+        println!(
+            "not shown: {} that changed while being read",
+            Count(changed, "table", "tables")
+        );
     }
 }
 
@@ -75,7 +81,8 @@ pub(crate) fn end_of_all(options: &Options, changed: u64, unproved: u64) {
     end(options, changed, false);
     if unproved != 0 {
         println!(
-            "{unproved} processes have no page in memory to prove their tables by, and are not shown"
+            "not shown: {} without a page in memory to prove the tables by",
+            Count(unproved, "process", "processes")
         );
     }
 }

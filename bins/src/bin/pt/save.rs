@@ -4,7 +4,7 @@ use core::fmt::Write;
 
 use tablewalk_proc::path::PathBuffer;
 use tablewalk_rt::counter::ticks;
-use tablewalk_rt::{ExitCode, println};
+use tablewalk_rt::{Count, ExitCode, println};
 use tablewalk_uapi::file::{self, O_PATH, OwnedFd};
 use tablewalk_uapi::{Errno, process};
 use tablewalk_walker::dump::DumpWriter;
@@ -60,7 +60,11 @@ pub(crate) fn run(
             .number("bytes", bytes)
             .number("tables", tables);
     } else {
-        println!("{}: {tables} tables, {bytes} bytes", FileName(name));
+        println!(
+            "{}: {}, {bytes} bytes",
+            FileName(name),
+            Count(tables, "table", "tables")
+        );
     }
     Ok((ExitCode::SUCCESS, changed))
 }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
-use tablewalk_rt::{ExitCode, println};
+use tablewalk_rt::{Count, ExitCode, println};
 use tablewalk_walker::{
     Absent, Descriptor, Format, Found, FrameNumber, Kind, Level, Path, VirtualAddress, Visit, Walk,
 };
@@ -184,7 +184,10 @@ impl Tally {
                 .number("differences", differences);
         } else {
             println!(
-                "{pages} pages, {special} special, {swapped} swapped, {markers} markers, {moved} moved meanwhile: {differences} differ"
+                "{}, {special} special, {swapped} swapped, {}, {moved} moved meanwhile: {}",
+                Count(pages, "page", "pages"),
+                Count(markers, "marker", "markers"),
+                Count(differences, "difference", "differences")
             );
         }
     }

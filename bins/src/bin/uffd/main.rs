@@ -21,7 +21,7 @@ use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case, Verdict};
 use tablewalk_rt::memory::{leak_zeroed_words, read, write};
 use tablewalk_rt::sort::sort;
-use tablewalk_rt::{Args, ExitCode, println, thread};
+use tablewalk_rt::{Args, Count, ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::paging::{self, THREADS};
 use tablewalk_testkit::prerequisite;
@@ -209,18 +209,19 @@ impl Demo {
             all.differences += tally.differences;
             if self.rounds > 1 {
                 println!(
-                    "# round {round} of {}: {} faults",
-                    self.rounds, tally.faults
+                    "# round {round} of {}: {}",
+                    self.rounds,
+                    Count(tally.faults, "fault", "faults")
                 );
             }
         }
         self.free[1] = frames::free().map_err(Error::call("zoneinfo"))?;
         println!(
-            "# {} faults, {} pages by {}, {} differences",
-            all.faults,
-            all.entries,
+            "# {}, {} by {}, {}",
+            Count(all.faults, "fault", "faults"),
+            Count(all.entries, "page", "pages"),
             if self.alias { "alias" } else { "move" },
-            all.differences
+            Count(all.differences, "difference", "differences")
         );
         let expected = self.pages * self.rounds as usize;
         // With batches there are fewer faults, and with many threads several may wait for the same page.
@@ -289,7 +290,11 @@ impl Demo {
             left += u64::from(frame(pool.start + slot * page_size)?.is_some());
         }
         if left + counts.moved != frames as u64 {
-            println!("# {left} frames left of {frames}, {} moved", counts.moved);
+            println!(
+                "# {left} left of {}, {} moved",
+                Count(frames, "frame", "frames"),
+                counts.moved
+            );
             differences += 1;
         }
         // All moved pages must have been adopted when the workers have ended.
@@ -406,7 +411,10 @@ impl Demo {
         let faults = self.pages as u64 * u64::from(self.rounds);
         let cpus = process::cpus().map_err(Error::call("sched_getaffinity"))?;
         let slack = frames::SLACK_OF_CPU * u64::from(cpus);
-        println!("# free frames: {before} before, {after} after {faults} faults");
+        println!(
+            "# free frames: {before} before, {after} after {}",
+            Count(faults, "fault", "faults")
+        );
         if faults < 4 * slack {
             return Ok(Verdict::Skip(
                 "too few faults to tell a leak from the kernel's own lists",

@@ -14,7 +14,7 @@ use tablewalk_proc::pagemap::{Pagemap, PagemapEntry};
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::{leak_zeroed, leak_zeroed_words};
 use tablewalk_rt::process::{Child, Fork};
-use tablewalk_rt::{ExitCode, println, thread};
+use tablewalk_rt::{Count, ExitCode, println, thread};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::random::Random;
 use tablewalk_testkit::swap::Swap;
@@ -218,7 +218,10 @@ impl Journal {
         });
         let wrong = wrong.count();
         if wrong > 0 {
-            println!("# {wrong} words do not hold what was written last");
+            println!(
+                "# not what was written last: {}",
+                Count(wrong, "word", "words")
+            );
         }
         wrong == 0
     }

@@ -3,7 +3,7 @@
 use core::fmt;
 
 use tablewalk_dirty::{Options, Reasons, Run, Tracker};
-use tablewalk_rt::println;
+use tablewalk_rt::{Count, println};
 use tablewalk_testkit::error::Error;
 use tablewalk_uapi::Mapping;
 use tablewalk_walker::VirtualAddress;
@@ -75,8 +75,8 @@ impl Reported {
         }
         if self.pages != expected && expected < PAGES as u64 {
             println!(
-                "# {what}: {} pages reported, expected {expected}",
-                self.pages
+                "# {what}: {} reported, expected {expected}",
+                Count(self.pages, "page", "pages")
             );
         }
         first.is_none() && (self.pages == expected || expected == PAGES as u64)

@@ -1,10 +1,10 @@
 //! Kinds of memory, and ways to write or move it.
 
 use tablewalk_dirty::{Options, Reasons, Tracker};
-use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::Verdict;
 use tablewalk_rt::memory::{read, write};
 use tablewalk_rt::process::Fork;
+use tablewalk_rt::{Count, ExitCode};
 use tablewalk_testkit::error::Error;
 use tablewalk_uapi::file::{self, O_RDWR};
 use tablewalk_uapi::memory::Protection;
@@ -173,7 +173,7 @@ pub(super) fn moved_in_child(tracked: &mut Tracked) -> Result<Verdict, Error> {
             let mut pages = 0;
             let reported = Tracker::new(0, all, Options::WRITTEN)
                 .collect(|run| pages += (run.end.0 - run.start.0) / page as u64);
-            tablewalk_rt::println!("# {pages} pages reported");
+            tablewalk_rt::println!("# {} reported", Count(pages, "page", "pages"));
             ExitCode(u8::from(reported.is_err() || pages != PAGES as u64))
         })
         .map_err(Error::call("fork"))?;

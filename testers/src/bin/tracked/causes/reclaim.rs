@@ -6,7 +6,7 @@ use tablewalk_dirty::{Options, Reasons, Tracker};
 use tablewalk_live::{format as format_of_kernel, path};
 use tablewalk_rt::ktap::Verdict;
 use tablewalk_rt::memory::{read, write};
-use tablewalk_rt::thread;
+use tablewalk_rt::{Count, thread};
 use tablewalk_testkit::error::Error;
 use tablewalk_testkit::swap::Swap;
 use tablewalk_uapi::file::{self, O_RDWR};
@@ -183,7 +183,11 @@ pub(super) fn discarded_beside(tracked: &mut Tracked) -> Result<Verdict, Error> 
     })
     .map_err(Error::call("clone"))??;
     pin(u64::MAX);
-    tablewalk_rt::println!("# {rounds} rounds, {missed} writes missed");
+    tablewalk_rt::println!(
+        "# {}, {} missed",
+        Count(rounds, "round", "rounds"),
+        Count(missed, "write", "writes")
+    );
     Ok((missed == 0).into())
 }
 
