@@ -1,6 +1,7 @@
 //! `ptview`: pictures of page tables.
 
 use std::fmt::Display;
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,7 +30,7 @@ struct Arguments {
     /// The page to write; `-` is the standard output [default: ptview.html]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// A folder to write each picture to, as NAME.svg
+    /// A folder to write each picture to, as NAME.svg; made if it is not there
     #[arg(long, value_name = "FOLDER")]
     svg: Option<PathBuf>,
     /// An earlier dump, or `pt walk --json`, to show what is different now
@@ -100,8 +101,15 @@ fn run(arguments: &Arguments) -> Result<(), Error> {
     outputs.into_iter().try_for_each(Output::publish)
 }
 
-/// A file for each picture.
+/// A file for each picture, in a folder that is made if only that is missing.
 fn drawings(folder: &Path, view: &View, pictures: &[Picture]) -> Result<Vec<Output>, Error> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            let path = folder.to_owned();
+            return Err(Error::Io { path, error });
+        }
+        _ => {}
+    }
     let mut outputs = Vec::new();
     for picture in pictures {
         let path = folder.join(picture.name).with_extension("svg");

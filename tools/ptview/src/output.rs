@@ -113,7 +113,8 @@ fn place(path: &Path, contents: &[u8]) -> io::Result<Place> {
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
+    // An error of the temporary file would name that.
+    fs::metadata(folder)?;
     // A new file is as the umask has it, another one as the one that it replaces.
     let mut file = Builder::new()
         .prefix(".ptview-")

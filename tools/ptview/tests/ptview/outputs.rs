@@ -99,6 +99,20 @@ fn a_dash_is_the_standard_output() {
 }
 
 #[test]
+fn folders_are_there_except_that_of_the_pictures() {
+    let folder = folder();
+    for (option, path) in [("-o", "nowhere/page.html"), ("--svg", "nowhere/pictures")] {
+        let output = folder.run(&["dump", option, path]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert!(said(&output).contains(path), "{}", said(&output));
+        assert_eq!(folder.names(), ["dump"]);
+    }
+    let output = folder.run(&["dump", "--svg", "pictures"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(folder.text("pictures/map.svg").ends_with("</svg>"));
+}
+
+#[test]
 fn symbolic_links_are_followed() {
     let folder = folder();
     folder.file("there", "as it was");
@@ -134,6 +148,7 @@ fn no_output_replaces_an_input_or_another_output() {
         assert_eq!(fs::read(folder.path("map.svg")).unwrap(), dump);
         assert_eq!(folder.names(), ["dump", "link", "map.svg", "symbolic"]);
     }
+    fs::create_dir(folder.path("out")).unwrap();
     let output = folder.run(&["dump", "-o", "out/map.svg", "--svg", "out/../out"]);
     assert!(said(&output).contains("written twice"), "{}", said(&output));
 }
