@@ -16,6 +16,16 @@ pub use linux_raw_sys::general::{
 use crate::errno::Errno;
 use crate::syscall::{Argument, int};
 
+/// setrlimit(2) of `RLIMIT_FSIZE`: sets how long files may become by writes of this process. A longer write
+/// fails with `EFBIG`, and sends `SIGXFSZ`.
+///
+/// # Errors
+///
+/// As setrlimit(2); `EPERM` above the hard limit without `CAP_SYS_RESOURCE`.
+pub fn set_size_limit(bytes: u64) -> Result<(), Errno> {
+    crate::process::set_limit(sys::RLIMIT_FSIZE, bytes)
+}
+
 /// An open file descriptor, closed when dropped.
 #[derive(PartialEq, Eq, Debug)]
 pub struct OwnedFd(i32);

@@ -275,19 +275,7 @@ pub fn munlock(address: *mut c_void, size: usize) -> Result<(), Errno> {
 ///
 /// As setrlimit(2); `EPERM` above the hard limit without `CAP_SYS_RESOURCE`.
 pub fn set_locked_memory_limit(bytes: u64) -> Result<(), Errno> {
-    let limits = [bytes; 2];
-    let old: *mut u64 = core::ptr::null_mut();
-    // SAFETY: the kernel reads the new limits, and writes no old ones.
-    unsafe {
-        syscall!(
-            sys::__NR_prlimit64,
-            0_i32,
-            sys::RLIMIT_MEMLOCK,
-            limits.as_ptr(),
-            old
-        )
-    }
-    .map(drop)
+    crate::process::set_limit(sys::RLIMIT_MEMLOCK, bytes)
 }
 
 /// Returns log2 of the page size. Finds it by madvise(2), which accepts whole pages only, with up to five

@@ -362,6 +362,14 @@ pub fn cpus() -> Result<u32, Errno> {
     Ok(mask.iter().map(|word| word.count_ones()).sum())
 }
 
+/// setrlimit(2): sets the soft and the hard limit of a resource.
+pub(crate) fn set_limit(resource: u32, limit: u64) -> Result<(), Errno> {
+    let limits = [limit; 2];
+    let old: *mut u64 = core::ptr::null_mut();
+    // SAFETY: the kernel reads the new limits, and writes no old ones.
+    unsafe { syscall!(sys::__NR_prlimit64, 0_i32, resource, limits.as_ptr(), old) }.map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

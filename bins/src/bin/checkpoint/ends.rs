@@ -14,8 +14,9 @@ use tablewalk_uapi::process::{self, Status, kill};
 use tablewalk_uapi::signal::{self, Signal};
 use tablewalk_uapi::{Errno, file, remap};
 
-use crate::IDLE;
+use crate::increments::{Checkpoint, FILE};
 use crate::stopped::{Stopped, is_stopped};
+use crate::{IDLE, Plan};
 
 /// A process that does nothing until it is killed.
 fn idler() -> Result<Child, Error> {
@@ -127,6 +128,44 @@ pub(crate) fn killed_while_stopped() -> Result<Verdict, Error> {
         process::yield_now();
     }
     Ok(before.into())
+}
+
+/// The file in `/tmp` cannot become as long as it should be: in the first round, and in one for which the
+/// process is stopped. The limit stands for a full disk.
+pub(crate) fn no_room_to_save(plan: &Plan) -> Result<Verdict, Error> {
+    const ROOM: u64 = 4096;
+    let idler = idler()?;
+    let pid = idler.pid();
+    let no_room = |saved: Result<_, Error>| {
+        if let Err(error) = &saved {
+            println!("# {error}");
+        }
+        matches!(saved, Err(Error::Call(FILE, Errno::ENOSPC | Errno::EFBIG)))
+    };
+    // SAFETY: the child uses numbers.
+    let checkpointer = unsafe { Fork::promised() }
+        .spawn(|| {
+            // SIGXFSZ would end it.
+            let limited = signal::block_all().and_then(|()| file::set_size_limit(ROOM));
+            let first = no_room(plan.save(pid).map(drop));
+            let stopped = Stopped::stop(pid);
+            let last = no_room(
+                Checkpoint::create(pid)
+                    .and_then(|mut file| file.round(true))
+                    .map(drop),
+            );
+            match limited.is_ok() && first && stopped.is_ok() && last {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            }
+        })
+        .map_err(Error::call("fork"))?;
+    let status = checkpointer.wait().map_err(Error::call("wait"))?;
+    while is_stopped(pid)? {
+        process::yield_now();
+    }
+    let goes_on = idler.is_running().map_err(Error::call("wait"))?;
+    Ok((status == Status::Exited(0) && goes_on).into())
 }
 
 /// A process that its user has stopped stays stopped.

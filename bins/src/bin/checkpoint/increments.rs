@@ -14,6 +14,8 @@ use tablewalk_walker::VirtualAddress;
 
 /// Maximum number of mappings of a process.
 const MAPPINGS: usize = 256;
+/// What errors of the file name.
+pub(crate) const FILE: &str = "the file in /tmp";
 /// Number of bytes that are copied at a time.
 const CHUNK: usize = 32 << 10;
 
@@ -70,7 +72,7 @@ impl Checkpoint {
     pub(crate) fn create(pid: i32) -> Result<Self, Error> {
         Ok(Self {
             pid,
-            file: file::create_unnamed(c"/tmp", 0o600).map_err(Error::call("a file in /tmp"))?,
+            file: file::create_unnamed(c"/tmp", 0o600).map_err(Error::call(FILE))?,
             saved: 0,
         })
     }
@@ -163,9 +165,9 @@ impl Checkpoint {
             zeros: bytes.is_none(),
         };
         for part in [&record.to_bytes()[..], bytes.unwrap_or_default()] {
-            let written = file::write(&self.file, part).map_err(Error::call("the file in /tmp"))?;
+            let written = file::write(&self.file, part).map_err(Error::call(FILE))?;
             if written != part.len() {
-                return Err(Error::Call("the file in /tmp", Errno::ENOSPC));
+                return Err(Error::Call(FILE, Errno::ENOSPC));
             }
             self.saved += written as u64;
         }
@@ -236,7 +238,7 @@ fn rebuild(file: &OwnedFd, area: &Area, image: &mut [u8]) -> Result<(), Error> {
                 let read = file::pread(file, part, offset + (start - record.start))
                     .map_err(Error::call("pread"))?;
                 if read != part.len() {
-                    return Err(Error::Call("the file in /tmp", Errno::ENODATA));
+                    return Err(Error::Call(FILE, Errno::ENODATA));
                 }
             }
         }

@@ -30,7 +30,8 @@ use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
 use tablewalk_uapi::{Errno, file, process, signal, time};
 
 use crate::ends::{
-    killed_while_stopped, stopped_before, stopped_or_not, tracked_over_exec, tracked_twice,
+    killed_while_stopped, no_room_to_save, stopped_before, stopped_or_not, tracked_over_exec,
+    tracked_twice,
 };
 use crate::increments::Checkpoint;
 use crate::stopped::Stopped;
@@ -80,6 +81,10 @@ const OWN: &[Case<Plan, Error>] = &[
         run: |_| killed_while_stopped(),
     },
     Case {
+        name: "a save without room for it is an error, and the process goes on",
+        run: |plan| no_room_to_save(plan),
+    },
+    Case {
         name: "the name of a tracker is of the tables that the process has now",
         run: |_| tracked_over_exec(),
     },
@@ -93,7 +98,7 @@ const OWN: &[Case<Plan, Error>] = &[
     },
 ];
 
-struct Plan {
+pub(crate) struct Plan {
     rounds: u32,
     interval: Duration,
     pid: i32,
