@@ -29,7 +29,7 @@ use tablewalk_uapi::{Errno, remap};
 use crate::command::{Command, Request, What};
 use crate::error::Error;
 use crate::options::untag;
-use crate::subject::{Source, Subject, process_of};
+use crate::subject::{Source, Subject, is_file};
 
 tablewalk_rt::program!(main);
 
@@ -61,7 +61,7 @@ fn run(request: &Request) -> Result<ExitCode, Error> {
     }
     // No copy says what was written or accessed since, so do not look for a source of copies.
     if matches!(request.command, Command::Heat(_))
-        && process_of(request.target)?.is_some()
+        && !is_file(request.target)
         && remap::number().is_none()
     {
         return Err(Error::Call(request.name));

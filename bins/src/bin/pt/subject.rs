@@ -234,7 +234,7 @@ fn live_kind() -> SourceKind {
 }
 
 /// Returns the process that `target` names, if it names one.
-pub(crate) fn process_of(target: &'static str) -> Result<Option<i32>, Error> {
+fn process_of(target: &'static str) -> Result<Option<i32>, Error> {
     match target {
         "self" => Ok(Some(process::pid())),
         _ if is_number(target) => {
@@ -252,7 +252,8 @@ fn is_number(target: &str) -> bool {
     target.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-fn is_file(target: &str) -> bool {
+/// Returns whether a target is neither a process nor the kernel.
+pub(crate) fn is_file(target: &str) -> bool {
     !is_number(target) && !matches!(target, "self" | "kernel")
 }
 
