@@ -211,7 +211,7 @@ const SEARCHED: [(u64, u64); 3] = [(10, 1000), (1000, 1000), (100_000, 20)];
 /// lookup by address, whose cost does not depend on the number of tables.
 fn measure_searches(peers: &Peers) -> Result<(), Error> {
     let info = remap::info().map_err(Error::call("INFO"))?;
-    let page = Page::new(&info, Protection::READ).map_err(Error::call("mmap"))?;
+    let page = Page::read_only(&info).map_err(Error::call("mmap"))?;
     for (tables, repeats) in SEARCHED {
         let sparse = Sparse::new(&info, tables)?;
         let (pid, address) = (sparse.pid(), sparse.address_of_table(tables - 1));

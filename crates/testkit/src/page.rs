@@ -115,6 +115,15 @@ impl Page {
         Self::new(info, Protection::READ_WRITE)
     }
 
+    /// Maps one page that can only be read.
+    ///
+    /// # Errors
+    ///
+    /// As mmap(2).
+    pub fn read_only(info: &ExposePgtblInfo) -> Result<Self, Errno> {
+        Self::new(info, Protection::READ)
+    }
+
     /// Maps one page and writes to it, so that its address has a level-3 table whatever its neighbours are.
     ///
     /// # Errors

@@ -208,7 +208,7 @@ fn moving(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
 /// Searches for the level-3 table at one of `places` by its frame number while `child` runs. Returns how
 /// often it was found and how often not.
 fn search(info: &ExposePgtblInfo, child: &Child, places: &[u64]) -> Result<(u32, u32), Error> {
-    let slot = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let slot = Page::read_only(info).map_err(Error::call("mmap"))?;
     let frame = places
         .iter()
         .cycle()
@@ -258,7 +258,7 @@ fn collapsed(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     mapping
         .protect(0..page, Protection::READ_WRITE)
         .map_err(Error::call("mprotect"))?;
-    let table = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let table = Page::read_only(info).map_err(Error::call("mmap"))?;
     table
         .map_address(0, 3, mapping.address())
         .map_err(Error::call("remap_page_table"))?;

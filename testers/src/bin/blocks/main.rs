@@ -129,7 +129,7 @@ fn roots(info: &mut ExposePgtblInfo) -> Result<Verdict, Error> {
     let entries = usize::try_from(info.root_entries).unwrap_or(0);
     let mut children = [const { None }; PROCESSES];
     let mut frames = [0; PROCESSES];
-    let page = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let page = Page::read_only(info).map_err(Error::call("mmap"))?;
     let mut behind = 0;
     for (child, frame) in children.iter_mut().zip(&mut frames) {
         // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.

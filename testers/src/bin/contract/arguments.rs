@@ -6,7 +6,6 @@ use core::ptr;
 
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_uapi::Errno;
-use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO, EXPOSE_PGTBL_INFO_SIZE_VER0,
     EXPOSE_PGTBL_NO_BIT, EXPOSE_PGTBL_PATH, ExposePgtblInfo, flush, path,
@@ -194,7 +193,7 @@ fn beyond_user_space(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn flush_range(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    let page = Page::new(info, Protection::READ)?;
+    let page = Page::read_only(info)?;
     let pages = 1 << (info.va_bits - info.page_shift);
     let end = 1 << info.va_bits;
     all(&[

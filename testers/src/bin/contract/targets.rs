@@ -13,7 +13,6 @@ use tablewalk_uapi::credentials::{
     CAP_SYS_ADMIN, CAP_SYS_RAWIO, set_capabilities, set_gids, set_uids,
 };
 use tablewalk_uapi::file;
-use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process;
 use tablewalk_uapi::remap::{ExposePgtblInfo, flush, info as ask_info, path};
 
@@ -98,7 +97,7 @@ fn zombie(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn unprivileged(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    let read_only = Page::new(info, Protection::READ)?;
+    let read_only = Page::read_only(info)?;
     let calls: [&dyn Fn() -> Result<(), Errno>; 4] = [
         &|| read_only.map(0, 0, 0).map(drop),
         &|| ask_info().map(drop),
@@ -119,7 +118,7 @@ fn unprivileged(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
 }
 
 fn admin_alone(info: &mut ExposePgtblInfo) -> Result<Verdict, Errno> {
-    let (read_only, writable) = (Page::new(info, Protection::READ)?, Page::writable(info)?);
+    let (read_only, writable) = (Page::read_only(info)?, Page::writable(info)?);
     let as_admin = |capabilities, page: &Page| {
         // SAFETY: the child makes calls that fail, or that map over its copy of a page.
         in_child(unsafe { Fork::promised() }, || {

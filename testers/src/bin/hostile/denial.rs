@@ -85,7 +85,7 @@ fn many_tables(context: &mut Context) -> Result<Verdict, Error> {
         Ok(sparse) => sparse,
         Err(reason) => return Ok(Verdict::Skip(reason)),
     };
-    let page = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let page = Page::read_only(info).map_err(Error::call("mmap"))?;
     let mut met = true;
     for table in [0, TABLES / 2, TABLES - 1] {
         let address = sparse.address_of_table(table);
@@ -119,7 +119,7 @@ fn kill_searcher(context: &mut Context) -> Result<Verdict, Error> {
         // SAFETY: the child uses its copy of memory, the pipes, and what it makes itself.
         let searcher = unsafe { Fork::promised() }
             .spawn(|| {
-                let Ok(page) = Page::new(info, Protection::READ) else {
+                let Ok(page) = Page::read_only(info) else {
                     return ExitCode::FAILURE;
                 };
                 loop {

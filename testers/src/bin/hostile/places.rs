@@ -55,7 +55,7 @@ fn odd_places(context: &mut Context) -> Result<Verdict, Error> {
     uffd.register(unsafe { registered.mapping() })
         .map_err(Error::call("UFFDIO_REGISTER"))?;
     let without = Page::new(&info, Protection::NONE).map_err(Error::call("mmap"))?;
-    let read_only = Page::new(&info, Protection::READ).map_err(Error::call("mmap"))?;
+    let read_only = Page::read_only(&info).map_err(Error::call("mmap"))?;
     let map = |page: &Page| page.map(0, 0, 0);
     let raise = |page: &Page| page.protect(Protection::READ);
     let verdict = all(&[
@@ -201,7 +201,7 @@ fn shared_level_2(context: &mut Context) -> Result<Verdict, Error> {
     let mut verdict = Verdict::Skip("no huge page to be had");
     if there {
         touch(aligned);
-        let page = Page::new(&info, Protection::READ).map_err(Error::call("mmap"))?;
+        let page = Page::read_only(&info).map_err(Error::call("mmap"))?;
         let theirs = page.map_address(child.pid(), 2, aligned);
         let ours = page.map_address(0, 2, aligned);
         verdict = (theirs.is_ok() && ours.is_ok() && theirs != ours).into();

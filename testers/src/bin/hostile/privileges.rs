@@ -15,7 +15,6 @@ use tablewalk_uapi::credentials::{
     keep_capabilities, set_capabilities, set_dumpable, set_gids, set_groups, set_uids,
 };
 use tablewalk_uapi::file;
-use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::process::{self, pid};
 use tablewalk_uapi::raw::constants::CAP_LAST_CAP;
 use tablewalk_uapi::remap::{
@@ -114,7 +113,7 @@ pub(crate) fn holds(
     target: i32,
     expected: Expected,
 ) -> Result<bool, Error> {
-    let read_only = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let read_only = Page::read_only(info).map_err(Error::call("mmap"))?;
     let writable = Page::writable(info).map_err(Error::call("mmap"))?;
     let forms: [(&str, Form<'_>, bool); 9] = [
         ("INFO", &|| ask_info().map(drop), expected.info),

@@ -187,7 +187,7 @@ fn exchanged_beside_reader(context: &mut Context) -> Result<Verdict, Error> {
     let info = &context.info;
     let witness = Witness::begin()?;
     let range = empty_range(info)?;
-    let page = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let page = Page::read_only(info).map_err(Error::call("mmap"))?;
     let words = page_size(info) / 8;
     let rounds = context.rounds.saturating_mul(EXCHANGES);
     let pressure = pressure()?;

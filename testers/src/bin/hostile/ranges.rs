@@ -68,7 +68,7 @@ fn same(context: &mut Context) -> Result<Verdict, Error> {
     let witness = Witness::begin()?;
     let many = Sparse::new(info, TABLES)?;
     let pages = Page::several(info, Protection::READ, SLOTS).map_err(Error::call("mmap"))?;
-    let one = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let one = Page::read_only(info).map_err(Error::call("mmap"))?;
     let (start, end) = (many.address_of_table(0), many.address_of_table(TABLES));
     let mut tables = [NO_TABLE; SLOTS];
     let mut next = start;
@@ -111,7 +111,7 @@ fn levels(context: &mut Context) -> Result<Verdict, Error> {
     let info = &context.info;
     let end = 1 << info.va_bits;
     let pages = Page::several(info, Protection::READ, SLOTS).map_err(Error::call("mmap"))?;
-    let one = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let one = Page::read_only(info).map_err(Error::call("mmap"))?;
     one.map(0, 0, 0).map_err(Error::call("root"))?;
     let mut above = tables_in(info, &one, 0);
     let mut tables = [NO_TABLE; SLOTS];
@@ -143,7 +143,7 @@ fn parts(context: &mut Context) -> Result<Verdict, Error> {
     let witness = Witness::begin()?;
     let many = Sparse::new(info, SOME as u64)?;
     let pages = Page::several(info, Protection::READ, SOME).map_err(Error::call("mmap"))?;
-    let one = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let one = Page::read_only(info).map_err(Error::call("mmap"))?;
     let mut tables = [NO_TABLE; SOME];
     let (start, end) = (many.address_of_table(0), many.address_of_table(SOME as u64));
     let mut met = true;
@@ -186,7 +186,7 @@ fn exchanged(context: &mut Context) -> Result<Verdict, Error> {
     const SOME: usize = EXPOSE_PGTBL_RANGE_MOST;
     let info = &context.info;
     let pages = Page::several(info, Protection::READ, SOME).map_err(Error::call("mmap"))?;
-    let one = Page::new(info, Protection::READ).map_err(Error::call("mmap"))?;
+    let one = Page::read_only(info).map_err(Error::call("mmap"))?;
     one.map(0, 0, 0).map_err(Error::call("root"))?;
     let witness = Witness::begin()?;
     let many = Sparse::new(info, SOME as u64)?;

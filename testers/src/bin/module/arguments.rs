@@ -10,7 +10,6 @@ use core::ptr;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_testkit::expect::{all, expect_error};
 use tablewalk_testkit::page::{Page, range};
-use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap::{
     EXPOSE_PGTBL_ADDR, EXPOSE_PGTBL_ADOPT, EXPOSE_PGTBL_FLUSH, EXPOSE_PGTBL_INFO,
     EXPOSE_PGTBL_LEND, EXPOSE_PGTBL_PATH, EXPOSE_PGTBL_RANGE, EXPOSE_PGTBL_TAKE, ExposePgtblArgs,
@@ -20,7 +19,7 @@ use tablewalk_uapi::remap_device::EXPOSE_PGTBL_LEVEL_0;
 use tablewalk_uapi::track::EXPOSE_PGTBL_TRACK;
 use tablewalk_uapi::{Errno, raw};
 
-use crate::place::{call, level_number, map, read_only, root_level, touched};
+use crate::place::{call, level_number, map, root_level, touched};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -39,7 +38,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 fn not_there(context: &mut Context) -> Result<Verdict, Errno> {
-    let page = read_only(&context.info)?;
+    let page = Page::read_only(&context.info)?;
     let mut met = true;
     for flag in [
         EXPOSE_PGTBL_ADOPT,
@@ -56,8 +55,8 @@ fn not_there(context: &mut Context) -> Result<Verdict, Errno> {
 
 fn invalid(context: &mut Context) -> Result<Verdict, Errno> {
     let info = &context.info;
-    let page = read_only(info)?;
-    let gone = read_only(info)?.address();
+    let page = Page::read_only(info)?;
+    let gone = Page::read_only(info)?.address();
     let end = 1 << info.va_bits;
     // SAFETY: refused; nothing else uses the page.
     let at = |address, level, pfn| unsafe { call(&context.own, level, address, pfn) };
@@ -112,10 +111,10 @@ fn invalid(context: &mut Context) -> Result<Verdict, Errno> {
 
 fn structs(context: &mut Context) -> Result<Verdict, Errno> {
     let info = &context.info;
-    let page = Page::new(info, Protection::READ)?;
+    let page = Page::read_only(info)?;
     let memory = touched(info)?;
     let address = memory.address();
-    let gone = read_only(info)?.address();
+    let gone = Page::read_only(info)?.address();
     let mut tables = [ExposePgtblTable::default()];
     let good = range(address, address + 1, &mut tables);
     let ask = |asked: ExposePgtblRange| {

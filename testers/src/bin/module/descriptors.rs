@@ -8,12 +8,13 @@ use tablewalk_rt::ExitCode;
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_testkit::expect::{all, expect, expect_error};
+use tablewalk_testkit::page::Page;
 use tablewalk_uapi::file::{self, O_PATH, O_RDONLY, O_RDWR, O_WRONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
 use tablewalk_uapi::remap_device::{Device, Target};
 use tablewalk_uapi::{Errno, Mapping, Sharing, process, raw};
 
-use crate::place::{map, memory_of, open_target, read_only};
+use crate::place::{map, memory_of, open_target};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -89,7 +90,7 @@ fn ended(context: &mut Context) -> Result<Verdict, Errno> {
     let child = unsafe { Fork::promised() }
         .spawn(|| ExitCode(u8::from(file::read(&reader, &mut [0]).is_err())))?;
     let target = open_target(&context.device, child.pid())?;
-    let page = read_only(&context.info)?;
+    let page = Page::read_only(&context.info)?;
     let alive = map(&target, &page, 0, 0).map(|_| 0);
     file::write(&writer, b".")?;
     process::wait_without_reaping(child.pid())?;

@@ -5,12 +5,13 @@
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::{read, write};
 use tablewalk_testkit::expect::{all, expect, expect_error};
+use tablewalk_testkit::page::Page;
 use tablewalk_uapi::remap::EXPOSE_PGTBL_FLUSH;
 use tablewalk_uapi::remap_device::Target;
 use tablewalk_uapi::virtual_machine::VirtualMachine;
 use tablewalk_uapi::{Errno, Mapping};
 
-use crate::place::{call, index, map_address, tables, touched, writable};
+use crate::place::{call, index, map_address, tables, touched};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -53,7 +54,7 @@ fn exchange(
     let values = |memory: &Mapping| [read(memory, first), read(memory, first + page)];
     write(&memory, first, 11);
     write(&memory, first + page, 22);
-    let table = writable(info)?;
+    let table = Page::writable(info)?;
     map_address(info, &context.own, &table, 3, start)?;
     let place = index(info, 3, start);
     let exchange = || {

@@ -20,7 +20,7 @@ use tablewalk_uapi::remap_device::{
 
 use crate::place::{
     Other, call, entry_shift, frame_of, index, level_number, map, map_address, open_target,
-    read_only, root_level, tables, touched, witness,
+    root_level, tables, touched, witness,
 };
 use crate::{Context, Test};
 
@@ -82,7 +82,7 @@ fn info(context: &mut Context) -> Result<Verdict, Errno> {
 /// Walks by the base form. Returns the frames of the tables from the root on, and that of the page.
 fn walk(context: &Context, target: &Target, address: u64) -> Result<([u64; 5], u64), Errno> {
     let info = &context.info;
-    let page = read_only(info)?;
+    let page = Page::read_only(info)?;
     let mut frames = [0; 5];
     let mut frame = map(target, &page, 0, 0)?;
     for (level, place) in (root_level(info)..).zip(&mut frames) {
@@ -121,7 +121,7 @@ fn base_form_other(context: &mut Context) -> Result<Verdict, Errno> {
     let (ours, own) = walk(context, &context.own, other.address)?;
     let theirs = theirs.get(info_last(context)).copied().unwrap_or(0);
     let ours = ours.get(info_last(context)).copied().unwrap_or(0);
-    let page = read_only(&context.info)?;
+    let page = Page::read_only(&context.info)?;
     let by_frame = |target, frame| map(target, &page, 3, frame);
     all(&[
         expect(
@@ -160,7 +160,7 @@ fn by_address(context: &mut Context) -> Result<Verdict, Errno> {
     let info = &context.info;
     let memory = touched(info)?;
     let (frames, frame) = walk(context, &context.own, memory.address())?;
-    let page = read_only(info)?;
+    let page = Page::read_only(info)?;
     let mut met = true;
     for (level, table) in (root_level(info)..4).zip(frames) {
         let mapped = map_address(info, &context.own, &page, level, memory.address());
@@ -217,7 +217,7 @@ fn several(context: &mut Context) -> Result<Verdict, Errno> {
             Ok(frame_of(info, entry)),
             witness(info, 0, address),
         );
-        let page = read_only(info)?;
+        let page = Page::read_only(info)?;
         let by_address = map_address(info, &context.own, &page, 3, address);
         met &= expect("descriptor", Ok(frame_of(info, table.desc)), by_address);
     }

@@ -7,9 +7,7 @@ use tablewalk_testkit::witness::Witness;
 use tablewalk_uapi::remap_device::{EXPOSE_PGTBL_ROOT_COPY, Target};
 use tablewalk_uapi::{Errno, process};
 
-use crate::place::{
-    Other, frame_of, index, map, map_address, open_target, read_only, root_level, witness,
-};
+use crate::place::{Other, frame_of, index, map, map_address, open_target, root_level, witness};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -31,13 +29,13 @@ fn unmapped(context: &mut Context) -> Result<Verdict, Errno> {
     let info = &context.info;
     let other = Other::new(info)?;
     let target = open_target(&context.device, other.child.pid())?;
-    let page = read_only(info)?;
+    let page = Page::read_only(info)?;
     let table = map_address(info, &target, &page, 3, other.address)?;
     let entry = page.word(index(info, 3, other.address));
     let frame = witness(info, other.child.pid(), other.address);
     other.unmap()?;
     let left = page.words_in_use();
-    let again = read_only(info)?;
+    let again = Page::read_only(info)?;
     all(&[
         expect("before", Ok(frame_of(info, entry)), frame),
         expect("words that are not 0", Ok(left), Ok(0)),
@@ -54,7 +52,7 @@ fn unmapped(context: &mut Context) -> Result<Verdict, Errno> {
 fn map_all(context: &Context, target: &Target, address: u64) -> Result<[Option<Page>; 5], Errno> {
     let mut pages = [const { None }; 5];
     for (level, place) in (root_level(&context.info)..4).zip(&mut pages) {
-        let page = read_only(&context.info)?;
+        let page = Page::read_only(&context.info)?;
         map_address(&context.info, target, &page, level, address)?;
         *place = Some(page);
     }
@@ -75,7 +73,7 @@ fn killed(context: &mut Context) -> Result<Verdict, Errno> {
     for page in live {
         met &= expect("words that are not 0", Ok(page.words_in_use()), Ok(0));
     }
-    let page = read_only(info)?;
+    let page = Page::read_only(info)?;
     all(&[
         met,
         expect_error("map", map(&target, &page, 0, 0), Errno::ESRCH),

@@ -16,7 +16,7 @@ use tablewalk_uapi::remap::EXPOSE_PGTBL_ADDR;
 use tablewalk_uapi::remap_device::{Device, Target};
 use tablewalk_uapi::system::{load_module, mount, remove_module};
 
-use crate::place::{map, open_target, read_only, touched, writable};
+use crate::place::{map, open_target, touched};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -47,7 +47,7 @@ fn removal(context: &mut Context) -> Result<Verdict, Errno> {
     let remove = || remove_module(NAME);
     let memory = touched(&context.info)?;
     let table = |target: &Target| {
-        let page = read_only(&context.info)?;
+        let page = Page::read_only(&context.info)?;
         let frame = map(target, &page, 3 | EXPOSE_PGTBL_ADDR, memory.address())?;
         Ok::<_, Errno>((page, frame))
     };
@@ -91,14 +91,17 @@ fn lockdown(context: &mut Context) -> Result<Verdict, Errno> {
     let Ok(file) = file::open(c"/sys/kernel/security/lockdown", O_WRONLY) else {
         return Ok(Verdict::Skip("no lockdown"));
     };
-    let (small, large) = (read_only(&context.info)?, writable(&context.info)?);
+    let (small, large) = (
+        Page::read_only(&context.info)?,
+        Page::writable(&context.info)?,
+    );
     let memory = touched(&context.info)?;
     let table = |page: &Page| {
         let level = 3 | EXPOSE_PGTBL_ADDR;
         map(&context.own, page, level, memory.address()).map(drop)
     };
     let before = table(&large);
-    let other = writable(&context.info)?;
+    let other = Page::writable(&context.info)?;
     file::write(&file, b"integrity")?;
     all(&[
         expect_ok("writable before", before),

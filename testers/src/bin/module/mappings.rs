@@ -12,7 +12,7 @@ use tablewalk_uapi::memory::{Advice, Protection};
 use tablewalk_uapi::process::{self, read_memory};
 use tablewalk_uapi::{Errno, file, raw};
 
-use crate::place::{map_address, memory_of, read_only, touched, writable};
+use crate::place::{map_address, memory_of, touched};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -46,8 +46,8 @@ fn mapped(context: &Context, page: Page) -> Result<Page, Errno> {
 }
 
 fn protection(context: &mut Context) -> Result<Verdict, Errno> {
-    let small = mapped(context, read_only(&context.info)?)?;
-    let large = mapped(context, writable(&context.info)?)?;
+    let small = mapped(context, Page::read_only(&context.info)?)?;
+    let large = mapped(context, Page::writable(&context.info)?)?;
     let executable = Protection::READ | Protection::EXECUTE;
     all(&[
         expect_error(
@@ -71,7 +71,7 @@ fn is_mapped(address: u64) -> Result<bool, Errno> {
 }
 
 fn inheritance(context: &mut Context) -> Result<Verdict, Errno> {
-    let page = mapped(context, writable(&context.info)?)?;
+    let page = mapped(context, Page::writable(&context.info)?)?;
     let beside = touched(&context.info)?;
     // SAFETY: the child reads a file.
     let status = in_child(unsafe { Fork::promised() }, || {
@@ -101,7 +101,7 @@ fn inheritance(context: &mut Context) -> Result<Verdict, Errno> {
 }
 
 fn read_through(context: &mut Context) -> Result<Verdict, Errno> {
-    let page = mapped(context, writable(&context.info)?)?;
+    let page = mapped(context, Page::writable(&context.info)?)?;
     let memory = memory_of(0, file::O_RDWR)?;
     let mut word = [0; 8];
     let (_reader, writer) = file::pipe()?;
@@ -126,7 +126,7 @@ fn read_through(context: &mut Context) -> Result<Verdict, Errno> {
 }
 
 fn growth(context: &mut Context) -> Result<Verdict, Errno> {
-    let page = mapped(context, writable(&context.info)?)?;
+    let page = mapped(context, Page::writable(&context.info)?)?;
     let (address, size) = (page.address(), page.size() as u64);
     let remap = |old, new| {
         let may_move = raw::constants::MREMAP_MAYMOVE.into();
@@ -141,7 +141,7 @@ fn growth(context: &mut Context) -> Result<Verdict, Errno> {
 }
 
 fn shows(context: &mut Context) -> Result<Verdict, Errno> {
-    let page = mapped(context, writable(&context.info)?)?;
+    let page = mapped(context, Page::writable(&context.info)?)?;
     let (mut named, mut here) = (false, false);
     let mut flags = 0;
     for_each_line(&proc_path(process::pid(), "smaps")?, &mut |line| {

@@ -184,16 +184,6 @@ impl Other {
     }
 }
 
-/// Maps one page that can be written.
-pub(crate) fn writable(info: &ExposePgtblInfo) -> Result<Page, Errno> {
-    Page::writable(info)
-}
-
-/// Maps one page that can only be read.
-pub(crate) fn read_only(info: &ExposePgtblInfo) -> Result<Page, Errno> {
-    Page::new(info, Protection::READ)
-}
-
 /// Maps one private page and writes to it.
 pub(crate) fn touched(info: &ExposePgtblInfo) -> Result<Mapping, Errno> {
     let mapping = Mapping::anonymous(page_size(info), Protection::READ_WRITE, Sharing::Private)?;

@@ -5,6 +5,7 @@
 use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::process::Fork;
 use tablewalk_testkit::expect::{Outcome, all, expect, expect_error, failed_with, in_child};
+use tablewalk_testkit::page::Page;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::credentials::{
     CAP_SYS_ADMIN, CAP_SYS_RAWIO, set_capabilities, set_gids, set_uids,
@@ -12,7 +13,7 @@ use tablewalk_uapi::credentials::{
 use tablewalk_uapi::file::O_RDONLY;
 use tablewalk_uapi::remap_device::Device;
 
-use crate::place::{map, memory_of, read_only, writable};
+use crate::place::{map, memory_of};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -47,7 +48,7 @@ const ADMIN: u64 = 1 << CAP_SYS_ADMIN;
 const RAW_IO: u64 = 1 << CAP_SYS_RAWIO;
 
 fn no_admin(context: &mut Context) -> Result<Verdict, Errno> {
-    let page = read_only(&context.info)?;
+    let page = Page::read_only(&context.info)?;
     let open = || {
         let memory = memory_of(0, O_RDONLY)?;
         context.device.target(memory.borrow()).map(drop)
@@ -67,7 +68,10 @@ fn no_admin(context: &mut Context) -> Result<Verdict, Errno> {
 
 /// The tables of this process, which a child inherits the descriptor of, over pages of the child.
 fn no_raw_io(context: &mut Context) -> Result<Verdict, Errno> {
-    let (small, large) = (read_only(&context.info)?, writable(&context.info)?);
+    let (small, large) = (
+        Page::read_only(&context.info)?,
+        Page::writable(&context.info)?,
+    );
     let address = large.address();
     // A page of the table's own, so that it is there.
     let table = |page| {
@@ -99,7 +103,10 @@ fn user(_: &mut Context) -> Result<Verdict, Errno> {
 
 fn opened_for_reading(context: &mut Context) -> Result<Verdict, Errno> {
     let target = context.device.target(memory_of(0, O_RDONLY)?.borrow())?;
-    let (small, large) = (read_only(&context.info)?, writable(&context.info)?);
+    let (small, large) = (
+        Page::read_only(&context.info)?,
+        Page::writable(&context.info)?,
+    );
     all(&[
         expect_error("writable", map(&target, &large, 0, 0), Errno::EACCES),
         expect("read-only", map(&target, &small, 0, 0).map(|_| 0), Ok(0)),

@@ -10,10 +10,11 @@ use tablewalk_rt::ktap::{Case, Verdict};
 use tablewalk_rt::memory::{read, write};
 use tablewalk_rt::process::Fork;
 use tablewalk_testkit::expect::{all, expect, expect_error};
+use tablewalk_testkit::page::Page;
 use tablewalk_uapi::file::{self, O_WRONLY};
 use tablewalk_uapi::{Errno, Mapping, Sharing};
 
-use crate::place::{entry_shift, map_address, open_target, read_only, writable};
+use crate::place::{entry_shift, map_address, open_target};
 use crate::{Context, Test};
 
 pub(crate) const TESTS: &[Test] = &[Case {
@@ -49,7 +50,7 @@ fn shared(context: &mut Context) -> Result<Verdict, Errno> {
     let address = memory.address().next_multiple_of(1 << table_shift);
     let offset = usize::try_from(address - memory.address()).unwrap_or(0);
     write(&memory, offset, 5);
-    let (page, ours) = (writable(info)?, read_only(info)?);
+    let (page, ours) = (Page::writable(info)?, Page::read_only(info)?);
     let alone = map_address(info, &context.own, &page, 2, address);
     let (reader, writer) = file::pipe()?;
     // SAFETY: the child uses shared memory, to which no reference exists, and the pipe.
@@ -63,7 +64,7 @@ fn shared(context: &mut Context) -> Result<Verdict, Errno> {
     drop(writer);
     file::read(&reader, &mut [0])?;
     let target = open_target(&context.device, child.pid())?;
-    let again = writable(info)?;
+    let again = Page::writable(info)?;
     let refused = [
         map_address(info, &context.own, &again, 2, address),
         map_address(info, &target, &again, 2, address),
