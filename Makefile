@@ -27,8 +27,8 @@ FRAGMENTS_speed := base 4k48 thp speed
 FRAGMENTS_boards := base 4k48 thp embed virt versal raspi3b zcu102
 FRAGMENTS_small := base 4k39 embed small
 # Every geometry that arm64 has, and kernels that check themselves: see tests/matrix.
-GEOMETRIES ?= 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
-SANITIZERS ?= kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
+ALL_GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
+ALL_SANITIZERS := kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
 export INITRAMFS_LIMIT := 141312
@@ -211,7 +211,7 @@ miri:
 MAKE_PROGRAM := $(MAKE)
 ##   matrix      every group of tests on every geometry, as a table
 matrix: $(PACKAGES) programs
-	@tests/matrix $(BIN) $(foreach g,$(GEOMETRIES),$g=$g,thp,hostile)
+	@tests/matrix $(BIN) $(foreach g,$(or $(GEOMETRIES),$(ALL_GEOMETRIES)),$g=$g,thp,hostile)
 
 ##   sanitize    the same on kernels that check themselves (KASAN, lockdep, KCSAN ...)
 sanitize: export ROUNDS ?= 1000
@@ -219,7 +219,7 @@ sanitize: export CALLS ?= 200000
 sanitize: export KILLS ?= 10000
 sanitize: export SMP ?= 2 4
 sanitize: $(PACKAGES) programs
-	@tests/matrix $(BIN) $(SANITIZERS)
+	@tests/matrix $(BIN) $(or $(SANITIZERS),$(ALL_SANITIZERS))
 
 ##   series-check  checkpatch, sparse and builds of the series, as its reviewers would
 # What the default set-up does not install is named by the scripts.

@@ -192,6 +192,13 @@ class Variables(WithFolder):
         self.assertEqual((status, output), (0, "4k39/x=4k48\n"))
         self.assertNotEqual(run("tests/matrix", "/bin")[0], 0)
 
+    def test_no_row_is_all_of_them(self):
+        for target, name in (("matrix", "GEOMETRIES"), ("sanitize", "SANITIZERS")):
+            shown = [run("make", "--no-print-directory", "-n", target, *words)[1].splitlines()[-1]
+                     for words in ((), (f"{name}=",))]
+            self.assertIn(",thp,hostile", shown[0])
+            self.assertEqual(*shown)
+
     def test_words_of_make_are_data(self):
         for name in ("RUN", "PARTS", "CONFIG", "SECONDS_EACH"):
             status, output = run("make", "--no-print-directory", "--eval=show: ; @env", "show",
