@@ -31,7 +31,7 @@ ALL_GEOMETRIES := 4k39 4k48 16k36 16k47 16k48 64k42 64k48 64k52
 ALL_SANITIZERS := kasan=4k48,thp,hostile,sanitize kcsan=4k48,thp,hostile,kcsan
 
 # More than this a boot loader of a small board may have no room for.
-export INITRAMFS_LIMIT := 141312
+export INITRAMFS_LIMIT := 142336
 # The smallest image.
 export SMALL_LIMIT := 1310720
 # The programs are looked for here, whatever the user has set for other projects.
