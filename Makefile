@@ -61,7 +61,7 @@ BIN := $(CURDIR)/target/$(TARGET)/release
 
 .PHONY: help setup programs bench-program kernel initramfs run test matrix sanitize bench guard stock clean
 .PHONY: packages packages-6.12 small keys dist dist-again boards
-.PHONY: series-check check-config headers module examples lava neighbours trinity fuzz ptview pictures
+.PHONY: series-check check-config headers module deb examples lava neighbours trinity fuzz ptview pictures
 .PHONY: check format lint documentation host-tests loom miri package judge-tests output-tests
 
 # Prints what stands behind `##` in this file.
@@ -248,6 +248,10 @@ module: $(PACKAGES) headers
 	@[ -n "$$KDIR" ] || { echo 'KDIR: no folder; make module KDIR=$$(kernel/headers 6.1.0-56-arm64)' >&2; exit 2; }
 	@kernel/module/build "$$KDIR" build/module
 	@echo module: build/module/remap_page_table.ko
+
+##   deb         build/remap-page-table-dkms_*.deb: the module's source, which DKMS builds where it is installed
+deb: $(PACKAGES) headers
+	@kernel/module/package build
 
 ##   examples    an init in Rust and one in C: build/own-init, build/c-init
 examples: $(PACKAGES) headers

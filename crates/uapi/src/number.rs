@@ -13,9 +13,10 @@ use crate::remap::{
 /// The numbers in the kernel series: 451 for Linux 6.1, and 463 for 6.12, where 451 is cachestat(2).
 pub const NUMBERS: [u32; 2] = [451, 463];
 
-/// The number, or `UNKNOWN` until the kernel was asked.
+/// The number, `UNKNOWN` until the kernel was asked, or `ABSENT`.
 static NUMBER: AtomicU32 = AtomicU32::new(UNKNOWN);
 const UNKNOWN: u32 = 0;
+const ABSENT: u32 = u32::MAX;
 
 /// Returns the number of the call in this kernel, or `None` if the kernel lacks the call. Costs one system
 /// call for each of [`NUMBERS`] the first time, and one load afterwards.
@@ -25,9 +26,10 @@ pub fn number() -> Option<u32> {
         UNKNOWN => {
             let found = NUMBERS.into_iter().find(|&number| is_ours(number));
             // Threads that ask at the same time store the same number.
-            NUMBER.store(found.unwrap_or(UNKNOWN), Ordering::Relaxed);
+            NUMBER.store(found.unwrap_or(ABSENT), Ordering::Relaxed);
             found
         }
+        ABSENT => None,
         number => Some(number),
     }
 }
