@@ -143,8 +143,9 @@ keys:
 	@scripts/variables && scripts/setup $(if $(filter setup,$(PACKAGES)),,--check) dist && images/keys >/dev/null
 
 ##   dist        build/dist: images for boards, U-Boot, UEFI, Raspberry Pi, with checksums
-dist: keys programs
+dist: keys programs headers
 	@boards=$$(kernel/build $(FRAGMENTS_boards)) && small=$$(kernel/build $(FRAGMENTS_small)) && \
+	modules=$$(kernel/module/debian build/module) && MODULES=$$(xargs <<<"$$modules") \
 	SMALL_PROGRAMS='$(addprefix $(BIN)/,$(SMALL_TESTERS))' images/all build/dist "$$boards" "$$small" \
 		$(addprefix $(BIN)/,$(PROGRAMS))
 

@@ -1,8 +1,8 @@
 //! Finds how programs can reach page tables on this kernel, and loads the module if there is one.
 
-use core::ffi::CStr;
-use core::fmt;
+use core::fmt::{self, Write};
 
+use tablewalk_proc::path::PathBuffer;
 use tablewalk_rt::println;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::bpf::{Instruction, load_raw_tracepoint};
@@ -52,23 +52,32 @@ impl Source {
     }
 }
 
-/// The module, if the initramfs has one.
-const MODULE: &CStr = c"/lib/modules/remap_page_table.ko";
-
-/// Loads the module if there is one and the kernel lacks the call. Whatever comes of it, programs go on.
+/// Loads the module if the kernel lacks the call and the initramfs has one: for this release, or for any. Whatever
+/// comes of it, programs go on.
 pub(crate) fn load_module() {
+    const NAME: &str = "remap_page_table.ko";
     if remap::number().is_some() {
         return;
     }
-    let loaded = match file::open(MODULE, O_RDONLY) {
-        Err(Errno::ENOENT) => return,
-        opened => opened.and_then(|file| system::load_module(&file)),
-    };
-    let path = MODULE.to_str().unwrap_or_default();
-    match loaded {
-        Ok(()) => println!("# module: {path}: loaded"),
-        // Vermagic or symbols of another kernel, or no signature where that is enforced.
-        Err(errno) => println!("# module: {path}: {errno}: not loaded"),
+    let uname = system::uname();
+    let release = uname
+        .as_ref()
+        .ok()
+        .and_then(|name| name.release().to_str().ok());
+    for folder in [release.unwrap_or(""), ""] {
+        let mut path = PathBuffer::new();
+        if write!(path, "/lib/modules/{folder}/{NAME}").is_err() {
+            continue;
+        }
+        let loaded = match file::open(&path, O_RDONLY) {
+            Err(Errno::ENOENT) => continue,
+            opened => opened.and_then(|file| system::load_module(&file)),
+        };
+        return match loaded {
+            Ok(()) => println!("# module: {NAME}: loaded"),
+            // Vermagic or symbols of another kernel, or no signature where that is enforced.
+            Err(errno) => println!("# module: {NAME}: {errno}: not loaded"),
+        };
     }
 }
 
