@@ -118,7 +118,7 @@ class Boot(unittest.TestCase):
 
     def test_no_boot_rom_is_needed(self):
         # Each network card wants a file of a package that is only recommended.
-        for name in ("images/all", "tests/boot", "tests/boards", "tests/trinity/run", "kernel/neighbours", "tests/init.py"):
+        for name in ("images/all", "tests/boot", "tests/boards", "kernel/neighbours", "tests/init.py"):
             with open(name, encoding="utf-8") as script:
                 text = script.read().replace('", "', " ")
             with self.subTest(name):
