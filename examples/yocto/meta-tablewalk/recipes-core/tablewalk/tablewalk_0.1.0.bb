@@ -16,6 +16,7 @@ COMPATIBLE_HOST = "aarch64.*-linux"
 # The linker flags of .cargo/config.toml, passed through the compiler; without libc and its start-up code.
 RUSTFLAGS:append = " \
     -Crelocation-model=static -Ccode-model=tiny -Cllvm-args=-homogeneous-prolog-epilog \
+    -Cllvm-args=-enable-misched=false -Cllvm-args=-enable-post-misched=false -Cllvm-args=-machine-outliner-reruns=3 \
     -Ctarget-feature=+crt-static,-outline-atomics \
     -Clink-arg=-static -Clink-arg=-nostartfiles -Clink-arg=-nostdlib \
     -Clink-arg=-Wl,--gc-sections,-zmax-page-size=65536,--no-dynamic-linker,--build-id=none \
