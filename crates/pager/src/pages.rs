@@ -1,5 +1,6 @@
 //! Sets of pages of a region.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use tablewalk_uapi::memory::Protection;
@@ -37,17 +38,46 @@ impl PageSet {
 
     /// Returns the first page from `start` on that is in the set.
     pub(crate) fn next(&self, start: usize) -> Option<usize> {
-        let mut page = start;
-        while page < self.pages {
-            let (word, bit) = self.word(page);
-            let after = word.load(Ordering::Relaxed) & bit.wrapping_neg();
-            let first = page - page % 64;
-            if after != 0 {
-                return Some(first + after.trailing_zeros() as usize);
+        self.words(start..self.pages)
+            .find_map(|(page, word, mask)| {
+                let found = word.load(Ordering::Relaxed) & mask;
+                (found != 0).then(|| page - page % 64 + found.trailing_zeros() as usize)
+            })
+    }
+
+    /// Returns the end of the pages in the set that follow each other from the start of `range` on.
+    pub(crate) fn end_of_run(&self, range: Range<usize>) -> usize {
+        let missing = self.words(range.clone()).find_map(|(page, word, mask)| {
+            let missing = !word.load(Ordering::Relaxed) & mask;
+            (missing != 0).then(|| page - page % 64 + missing.trailing_zeros() as usize)
+        });
+        missing.unwrap_or(range.end)
+    }
+
+    /// Adds the pages of `range`. Returns how many were not in the set.
+    pub(crate) fn insert_all(&self, range: Range<usize>) -> usize {
+        let added = |(_, word, mask): (usize, &AtomicU64, u64)| {
+            (mask & !word.fetch_or(mask, Ordering::AcqRel)).count_ones() as usize
+        };
+        self.words(range).map(added).sum()
+    }
+
+    /// Returns each word with bits of pages in `range`, which ends where the set does or before: the first of these
+    /// pages, the word, and the mask of all of them.
+    fn words(&self, range: Range<usize>) -> impl Iterator<Item = (usize, &AtomicU64, u64)> {
+        let mut page = range.start;
+        core::iter::from_fn(move || {
+            if page >= range.end {
+                return None;
             }
-            page = first + 64;
-        }
-        None
+            let (word, bit) = self.word(page);
+            let (first, next) = (page, page - page % 64 + 64);
+            page = next;
+            // Shifted by less than 64.
+            let behind =
+                u64::MAX.wrapping_shr(u32::try_from(next.saturating_sub(range.end)).unwrap_or(0));
+            Some((first, word, bit.wrapping_neg() & behind))
+        })
     }
 
     /// Adds `page`. Returns whether it was not in the set: of several callers, one gets true.
@@ -104,5 +134,21 @@ mod tests {
                 None
             ]
         );
+    }
+
+    #[test]
+    fn ranges_are_added_and_end_where_a_page_is_missing() {
+        let set = PageSet::new(200, 1 << 16).unwrap();
+        assert_eq!(set.insert_all(60..130), 70);
+        assert_eq!(set.insert_all(0..200), 130);
+        assert_eq!(set.insert_all(5..5), 0);
+        assert_eq!(set.end_of_run(3..200), 200);
+        for page in [199, 128, 63] {
+            assert!(set.remove(page));
+            assert_eq!(set.end_of_run(3..200), page);
+            assert_eq!(set.end_of_run(3..page), page);
+        }
+        assert_eq!(set.end_of_run(63..200), 63);
+        assert_eq!(set.end_of_run(64..128), 128);
     }
 }

@@ -221,9 +221,9 @@ impl Clock {
 
     /// Records that `pages` are being mapped. Those outside the region are ignored.
     pub fn mapped(&self, pages: Range<usize>) {
-        let added = (pages.start..pages.end.min(self.pages))
-            .filter(|page| self.mapped.insert(*page))
-            .count();
+        let added = self
+            .mapped
+            .insert_all(pages.start..pages.end.min(self.pages));
         self.count.fetch_add(added, Ordering::Relaxed);
     }
 
@@ -247,8 +247,7 @@ impl Clock {
         let hand = self.hand.load(Ordering::Relaxed);
         let start = self.mapped.next(hand).or_else(|| self.mapped.next(0))?;
         let last = start.saturating_add(most).min(self.pages);
-        let end = (start..last).find(|page| !self.mapped.contains(*page));
-        let end = end.unwrap_or(last);
+        let end = self.mapped.end_of_run(start..last);
         self.hand.store(end, Ordering::Relaxed);
         Some(start..end)
     }
