@@ -68,7 +68,7 @@ impl fmt::Display for LiveError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Info(Errno::ENOSYS) => {
-                f.write_str("this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE), and no module of it")
+                f.write_str("this kernel has no remap_page_table (CONFIG_REMAP_PAGE_TABLE)")
             }
             Self::Info(errno @ Errno::EPERM) => write!(
                 f,

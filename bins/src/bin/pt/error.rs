@@ -40,6 +40,8 @@ pub(crate) enum Error {
     NoSource(bool),
     /// A command that needs the call.
     Call(&'static str),
+    /// The module is the source, and there is the call, or no module.
+    Module(&'static str),
     /// Another program tracks the process.
     Tracked(i32),
     /// A file that is longer than its dump, which has this many bytes.
@@ -130,6 +132,7 @@ impl fmt::Display for Error {
                     _ => "page_idle tells only whether any process used a frame",
                 }
             ),
+            Self::Module(reason) => write!(f, "--source module: {reason}"),
             Self::Live(error) => error.fmt(f),
             Self::Dirty(error) => error.fmt(f),
             Self::Dump(file, error) => write!(f, "{}: {error}", FileName(file)),

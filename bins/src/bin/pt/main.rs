@@ -45,6 +45,7 @@ fn main(args: Args) -> ExitCode {
                 Error::Usage(_) | Error::Address(..) => ExitCode::USAGE,
                 Error::Live(LiveError::Info(Errno::ENOSYS))
                 | Error::NoSource(true)
+                | Error::Module(_)
                 | Error::Call(_) => ExitCode::SKIP,
                 // The source of `--source` is missing.
                 Error::Copy(error @ CopyError::Open { .. }) if error.is_missing() => ExitCode::SKIP,

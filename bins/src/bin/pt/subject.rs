@@ -149,11 +149,20 @@ impl Source {
     /// Opens the tables of a process.
     pub(crate) fn of_process(pid: i32, kind: Option<SourceKind>) -> Result<Self, Error> {
         if kind.is_none_or(SourceKind::is_live) {
-            if kind.is_some_and(|kind| kind != live_kind()) {
-                return Err(LiveError::Info(Errno::ENOSYS).into());
+            match (kind, live_kind()) {
+                (Some(SourceKind::Module), SourceKind::Call) => {
+                    return Err(Error::Module("this kernel has the call, remap_page_table"));
+                }
+                (Some(SourceKind::Call), SourceKind::Module) => {
+                    return Err(LiveError::Info(Errno::ENOSYS).into());
+                }
+                _ => {}
             }
             match Live::with_batch(pid, SLOTS, BATCH_SLOTS) {
                 Err(LiveError::Info(Errno::ENOSYS)) if kind.is_none() => {}
+                Err(LiveError::Info(Errno::ENOSYS)) => {
+                    return Err(Error::Module("no /dev/remap_page_table: it is not loaded"));
+                }
                 live => {
                     let live = live?;
                     // Checked before anything is printed.
