@@ -9,7 +9,8 @@
  * module has opened itself.
  *
  * Lifetime.  A table page is freed by dropping a page reference, after its
- * entries have been cleared.  Each mapping made here owns a file that owns
+ * entries have been cleared (but for khugepaged before 6.6, which leaves those
+ * of a table that a huge page of a file replaces).  Each mapping made here owns a file that owns
  * references to its pages, so no page is reused under a mapping.
  *
  * Finding a table.  The lock of the mm is held for reading.  That keeps tables
@@ -164,25 +165,31 @@ struct table_walk {
 };
 
 /* Interrupts are off.  Returns NULL if @slot does not hold @desc any more. */
-static struct page *pin_table(const struct table_walk *walk,
-			      const pteval_t *slot, pteval_t desc)
+static struct page *pin_table(const pteval_t *slot, pteval_t desc)
 {
-	pteval_t *table = next_table(desc);
-	struct page *page = virt_to_page(table);
+	struct page *page = virt_to_page(next_table(desc));
 
 	if (!get_page_unless_zero(page))
 		return NULL;
-	if (READ_ONCE(*slot) == desc) {
-		if (walk->level != LAST_LEVEL - 1 || !walk->write ||
-		    !hugetlb_pmd_shared((pte_t *)table))
-			return page;
-		page = ERR_PTR(-EBUSY);
-	} else {
-		page = NULL;
-	}
+	if (READ_ONCE(*slot) == desc)
+		return page;
 	/* Not the last reference: that goes when this section has ended. */
-	put_page(virt_to_page(table));
-	return page;
+	put_page(page);
+	return NULL;
+}
+
+/*
+ * Whether the kernel may give the table at the level of @walk that translates
+ * @addr to other processes, now or while it is mapped: huge_pmd_share().
+ */
+static bool may_be_shared(const struct table_walk *walk, unsigned long addr)
+{
+	struct vm_area_struct *vma;
+
+	if (walk->level != LAST_LEVEL - 1)
+		return false;
+	vma = vma_lookup(walk->mm, addr);
+	return vma && is_vm_hugetlb_page(vma) && vma->vm_flags & VM_MAYSHARE;
 }
 
 /*
@@ -209,16 +216,19 @@ static struct page *pin_in_part(struct table_walk *walk)
 
 	for (; i < last && walk->next < walk->end; i++) {
 		pteval_t desc = READ_ONCE(table[i]);
-		struct page *page = NULL;
+		struct page *page;
 
 		if (is_table(desc) && l + 1 < walk->level)
 			break;
-		if (is_table(desc) &&
-		    (walk->any || pte_pfn(__pte(desc)) == walk->pfn))
-			page = pin_table(walk, &table[i], desc);
 		walk->addr = ALIGN_DOWN(walk->next, size);
 		walk->next = walk->addr + size;
 		walk->desc = desc;
+		if (!is_table(desc) ||
+		    !(walk->any || pte_pfn(__pte(desc)) == walk->pfn))
+			continue;
+		if (walk->write && may_be_shared(walk, walk->addr))
+			return ERR_PTR(-EBUSY);
+		page = pin_table(&table[i], desc);
 		if (page)
 			return page;
 	}
@@ -565,6 +575,11 @@ static int pin_range(const struct request *req, bool write,
 	while (set->nr < range->count) {
 		struct page *page = pin_next(&walk);
 
+		/* The next call begins with what this one cannot map. */
+		if (page == ERR_PTR(-EBUSY) && set->nr) {
+			walk.next = walk.addr;
+			break;
+		}
 		if (IS_ERR(page))
 			return PTR_ERR(page);
 		if (!page)
@@ -668,9 +683,11 @@ static void flush_tlb(struct mm_struct *mm, unsigned long addr,
 		      unsigned long pages)
 {
 	u64 user = arm64_kernel_unmapped_at_el0() ? USER_ASID_FLAG : 0;
-	u64 asid = (u64)ASID(mm) << 48;
+	u64 asid;
 
+	/* First: who has a later ASID then sees the entries, see asm/mmu.h. */
 	dsb(ishst);
+	asid = (u64)ASID(mm) << 48;
 	if (!pages || pages > MAX_TLBIS) {
 		__tlbi(aside1is, asid);
 		if (user)
@@ -940,8 +957,9 @@ static int get_request(struct request *req,
  *
  *  -EACCES     - the table would be writable, and /proc/PID/mem was not opened
  *		  for writing
- *  -EBUSY	- a table of level 2 that other processes share would be
- *		  writable; FLUSH of a process with secondary MMUs
+ *  -EBUSY	- a table of level 2 that hugetlbfs may share with other
+ *		  processes would be writable; FLUSH of a process with secondary
+ *		  MMUs
  *  -EINVAL     - args->pid is not 0
  *  -EOPNOTSUPP - ADOPT, LEND, TAKE, TRACK; a writable root that would be a copy;
  *		  FLUSH on CPUs with Arm's erratum 4193714
@@ -1063,6 +1081,7 @@ static int __init remap_page_table_init(void)
 	}
 	/* Not anything that somebody has mounted there. */
 	if (file_inode(mem)->i_sb->s_magic != PROC_SUPER_MAGIC ||
+	    strcmp(file_dentry(mem)->d_name.name, "mem") ||
 	    mem->private_data != current->mm) {
 		pr_err("/proc/self/mem is not as expected\n");
 		filp_close(mem, NULL);
