@@ -13,7 +13,9 @@ use tablewalk_testkit::witness::Witness;
 use tablewalk_uapi::Errno;
 use tablewalk_uapi::file::{self, O_RDWR, O_WRONLY, OwnedFd};
 use tablewalk_uapi::memory::Protection;
-use tablewalk_uapi::remap::{ExposePgtblInfo, ExposePgtblTable, flush, info as ask_info, path};
+use tablewalk_uapi::remap::{
+    ExposePgtblInfo, ExposePgtblTable, flush, info as ask_info, number, path,
+};
 use tablewalk_uapi::signal;
 use tablewalk_uapi::system::mount;
 
@@ -169,6 +171,11 @@ fn fail_each(context: &mut Context, protection: Protection, map: Map) -> Result<
 }
 
 fn allocate_nothing(_: &mut Context) -> Result<Verdict, Error> {
+    if number().is_none() {
+        return Ok(Verdict::Skip(
+            "the device and the process are opened for each call",
+        ));
+    }
     let Some(fail) = FailNth::open() else {
         return Ok(Verdict::Skip("no fault injection (CONFIG_FAULT_INJECTION)"));
     };
