@@ -67,8 +67,11 @@ pub(crate) unsafe fn call(args: &mut ExposePgtblArgs) -> Result<(), Errno> {
 /// Opens the memory of process `pid` (0: the caller).
 fn memory(pid: i32) -> Result<OwnedFd, Errno> {
     let path = proc_path(pid, "mem")?;
-    // Who may not write it gets no writable tables.
-    let opened = file::open(&path, O_RDWR).or_else(|_| file::open(&path, O_RDONLY));
+    let opened = match file::open(&path, O_RDWR) {
+        // Who may not write it gets no writable tables.
+        Err(Errno::EROFS | Errno::EACCES) => file::open(&path, O_RDONLY),
+        opened => opened,
+    };
     opened.map_err(|errno| match errno {
         Errno::ENOENT => Errno::ESRCH,
         Errno::EACCES => Errno::EPERM,
