@@ -20,6 +20,8 @@ mod races;
 mod ranges;
 mod restrictions;
 
+use core::ffi::CStr;
+
 use heapless::Vec;
 use tablewalk_rt::cli;
 use tablewalk_rt::ktap::{self, Case};
@@ -107,6 +109,9 @@ const GROUPS: [Group; 11] = [
     },
 ];
 
+/// Where the module is reached.
+const DEVICE: &CStr = c"/dev/remap_page_table";
+
 /// The parsed command line.
 struct Plan {
     rounds: u32,
@@ -126,7 +131,7 @@ fn main(args: Args) -> ExitCode {
     };
     if number().is_none() {
         // The device is for root alone. What is tested is what the module permits to others.
-        let mode = file::set_mode(c"/dev/remap_page_table", 0o666);
+        let mode = file::set_mode(DEVICE, 0o666);
         if let Err(errno) = mode {
             eprintln!("hostile: chmod of /dev/remap_page_table: {errno}");
             return ExitCode::FAILURE;
@@ -145,7 +150,12 @@ fn main(args: Args) -> ExitCode {
         calls,
         seed: seed.into(),
     };
-    ktap::run(&mut context, &groups)
+    let status = ktap::run(&mut context, &groups);
+    if number().is_none() && file::set_mode(DEVICE, 0o600).is_err() {
+        eprintln!("hostile: /dev/remap_page_table is still open to everybody");
+        return ExitCode::FAILURE;
+    }
+    status
 }
 
 fn parse(mut args: Args) -> Result<Plan, ExitCode> {
